@@ -1,0 +1,42 @@
+# Two commands: `make demo` makes music from nothing, `make test` says whether the code can be trusted.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow clean
+
+help:
+	@echo "make demo       install, train the quickstart model on Bach, write a piece (.mid, .png, .wav)"
+	@echo "make test       install, then lint, types and tests"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make clean      remove the environment and what the demo wrote"
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { rm -rf $(VENV); echo "error: Python 3.11 or newer is needed: make demo PYTHON=python3.11"; exit 2; }
+	@$(BIN)/python -m pip install --quiet --progress-bar on -c constraints.txt torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --progress-bar on -c constraints.txt -e ".[audio,data,dev]"
+	@touch $@
+
+# Training is done once: the model is there or it is not.
+demo/model/metrics.json: | $(STAMP)
+	$(BIN)/python train.py configs/quickstart.yaml --output_dir demo/model
+
+demo: $(STAMP) demo/model/metrics.json
+	OMP_NUM_THREADS=1 $(BIN)/python generate.py --model demo/model --seconds 30 --seed 7 --output demo/piece.mid --png --wav
+	@$(BIN)/pianogen scores demo/model
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) demo
