@@ -1,0 +1,295 @@
+"""The note table: the one representation in which every part of the package meets.
+
+Times are kept in MIDI ticks, exactly as a file has them, and turned into seconds through the tempo map only where
+seconds are asked for; so a file that is read and written again keeps every note, velocity, pedal and tempo.
+Units stand in the field names, a habit taken from the note arrays of partitura (Cancino-Chacon et al. 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+NOTE_DTYPE = np.dtype(
+    [
+        ("onset_tick", "<i4"),
+        ("duration_tick", "<i4"),
+        ("pitch", "<i2"),
+        ("velocity", "<i2"),
+        ("program", "<i2"),
+        ("is_drum", "?"),
+        ("track", "<i2"),
+    ]
+)
+TEMPO_DTYPE = np.dtype([("tick", "<i4"), ("us_per_quarter", "<i4")])
+TIME_SIGNATURE_DTYPE = np.dtype([("tick", "<i4"), ("numerator", "<i2"), ("denominator", "<i2")])
+PEDAL_DTYPE = np.dtype([("tick", "<i4"), ("value", "<i2"), ("track", "<i2")])
+
+DEFAULT_US_PER_QUARTER = 500_000  # the MIDI default: 120 quarters a minute
+PEDAL_DOWN = 64  # a sustain controller value from here on means "down" (MIDI 1.0, controller 64)
+_NOTE_ORDER = ("is_drum", "program", "track", "velocity", "duration_tick", "pitch", "onset_tick")  # last counts most
+
+
+def _sorted_unique_by_tick(rows: np.ndarray) -> np.ndarray:
+    """Sort rows by tick; where several share a tick the last one wins, as it does for a player."""
+    rows = rows[np.argsort(rows["tick"], kind="stable")]
+    keep = np.ones(len(rows), dtype=bool)
+    keep[:-1] = rows["tick"][1:] != rows["tick"][:-1]
+    return rows[keep]
+
+
+def _sorted_notes(table: np.ndarray) -> np.ndarray:
+    """The rows by onset, then pitch, then the other fields; without copying where they already stand so."""
+    key = (table["onset_tick"].astype(np.int64) << 16) + table["pitch"]
+    if bool(np.all(key[1:] > key[:-1])):
+        return table
+    return table[np.lexsort([table[name] for name in _NOTE_ORDER])]
+
+
+def default_tempos() -> np.ndarray:
+    """The tempo map of a file that names no tempo: 120 quarters a minute."""
+    return np.array([(0, DEFAULT_US_PER_QUARTER)], dtype=TEMPO_DTYPE)
+
+
+@dataclass(eq=False)
+class Notes:
+    """Notes of one piece with all that is needed to place them in time.
+
+    Attributes:
+        table: structured array of `NOTE_DTYPE`, shape (num_notes,), kept sorted by onset, then pitch. `pitch` and
+            `velocity` are MIDI numbers (0..127, 1..127); `program` is the General MIDI program (0..127); `track`
+            indexes `track_names`.
+        ticks_per_quarter: ticks in one quarter note.
+        tempos: `TEMPO_DTYPE`, microseconds per quarter from a tick on; the first row stands at tick 0.
+        time_signatures: `TIME_SIGNATURE_DTYPE`; empty where the file has none (then 4/4 is understood).
+        pedals: `PEDAL_DTYPE`, every value (0..127) of the sustain controller in file order.
+        track_names: one name per track index.
+        excluded_notes: notes that the reader left out by its choice of programs; no part of equality.
+    """
+
+    table: np.ndarray
+    ticks_per_quarter: int = 480
+    tempos: np.ndarray = field(default_factory=default_tempos)
+    time_signatures: np.ndarray = field(default_factory=lambda: np.zeros(0, TIME_SIGNATURE_DTYPE))
+    pedals: np.ndarray = field(default_factory=lambda: np.zeros(0, PEDAL_DTYPE))
+    track_names: tuple[str, ...] = ()
+    excluded_notes: int = 0
+
+    def __post_init__(self) -> None:
+        self.table = _sorted_notes(np.asarray(self.table, dtype=NOTE_DTYPE))
+        tempos = np.asarray(self.tempos, dtype=TEMPO_DTYPE)
+        if len(tempos) == 0 or tempos["tick"].min() > 0:
+            tempos = np.concatenate([default_tempos(), tempos])
+        self.tempos = _sorted_unique_by_tick(tempos)
+        self.time_signatures = _sorted_unique_by_tick(np.asarray(self.time_signatures, dtype=TIME_SIGNATURE_DTYPE))
+        pedals = np.asarray(self.pedals, dtype=PEDAL_DTYPE)
+        self.pedals = pedals[np.argsort(pedals["tick"], kind="stable")]
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse tables that no MIDI file can hold."""
+        limits = {"pitch": (0, 127), "velocity": (1, 127), "program": (0, 127), "track": (0, 32767)}
+        limits |= {"onset_tick": (0, 2**31 - 1), "duration_tick": (0, 2**31 - 1)}
+        for name, (low, high) in limits.items():
+            values = self.table[name]
+            if len(values) and (values.min() < low or values.max() > high):
+                raise ValueError(f"{name} must lie in {low}..{high}, got {values.min()}..{values.max()}")
+        if not 1 <= self.ticks_per_quarter <= 32767:
+            raise ValueError(f"ticks_per_quarter must lie in 1..32767, got {self.ticks_per_quarter}")
+        if self.tempos["us_per_quarter"].min() < 1 or self.tempos["us_per_quarter"].max() >= 2**24:
+            raise ValueError("us_per_quarter must lie in 1..16777215")
+
+    @classmethod
+    def from_columns(cls, ticks_per_quarter: int = 480, tempos: np.ndarray | None = None, **columns) -> Notes:
+        """Build notes from columns of equal length; absent ones are velocity 64, piano, track 0.
+
+        Args:
+            ticks_per_quarter: ticks in one quarter note.
+            tempos: tempo map (`TEMPO_DTYPE`); 120 quarters a minute when None.
+            **columns: `onset_tick`, `duration_tick`, `pitch` and, if wanted, the other fields of `NOTE_DTYPE`.
+
+        Raises:
+            KeyError: if onset_tick is missing. ValueError: if a value is out of MIDI's range.
+        """
+        table = np.zeros(len(columns["onset_tick"]), dtype=NOTE_DTYPE)
+        table["velocity"] = 64
+        for name, values in columns.items():
+            table[name] = values
+        return cls(table, ticks_per_quarter, default_tempos() if tempos is None else tempos)
+
+    @classmethod
+    def from_seconds(cls, onset_sec, duration_sec, pitch, velocity=64) -> Notes:
+        """Build notes from seconds, on a grid of 1 ms (500 ticks per quarter at 120 quarters a minute)."""
+        onset = np.rint(np.asarray(onset_sec, dtype=np.float64) * 1000).astype(np.int64)
+        offset = np.rint((np.asarray(onset_sec) + np.asarray(duration_sec)) * 1000.0).astype(np.int64)
+        return cls.from_columns(500, onset_tick=onset, duration_tick=offset - onset, pitch=pitch, velocity=velocity)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """One column of the table, shape (num_notes,)."""
+        return self.table[name]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Notes):
+            return NotImplemented
+        arrays = ("table", "tempos", "time_signatures", "pedals")
+        same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
+        return same and self.ticks_per_quarter == other.ticks_per_quarter and self.track_names == other.track_names
+
+    def __repr__(self) -> str:
+        return f"Notes({len(self)} notes, {self.end_sec:.1f} s, {self.ticks_per_quarter} ticks per quarter)"
+
+    @property
+    def onset_sec(self) -> np.ndarray:
+        """Onsets in seconds, shape (num_notes,)."""
+        return self.tick_to_sec(self.table["onset_tick"])
+
+    @property
+    def offset_tick(self) -> np.ndarray:
+        """First tick after each note, shape (num_notes,)."""
+        return self.table["onset_tick"].astype(np.int64) + self.table["duration_tick"]
+
+    @property
+    def offset_sec(self) -> np.ndarray:
+        """Ends of the notes in seconds, shape (num_notes,)."""
+        return self.tick_to_sec(self.offset_tick)
+
+    @property
+    def duration_sec(self) -> np.ndarray:
+        """Durations in seconds, shape (num_notes,)."""
+        return self.offset_sec - self.onset_sec
+
+    @property
+    def end_tick(self) -> int:
+        """The tick at which the last note ends; 0 without notes."""
+        return int(self.offset_tick.max()) if len(self) else 0
+
+    @property
+    def end_sec(self) -> float:
+        """The second at which the last note ends; 0.0 without notes."""
+        return float(self.tick_to_sec(np.array([self.end_tick]))[0])
+
+    def _tempo_starts_sec(self) -> np.ndarray:
+        """Seconds at which each row of the tempo map takes effect."""
+        sec_per_tick = self.tempos["us_per_quarter"] * 1e-6 / self.ticks_per_quarter
+        spans = np.diff(self.tempos["tick"].astype(np.int64)) * sec_per_tick[:-1]
+        return np.concatenate([[0.0], np.cumsum(spans)])
+
+    def tick_to_sec(self, ticks: np.ndarray) -> np.ndarray:
+        """Seconds (float64) of ticks, any shape, through the tempo map."""
+        ticks = np.asarray(ticks, dtype=np.float64)
+        row = np.searchsorted(self.tempos["tick"], ticks, side="right") - 1
+        us = self.tempos["us_per_quarter"][row]
+        return self._tempo_starts_sec()[row] + (ticks - self.tempos["tick"][row]) * us * 1e-6 / self.ticks_per_quarter
+
+    def sec_to_tick(self, seconds: np.ndarray) -> np.ndarray:
+        """Nearest ticks (int64) of seconds, any shape, through the tempo map."""
+        seconds = np.asarray(seconds, dtype=np.float64)
+        starts = self._tempo_starts_sec()
+        row = np.maximum(np.searchsorted(starts, seconds, side="right") - 1, 0)
+        ticks = (seconds - starts[row]) * 1e6 * self.ticks_per_quarter / self.tempos["us_per_quarter"][row]
+        return np.rint(self.tempos["tick"][row] + ticks).astype(np.int64)
+
+    def where(self, mask: np.ndarray) -> Notes:
+        """The notes that a boolean mask or an index array picks; tempo map, signatures and pedal stay."""
+        return replace(self, table=self.table[mask])
+
+    def transposed(self, semitones: int) -> Notes:
+        """All notes moved by semitones.
+
+        Raises:
+            ValueError: if a pitch would leave 0..127.
+        """
+        table = self.table.copy()
+        table["pitch"] += semitones
+        return replace(self, table=table)
+
+    def with_sustain(self) -> Notes:
+        """Lengthen notes by the sustain pedal, until it comes up or the same key is struck again.
+
+        A pedal that is still down at the end is taken to come up with the last event, so the notes it holds are not
+        lost. The pedal of a track without notes of its own holds the notes of all tracks (a pedal part written to a
+        track of its own); otherwise each track has its own pedal. The result has no pedal events left.
+        """
+        table = self.table.copy()
+        sounding = np.unique(table["track"])
+        for track in sounding:
+            own = self.pedals[(self.pedals["track"] == track) | ~np.isin(self.pedals["track"], sounding)]
+            rows = np.flatnonzero(table["track"] == track)
+            table["duration_tick"][rows] = _sustained_durations(table[rows], own, self._last_event_tick())
+        return replace(self, table=table, pedals=np.zeros(0, PEDAL_DTYPE))
+
+    def _last_event_tick(self) -> int:
+        return max(self.end_tick, int(self.pedals["tick"].max()) if len(self.pedals) else 0)
+
+    def in_seconds(self) -> Notes:
+        """The same music on a 1 ms grid with one tempo; pedal events move along, time signatures are dropped."""
+        seconds = Notes.from_seconds(self.onset_sec, self.duration_sec, self["pitch"], self["velocity"])
+        for name in ("program", "is_drum", "track"):
+            seconds.table[name] = self.table[name]
+        pedals = self.pedals.copy()
+        pedals["tick"] = np.rint(self.tick_to_sec(pedals["tick"]) * 1000)
+        return replace(seconds, pedals=pedals, track_names=self.track_names)
+
+
+def _pedal_spans(pedals: np.ndarray, last_tick: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ticks at which the pedal goes down and at which it comes up again, two arrays of one length."""
+    down = pedals["value"] >= PEDAL_DOWN
+    changes = np.flatnonzero(np.diff(down, prepend=False))
+    ticks = pedals["tick"][changes].astype(np.int64)
+    if len(ticks) % 2:
+        ticks = np.append(ticks, last_tick)
+    return ticks[0::2], ticks[1::2]
+
+
+def next_onset_of_same_pitch(onset: np.ndarray, pitch: np.ndarray, default: int) -> np.ndarray:
+    """For each note the next later onset of its pitch, or `default`; all arrays have shape (num_notes,).
+
+    Notes of one pitch that begin together see the same next onset.
+    """
+    upcoming = np.full(len(onset), default, dtype=np.int64)
+    if len(onset) < 2:
+        return upcoming
+    order = np.lexsort((onset, pitch))
+    sorted_onset, sorted_pitch = onset[order].astype(np.int64), pitch[order]
+    new_strike = np.ones(len(onset), dtype=bool)
+    new_strike[1:] = (sorted_onset[1:] != sorted_onset[:-1]) | (sorted_pitch[1:] != sorted_pitch[:-1])
+    strike = np.cumsum(new_strike) - 1
+    first = np.flatnonzero(new_strike)
+    following = np.full(len(first), default, dtype=np.int64)
+    same_key = sorted_pitch[first[1:]] == sorted_pitch[first[:-1]]
+    following[:-1][same_key] = sorted_onset[first[1:]][same_key]
+    upcoming[order] = following[strike]
+    return upcoming
+
+
+def _sustained_durations(table: np.ndarray, pedals: np.ndarray, last_tick: int) -> np.ndarray:
+    """Durations of one track's notes with the pedal spans of that track applied."""
+    down, up = _pedal_spans(pedals, last_tick)
+    onset = table["onset_tick"].astype(np.int64)
+    offset = onset + table["duration_tick"]
+    if len(down) == 0:
+        return table["duration_tick"]
+    span = np.searchsorted(down, offset, side="right") - 1
+    held = (span >= 0) & (offset < up[np.maximum(span, 0)])
+    released = np.where(held, up[np.maximum(span, 0)], offset)
+    next_strike = next_onset_of_same_pitch(onset, table["pitch"], default=2**31 - 1)
+    # A key that was still held by a finger keeps its own length: only the pedal's share is cut by the next strike.
+    return np.maximum(np.minimum(released, next_strike), offset) - onset
+
+
+def concatenate(parts: Iterable[Notes]) -> Notes:
+    """All notes and pedal events of several tables that share ticks per quarter and tempo map (the first one's).
+
+    Raises:
+        ValueError: if there is nothing to join, or the ticks per quarter differ.
+    """
+    parts = list(parts)
+    if not parts or len({part.ticks_per_quarter for part in parts}) > 1:
+        raise ValueError("concatenate needs at least one table, all with the same ticks_per_quarter")
+    table = np.concatenate([part.table for part in parts])
+    return replace(parts[0], table=table, pedals=np.concatenate([part.pedals for part in parts]))
