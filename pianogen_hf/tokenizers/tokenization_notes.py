@@ -1,0 +1,193 @@
+"""NoteTokenizer: notes <-> event ids <-> text, as a `PreTrainedTokenizer`. One scheme is one subclass in one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from transformers import PreTrainedTokenizer
+from transformers.tokenization_utils_base import BatchEncoding
+
+from .midi import MIDI_SUFFIXES, read_midi
+from .notes import Notes
+
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+
+
+class NoteTokenizer(PreTrainedTokenizer):
+    """Base of all tokenizers of this package.
+
+    A subclass sets its hyper-parameters as attributes, hands them to `super().__init__` (only what arrives there is
+    saved) and defines `_event_names`, `_encode`, `_decode_events` and `_allowed_events`. Ids 0, 1 and 2 are `<pad>`,
+    `<bos>` and `<eos>`; events follow. There is no `<unk>`: what is not in the vocabulary is an error, never a token.
+
+    `tokenizer(x)` takes event text, a `pathlib.Path`, bytes of a MIDI file, `Notes`, or a list of these, and puts
+    `<bos>` in front (a prompt wants no `<eos>`; training pieces get one through `encode_piece`).
+
+    Attributes:
+        time_unit: "second" where the scheme counts real time, "beat" where it counts score time and the tempo is lost.
+        lost_fields: what the scheme throws away by design, for reports.
+        tokens_per_step: ids that make one inseparable row; chunks and windows are cut at its multiples.
+        rest_prefixes: beginnings of the names of events that only let time pass; generation that must not stay silent
+            forbids them for a while.
+        pitch_range: lowest and highest pitch the scheme can write.
+    """
+
+    model_input_names = ["input_ids", "attention_mask"]
+    time_unit: ClassVar[str] = "second"
+    lost_fields: ClassVar[tuple[str, ...]] = ()
+    tokens_per_step: ClassVar[int] = 1
+    rest_prefixes: ClassVar[tuple[str, ...]] = ()
+    pitch_range: tuple[int, int] = (0, 127)
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._names = [*SPECIAL_TOKENS.values(), *self._event_names()]
+        self._ids = {name: index for index, name in enumerate(self._names)}
+        super().__init__(**{**SPECIAL_TOKENS, "special_tokens_pattern": "bos", **kwargs})
+
+    # What a scheme defines -------------------------------------------------------------------------------------------
+
+    def _event_names(self) -> list[str]:
+        """Names of all events in the order of their ids, which begin at `num_special`."""
+        raise TypeError(f"{type(self).__name__} defines no events")
+
+    def _encode(self, notes: Notes) -> np.ndarray:
+        """Event ids of the notes, shape (num_events,)."""
+        raise TypeError(f"{type(self).__name__} can't encode")
+
+    def _decode_events(self, ids: np.ndarray) -> Notes:
+        """Notes of event ids, shape (num_events,), which may be cut anywhere or be no well-formed piece."""
+        raise TypeError(f"{type(self).__name__} can't decode")
+
+    def _allowed_events(self, ids: np.ndarray) -> np.ndarray:
+        """The grammar: bool (vocab_size,), which ids (events or `<eos>`) may follow these events."""
+        raise TypeError(f"{type(self).__name__} has no grammar")
+
+    # Notes <-> ids <-> text ------------------------------------------------------------------------------------------
+
+    @property
+    def num_special(self) -> int:
+        """How many ids stand before the first event."""
+        return len(SPECIAL_TOKENS)
+
+    def encode_notes(self, notes: Notes) -> list[int]:
+        """Event ids of a piece, without `<bos>` and `<eos>`."""
+        return self._encode(notes).tolist()
+
+    def encode_prompt(self, notes: Notes) -> list[int]:
+        """Ids of music that is to go on: `<bos>` and the piece's events, without what only marks an end."""
+        return [self.bos_token_id, *self.encode_notes(notes)]
+
+    def encode_piece(self, notes: Notes) -> list[int]:
+        """A whole piece as models are trained on it: `<bos>`, its events, `<eos>`."""
+        return [self.bos_token_id, *self.encode_notes(notes), self.eos_token_id]
+
+    def decode_notes(self, ids: Sequence[int] | np.ndarray) -> Notes:
+        """Notes of ids (list, array or 1-D tensor); special tokens are skipped, anything decodes.
+
+        Raises:
+            ValueError: if an id is outside the vocabulary.
+        """
+        ids = _as_array(ids)
+        if len(ids) and not (ids.min() >= 0 and ids.max() < len(self)):
+            raise ValueError(f"ids must lie in 0..{len(self) - 1}, got {ids.min()}..{ids.max()}")
+        return self._decode_events(ids[ids >= self.num_special])
+
+    def allowed_next(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which ids may come next, so that what is generated always decodes.
+
+        Args:
+            ids: what was written so far (list, array or 1-D tensor), padding and `<bos>` included or not.
+
+        Returns:
+            bool array of shape (len(tokenizer),); at least one entry is True. After `<eos>` only `<pad>` may follow.
+        """
+        ids = _as_array(ids)
+        if len(ids) and ids[-1] == self.eos_token_id:
+            allowed = np.zeros(len(self), dtype=bool)
+            allowed[self.pad_token_id] = True
+            return allowed
+        starts = np.flatnonzero((ids == self.bos_token_id) | (ids == self.eos_token_id))
+        ids = ids[starts[-1] + 1 :] if len(starts) else ids
+        return self._allowed_events(ids[ids >= self.num_special])
+
+    def notes_to_text(self, notes: Notes) -> str:
+        """The piece as event text."""
+        return self.convert_tokens_to_string(self.convert_ids_to_tokens(self.encode_notes(notes)))
+
+    def text_to_notes(self, text: str) -> Notes:
+        """Notes of event text."""
+        return self.decode_notes([self._convert_token_to_id_with_added_voc(token) for token in self.tokenize(text)])
+
+    # PreTrainedTokenizer ---------------------------------------------------------------------------------------------
+
+    def __call__(self, music: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
+        """Encode music for a model, with the usual `padding`, `truncation`, `max_length` and `return_tensors`.
+
+        Args:
+            music: event text, `pathlib.Path`, MIDI bytes, `Notes`, or a list of these.
+            *args: as for every tokenizer.
+            **kwargs: as for every tokenizer.
+
+        Raises:
+            MidiError: if a MIDI file can't be read. ValueError: for text with unknown events, or a path given as text.
+        """
+        if isinstance(music, list) and any(not isinstance(item, int) for item in music):
+            music = [self._to_ids(item) for item in music]
+        elif music is not None:
+            music = self._to_ids(music)
+        return super().__call__(music, *args, **kwargs)
+
+    def _to_ids(self, music: Any) -> Any:
+        """Ids of one input, in a form that `PreTrainedTokenizer` takes (which wants empty music as empty text)."""
+        if isinstance(music, str):
+            if music.lower().endswith(MIDI_SUFFIXES) and "\n" not in music:
+                raise ValueError(f"{music!r} is text: to read a MIDI file pass pathlib.Path({music!r})")
+            return music and self.convert_tokens_to_ids(self.tokenize(music))
+        if isinstance(music, (bytes, Path)):
+            music = read_midi(music)
+        if isinstance(music, Notes):
+            return self.encode_notes(music) or ""
+        return music
+
+    @property
+    def vocab_size(self) -> int:
+        """Special tokens and events together."""
+        return len(self._names)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token's id."""
+        return {**self._ids, **self._added_tokens_encoder}
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        return text.split()
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Event text of tokens."""
+        return " ".join(tokens)
+
+    def _convert_token_to_id(self, token: str) -> int:
+        try:
+            return self._ids[token]
+        except KeyError:
+            raise ValueError(f"{token!r} is no event of {type(self).__name__}") from None
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self._names[index]
+
+    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Nothing to save: the vocabulary follows from the hyper-parameters in `tokenizer_config.json`."""
+        return ()
+
+
+def _as_array(ids: Any) -> np.ndarray:
+    """1-D int64 array of a list, an array or a tensor on any device."""
+    if hasattr(ids, "detach"):
+        ids = ids.detach().cpu().numpy()
+    ids = np.asarray(ids, dtype=np.int64)
+    if ids.ndim != 1:
+        raise ValueError(f"one sequence of ids is wanted, got an array of shape {ids.shape}")
+    return ids

@@ -1,0 +1,146 @@
+"""Performance events: note-on, note-off, time shift, velocity.
+
+Oore et al. 2018, "This Time with Feeling" (arXiv 1808.03715), section 3; the 308-event form on 88 keys is that of
+Huang et al. 2018, "Music Transformer" (arXiv 1809.04281), appendix A.2.
+Here: notes of the key range only, one canonical order of events, and no note is shorter than one step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .notes import Notes, next_onset_of_same_pitch
+from .tokenization_notes import NoteTokenizer
+
+STEPS_PER_SEC = 100
+MAX_SHIFT = 100  # steps: one second, the longest single time shift
+VELOCITY_BIN = 4
+_SPECIAL, _NOTE_ON, _NOTE_OFF, _TIME_SHIFT, _VELOCITY = range(5)
+
+
+class PerformanceTokenizer(NoteTokenizer):
+    """Performance events on a 10 ms grid, with the sustain pedal folded into the notes' lengths.
+
+    Lost: programs and tracks (all notes go to one piano), time finer than 10 ms, velocity finer than 4, the pedal as
+    such, keys outside the range, and the shorter of two notes that strike one key in the same 10 ms.
+
+    Args:
+        lowest_pitch: lowest key. highest_pitch: highest key. 0..127 makes the 388 events of Oore et al.; 21..108, the
+            88 keys of a piano, makes the 308 of the Music Transformer, and is the default.
+    """
+
+    lost_fields: ClassVar[tuple[str, ...]] = ("program", "track")
+    rest_prefixes: ClassVar[tuple[str, ...]] = ("TIME_SHIFT",)
+
+    def __init__(self, lowest_pitch: int = 21, highest_pitch: int = 108, **kwargs: Any) -> None:
+        if not 0 <= lowest_pitch <= highest_pitch <= 127:
+            raise ValueError(f"pitches must satisfy 0 <= lowest <= highest <= 127, got {lowest_pitch}..{highest_pitch}")
+        self.lowest_pitch, self.highest_pitch = lowest_pitch, highest_pitch
+        self.pitch_range = (lowest_pitch, highest_pitch)
+        super().__init__(lowest_pitch=lowest_pitch, highest_pitch=highest_pitch, **kwargs)
+        keys = highest_pitch - lowest_pitch + 1
+        sizes = [self.num_special, keys, keys, MAX_SHIFT, 128 // VELOCITY_BIN]
+        self._first = np.cumsum([0, *sizes[:-1]])  # the first id of each kind
+        self._kind = np.repeat(np.arange(5), sizes)
+        offset = np.array([0, lowest_pitch, lowest_pitch, 1, 0])
+        self._value = np.arange(len(self._kind)) - self._first[self._kind] + offset[self._kind]
+
+    def _event_names(self) -> list[str]:
+        keys = range(self.lowest_pitch, self.highest_pitch + 1)
+        on_off = [f"{kind}_{pitch}" for kind in ("NOTE_ON", "NOTE_OFF") for pitch in keys]
+        shifts = [f"TIME_SHIFT_{steps}" for steps in range(1, MAX_SHIFT + 1)]
+        return on_off + shifts + [f"VELOCITY_{bin_}" for bin_ in range(128 // VELOCITY_BIN)]
+
+    def _encode(self, notes: Notes) -> np.ndarray:
+        onset, offset, pitch, velocity_bin = self._quantised(notes)
+        num_notes = len(onset)
+        # One row per note-off, then one per note-on; the sort puts offs before ons at one instant, each by pitch.
+        step = np.concatenate([offset, onset])
+        is_on = np.arange(2 * num_notes) >= num_notes
+        order = np.lexsort([np.concatenate([pitch, pitch]), is_on, step])
+        step, is_on = step[order], is_on[order]
+        row_pitch, row_velocity = np.tile(pitch, 2)[order], np.tile(velocity_bin, 2)[order]
+
+        wait = np.diff(step, prepend=0)
+        full_shifts, rest = np.divmod(wait, MAX_SHIFT)
+        changes_velocity = np.zeros(len(step), dtype=bool)
+        changes_velocity[is_on] = np.diff(row_velocity[is_on], prepend=-1) != 0
+
+        width = full_shifts + (rest > 0) + changes_velocity + 1
+        end = np.cumsum(width)
+        # Whatever is not overwritten below is a full time shift: only long waits leave any.
+        ids = np.full(end[-1] if len(end) else 0, self._first[_TIME_SHIFT] + MAX_SHIFT - 1)
+        kind = np.where(is_on, _NOTE_ON, _NOTE_OFF)
+        ids[end - 1] = self._first[kind] + row_pitch - self.lowest_pitch
+        ids[(end - 2)[changes_velocity]] = self._first[_VELOCITY] + row_velocity[changes_velocity]
+        has_rest = rest > 0
+        ids[(end - 2 - changes_velocity)[has_rest]] = self._first[_TIME_SHIFT] + rest[has_rest] - 1
+        return ids
+
+    def _quantised(self, notes: Notes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Onset and offset in steps, pitch and velocity bin, shape (num_kept,): no two notes of a key overlap."""
+        notes = notes.where((notes["pitch"] >= self.lowest_pitch) & (notes["pitch"] <= self.highest_pitch))
+        notes = notes.with_sustain()
+        onset = np.rint(notes.onset_sec * STEPS_PER_SEC).astype(np.int64)
+        offset = np.maximum(np.rint(notes.offset_sec * STEPS_PER_SEC).astype(np.int64), onset + 1)
+        pitch = notes["pitch"].astype(np.int64)
+        longest_first = np.lexsort([-offset, onset, pitch])
+        onset, offset, pitch = onset[longest_first], offset[longest_first], pitch[longest_first]
+        velocity_bin = notes["velocity"][longest_first].astype(np.int64) // VELOCITY_BIN
+        keep = np.ones(len(onset), dtype=bool)
+        keep[1:] = (onset[1:] != onset[:-1]) | (pitch[1:] != pitch[:-1])
+        onset, offset, pitch, velocity_bin = onset[keep], offset[keep], pitch[keep], velocity_bin[keep]
+        offset = np.minimum(offset, next_onset_of_same_pitch(onset, pitch, default=np.iinfo(np.int64).max))
+        return onset, offset, pitch, velocity_bin
+
+    def _decode_events(self, ids: np.ndarray) -> Notes:
+        kind, value = self._kind[ids], self._value[ids]
+        step = np.cumsum(np.where(kind == _TIME_SHIFT, value, 0))
+        velocity_row = np.maximum.accumulate(np.where(kind == _VELOCITY, np.arange(len(ids)), -1))
+        keys = np.flatnonzero((kind == _NOTE_ON) | (kind == _NOTE_OFF))
+        keys = keys[np.argsort(value[keys], kind="stable")]
+        # A note ends with the next event of its key, be it a note-off or another strike, or with the last event.
+        end = np.full(len(keys), step[-1] if len(ids) else 0)
+        same_key = value[keys[1:]] == value[keys[:-1]]
+        end[:-1][same_key] = step[keys[1:]][same_key]
+        is_on = kind[keys] == _NOTE_ON
+        rows, end = keys[is_on], end[is_on]
+        velocity = np.where(velocity_row >= 0, value[velocity_row] * VELOCITY_BIN + VELOCITY_BIN // 2, 64)
+        duration = np.maximum(end - step[rows], 1)
+        return Notes.from_seconds(step[rows] / STEPS_PER_SEC, duration / STEPS_PER_SEC, value[rows], velocity[rows])
+
+    def _allowed_events(self, ids: np.ndarray) -> np.ndarray:
+        kind, value = self._kind[ids], self._value[ids]
+        last_kind = kind[-1] if len(ids) else _SPECIAL
+        shifts = np.flatnonzero(kind == _TIME_SHIFT)
+        this_instant = slice(shifts[-1] + 1 if len(shifts) else 0, None)
+        ons_now = value[this_instant][kind[this_instant] == _NOTE_ON]
+        offs_now = value[this_instant][kind[this_instant] == _NOTE_OFF]
+        velocities = value[kind == _VELOCITY]
+        sounding = self._sounding(kind, value)
+        pitches = np.arange(self.lowest_pitch, self.highest_pitch + 1)
+
+        can_start = ~sounding & (pitches > (ons_now[-1] if len(ons_now) else -1))
+        can_stop = sounding & (pitches > (offs_now[-1] if len(offs_now) else -1)) & (len(ons_now) == 0)
+        by_kind = [np.zeros(size, dtype=bool) for size in np.bincount(self._kind)]
+        by_kind[_NOTE_ON] = can_start & (len(velocities) > 0)
+        if last_kind != _VELOCITY:
+            by_kind[_NOTE_OFF] = can_stop
+            by_kind[_VELOCITY][:] = can_start.any()
+            by_kind[_VELOCITY][velocities[-1:]] = False
+            by_kind[_TIME_SHIFT][:] = last_kind != _TIME_SHIFT or value[-1] == MAX_SHIFT
+            by_kind[_SPECIAL][self.eos_token_id] = not sounding.any() and last_kind in (_SPECIAL, _NOTE_OFF)
+        allowed = np.concatenate(by_kind)
+        if not allowed.any():  # only after ids that no piece has: a velocity where no key is free
+            allowed[self._kind == _TIME_SHIFT] = True
+        return allowed
+
+    def _sounding(self, kind: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """Which keys are down after these events, bool (num_keys,)."""
+        sounding = np.zeros(self.highest_pitch - self.lowest_pitch + 1, dtype=bool)
+        keys = (kind == _NOTE_ON) | (kind == _NOTE_OFF)
+        # Assignments with repeated indices keep the last one: the latest event of each key.
+        sounding[value[keys] - self.lowest_pitch] = kind[keys] == _NOTE_ON
+        return sounding
