@@ -1,0 +1,1 @@
+"""Notes made visible and audible: piano-roll pictures and WAV files."""
