@@ -1,0 +1,1 @@
+"""From files to examples: sources, families, splits, augmentation, chunks."""
