@@ -1,0 +1,1 @@
+"""Measures of music models: likelihood, statistics of the music, copying, comparison."""
