@@ -1,0 +1,1 @@
+"""Training on the Trainer API: arguments, collator, trainer, callbacks."""

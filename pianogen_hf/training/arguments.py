@@ -1,0 +1,284 @@
+"""Arguments of a training run: a YAML file, overridden by the command line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import sys
+from argparse import ArgumentTypeError
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+class ArgumentError(ValueError):
+    """An argument that can't be used; the message is one line that says what to do."""
+
+
+class JsonMap(dict[str, Any]):
+    """A map that the command line gives as JSON text."""
+
+    def __init__(self, value: str = "{}") -> None:
+        try:
+            parsed = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ArgumentTypeError(
+                f"{value!r} is no JSON map such as '{{\"hidden_size\": 128}}': {error.msg}"
+            ) from error
+        if not isinstance(parsed, dict):
+            raise ArgumentTypeError(f"{value!r} is no JSON map such as '{{\"hidden_size\": 128}}'")
+        super().__init__(parsed)
+
+
+@dataclass
+class ModelArguments:
+    """What is trained."""
+
+    model_type: str = field(
+        default="music_transformer", metadata={"help": "Any model type that AutoModelForCausalLM knows, e.g. gpt2."}
+    )
+    model_config: JsonMap = field(
+        default_factory=JsonMap,
+        metadata={"help": "Sizes of the model, as its config class names them (JSON or YAML map)."},
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Fine-tune this checkpoint (folder or Hub id) instead of starting afresh."}
+    )
+    tokenizer: str = field(
+        default="PerformanceTokenizer",
+        metadata={"help": "Tokenizer class: PerformanceTokenizer, CrayKHTokenizer, RemiTokenizer or JSBTokenizer."},
+    )
+    tokenizer_config: JsonMap = field(
+        default_factory=JsonMap, metadata={"help": "Settings of the tokenizer class (JSON or YAML map)."}
+    )
+    bpe_vocab_size: int | None = field(
+        default=None, metadata={"help": "Fit BPE of this size on the train pieces (RemiTokenizer only)."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    source: str = field(default="bach", metadata={"help": "bach (built in), folder (your MIDI files) or maestro."})
+    data_path: str | None = field(default=None, metadata={"help": "Folder of the files, for folder and maestro."})
+    max_pieces: int | None = field(default=None, metadata={"help": "Use only this many pieces of each side."})
+    programs: str = field(
+        default="piano", metadata={"help": "Instruments to keep from multitrack files: piano (programs 0-7) or all."}
+    )
+    validation_fraction: float = field(default=0.1, metadata={"help": "Share of families without an official side."})
+    test_fraction: float = field(default=0.1, metadata={"help": "Share kept for a test that training never sees."})
+    split_seed: int = field(default=0, metadata={"help": "Names the split."})
+    chunk_length: int = field(default=1025, metadata={"help": "Ids per training example."})
+    packing: bool = field(default=False, metadata={"help": "Let training chunks run over the ends of pieces."})
+    transpose: list[int] = field(
+        default_factory=lambda: [0, 0], metadata={"help": "Augment train pieces from this to that many semitones."}
+    )
+    cache_dir: str = field(
+        default="~/.cache/pianogen_hf", metadata={"help": "Where read pieces and chunks are kept for the next run."}
+    )
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
+
+
+@dataclass
+class PianoTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with the defaults of this package and what it adds."""
+
+    output_dir: str = field(default="runs/model", metadata={"help": "Where checkpoints, samples and the model go."})
+    # The Trainer would drop the columns that `forward` does not take; the collator wants `first_label`.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave this False: see the collator."})
+    # Pinned memory serves transfers to a GPU; without one it only warns.
+    dataloader_pin_memory: bool = field(default=torch.cuda.is_available(), metadata={"help": "Pin host memory."})
+    # The Trainer's default looks for unused parameters at every step; in a causal model there are none.
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "See DistributedDataParallel."})
+    bf16: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "bfloat16 training; by default wherever the hardware is fast at it."}
+    )
+    report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, none, or another tracker."})
+    sample_steps: int | None = field(
+        default=None, metadata={"help": "Write a generated sample (.mid and .png) every so many steps."}
+    )
+    sample_notes: int = field(default=120, metadata={"help": "Notes in such a sample."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without better bits per note; keeps the best."}
+    )
+
+    def __post_init__(self) -> None:
+        """Fill in what depends on the hardware and on other arguments."""
+        if self.bf16 is None:
+            self.bf16 = has_fast_bf16()
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # without it `TrainingArguments` takes bf16 for the wish for a GPU
+        if self.early_stopping_patience is not None:
+            _check_early_stopping(self)
+            self.load_best_model_at_end = True
+            self.metric_for_best_model, self.greater_is_better = "bits_per_note", False
+        super().__post_init__()
+        # Several GPUs are for `accelerate launch`: DataParallel would multiply the gradient by their number, because
+        # the Trainer takes a loss that is summed over all of them for the loss of one.
+        self._n_gpu = min(self._n_gpu, 1)
+
+
+def _check_early_stopping(args: PianoTrainingArguments) -> None:
+    """Early stopping goes back to the best checkpoint, so every evaluation that may be the best must be saved."""
+    evaluates, saves = str(args.eval_strategy), str(args.save_strategy)
+    if evaluates == "no":
+        raise ArgumentError("early_stopping_patience needs evaluations: add --eval_strategy steps, or epoch")
+    if saves not in (evaluates, "best"):
+        raise ArgumentError(
+            f"early_stopping_patience keeps the best checkpoint: with --eval_strategy {evaluates} "
+            f"save_strategy must be {evaluates} or best, not {saves}"
+        )
+
+
+def has_fast_bf16() -> bool:
+    """Whether this machine computes in bfloat16 faster than in float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class _Parser(HfArgumentParser):
+    """A parser whose errors are one line and an exception, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(message)
+
+
+def make_parser() -> HfArgumentParser:
+    """The parser behind `train.py`: our own options first, then those of `TrainingArguments`."""
+    parser = _Parser(
+        [ModelArguments, DataArguments, PianoTrainingArguments],  # type: ignore[list-item]
+        prog="train.py",
+        usage="train.py CONFIG.yaml [--OPTION VALUE ...]",
+        description="Train a model on piano music. Every option can stand in the YAML file or on the command line; "
+        "the command line wins.",
+        epilog="Examples: train.py configs/quickstart.yaml --learning_rate 3.0e-4 ; train.py configs/performance.yaml "
+        "--source folder --data_path ~/midi ; accelerate launch train.py configs/quickstart.yaml ; go on with an "
+        "interrupted run: the same command and --resume_from_checkpoint true",
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, PianoTrainingArguments]:
+    """Read `[CONFIG.yaml] [--option value ...]`.
+
+    Raises:
+        ArgumentError: for a file that can't be read, and for unknown or unusable options, by name.
+    """
+    parser = make_parser()
+    config: dict[str, Any] = {}
+    if argv and not argv[0].startswith("-"):
+        config, argv = read_yaml(argv[0]), argv[1:]
+    known = {each.name for dataclass_type in parser.dataclass_types for each in fields(dataclass_type) if each.init}
+    for name in config:
+        if name not in known:
+            raise ArgumentError(f"unknown key {name!r} in the YAML file{_suggestion(str(name), known)}")
+    options = [*_as_options(config), *argv]
+    try:
+        parsed = parser.parse_args_into_dataclasses(options, return_remaining_strings=True, look_for_args_file=False)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(" ".join(str(error).split())) from error
+    model, data, training, remaining = parsed
+    if remaining:
+        name = remaining[0].lstrip("-").split("=")[0]
+        raise ArgumentError(f"unknown option {remaining[0]!r}{_suggestion(name, known)}")
+    _check(model, data, training)
+    return model, data, training
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Reads 2e-3 as a number, as YAML 1.2 and JSON do; YAML 1.1 wants 2.0e-3."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"]
+)
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """A YAML file that holds a map.
+
+    Raises:
+        ArgumentError: if it can't be read or holds something else.
+    """
+    try:
+        config = yaml.load(Path(path).read_text(encoding="utf-8"), _YamlLoader)
+    except OSError as error:
+        raise ArgumentError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise ArgumentError(f"{path} must hold a map of option names to values")
+    return config
+
+
+def _as_options(config: dict[str, Any]) -> list[str]:
+    """The map of a YAML file as command-line options: one parser converts and checks both. Empty values are skipped."""
+    options: list[str] = []
+    for name, value in config.items():
+        if isinstance(value, list):
+            options += [f"--{name}", *map(str, value)]
+        elif isinstance(value, dict):
+            options.append(f"--{name}={json.dumps(value)}")
+        elif value is False and name.endswith("_strategy"):  # the word no, which YAML takes for a boolean
+            options.append(f"--{name}=no")
+        elif value is not None:
+            options.append(f"--{name}={value}")
+    return options
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "; see train.py --help"
+
+
+# Smallest values, where a smaller one would fail only later, and not by name.
+_MINIMA = {
+    "chunk_length": 2,
+    "max_pieces": 1,
+    "num_proc": 1,
+    "bpe_vocab_size": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "sample_steps": 1,
+    "sample_notes": 1,
+    "early_stopping_patience": 1,
+}
+# Values of `TrainingArguments` that our collator and metrics can't work with.
+_FORBIDDEN = {
+    "remove_unused_columns": True,
+    "prediction_loss_only": True,
+    "batch_eval_metrics": True,
+    "eval_do_concat_batches": False,
+}
+
+
+def _check(model: ModelArguments, data: DataArguments, training: PianoTrainingArguments) -> None:
+    """Refuse what argparse can't: pairs, ranges, and options that need or exclude one another."""
+    if len(data.transpose) != 2 or not data.transpose[0] <= 0 <= data.transpose[1]:
+        raise ArgumentError("transpose takes two numbers, lowest (at most 0) and highest (at least 0), e.g. -5 6")
+    if data.programs not in ("piano", "all"):
+        raise ArgumentError(f"programs must be piano or all, got {data.programs!r}")
+    values = {**vars(model), **vars(data), **vars(training)}
+    for name, minimum in _MINIMA.items():
+        if values[name] is not None and values[name] < minimum:
+            raise ArgumentError(f"{name} must be at least {minimum}, got {values[name]}")
+    for name, value in _FORBIDDEN.items():
+        if values[name] is value:
+            raise ArgumentError(f"{name} can't be {value} here: the collator and the metrics need it otherwise")
+    if training.load_best_model_at_end and training.save_total_limit == 1:
+        # The Trainer would keep the best checkpoint only, and lose the one that an interrupted run goes on from.
+        raise ArgumentError("save_total_limit must be at least 2 where the best checkpoint is kept beside the latest")
+    if training.sample_steps is not None and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        training.sample_steps = None
+        if os.environ.get("RANK", "0") == "0":
+            print("no samples are written during training: with FSDP no process has the whole model", file=sys.stderr)

@@ -1,0 +1,44 @@
+"""Batches of chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+IGNORED = -100  # the label that no loss and no metric counts, by convention of transformers
+
+
+class ChunkCollator:
+    """Pads chunks on the right and makes labels of them.
+
+    Labels equal the ids (models shift them); padding, and the ids before `first_label`, which are context only, are
+    `IGNORED`, so that the number of labels that count is the number of predictions.
+
+    Args:
+        pad_token_id: what fills short rows of `input_ids`.
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make one batch.
+
+        Args:
+            rows: each with `input_ids`, a list of ids, and `first_label`, the index of the first one to predict.
+
+        Returns:
+            `input_ids`, `attention_mask`, `labels`: int64, shape (batch, longest row).
+        """
+        length = max(len(row["input_ids"]) for row in rows)
+        input_ids = torch.full((len(rows), length), self.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for index, row in enumerate(rows):
+            size = len(row["input_ids"])
+            input_ids[index, :size] = torch.as_tensor(row["input_ids"])
+            attention_mask[index, :size] = 1
+        labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
+        for index, row in enumerate(rows):
+            labels[index, : row["first_label"]] = IGNORED
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -1,0 +1,82 @@
+"""The Trainer: label smoothing that stays out of evaluation, and metrics that mean the same for every tokenizer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import EvalPrediction, Trainer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from pianogen_hf.training.collator import IGNORED
+
+
+class PianoTrainer(Trainer):
+    """A `Trainer` for next-token models of music.
+
+    Differs from its parent in two points: label smoothing is applied to the shifted labels of any causal model and to
+    training only, and evaluation reports nats per token, next-token accuracy and bits per note.
+
+    Args:
+        eval_notes: notes in the reference pieces of the evaluation set, for bits per note.
+        **kwargs: as for `Trainer`.
+    """
+
+    def __init__(self, *, eval_notes: int, **kwargs: Any) -> None:
+        self.eval_notes = eval_notes
+        super().__init__(
+            compute_loss_func=self._next_token_loss,
+            compute_metrics=self._metrics,
+            preprocess_logits_for_metrics=token_scores,  # type: ignore[arg-type]
+            **kwargs,
+        )
+
+    def _next_token_loss(
+        self,
+        outputs: CausalLMOutputWithPast,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Cross-entropy of the shifted labels, scalar; divided by the items of the whole accumulated batch if given."""
+        assert outputs.logits is not None
+        logits, targets = outputs.logits[:, :-1], labels[:, 1:]
+        total = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            targets.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=self.args.label_smoothing_factor,
+            reduction="sum",
+        )
+        return total / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        nats, is_right = prediction.predictions  # type: ignore[misc]
+        counted = np.asarray(prediction.label_ids)[:, 1:] != IGNORED
+        num_tokens = max(int(counted.sum()), 1)
+        total_nats = float(np.where(counted, nats, 0).sum(dtype=np.float64))
+        return {
+            # Takes the place of the Trainer's own `eval_loss`: a smoothed mean of batch means of unequal weight.
+            "loss": total_nats / num_tokens,
+            "nats_per_token": total_nats / num_tokens,
+            "accuracy": float(np.where(counted, is_right, 0).sum()) / num_tokens,
+            "bits_per_note": total_nats / math.log(2) / max(self.eval_notes, 1),
+        }
+
+
+def token_scores(logits: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per prediction its negative log-likelihood in nats and whether the likeliest token is right.
+
+    Args:
+        logits: shape (batch, length, vocab), or a tuple that begins with it.
+        labels: shape (batch, length); `IGNORED` entries give 0.
+
+    Returns:
+        Two float32 tensors of shape (batch, length - 1): so small that a whole evaluation set stays in memory.
+    """
+    logits = (logits[0] if isinstance(logits, tuple) else logits)[:, :-1].float()
+    targets = labels[:, 1:]
+    nats = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+    return nats, (logits.argmax(-1) == targets).float()

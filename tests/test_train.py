@@ -1,0 +1,519 @@
+"""train.py from its arguments to the files it writes, on a handful of made-up pieces."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
+
+import pianogen_hf
+from pianogen_hf.train import main, scores_table
+from pianogen_hf.training.arguments import ArgumentError
+
+ROOT = Path(__file__).parents[1]
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_relative_distance": 16,
+}
+
+
+def write_pieces(folder, count, seed=0):
+    """Pieces of 30 to 70 notes."""
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        size = random.integers(30, 70)
+        notes = pianogen_hf.Notes.from_columns(
+            onset_tick=np.cumsum(random.integers(60, 240, size)),
+            duration_tick=random.integers(60, 400, size),
+            pitch=random.integers(50, 80, size),
+            velocity=random.integers(40, 100, size),
+        )
+        pianogen_hf.write_midi(notes, folder / f"piece{seed}-{number}.mid")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def midi_folder(tmp_path_factory):
+    return write_pieces(tmp_path_factory.mktemp("midi"), 6)
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def options(midi_folder, cache_dir):
+    """Builds a command line: what every run here shares, and what the test changes."""
+
+    def build(output_dir, **changes):
+        values = {
+            "output_dir": output_dir,
+            "source": "folder",
+            "data_path": midi_folder,
+            "cache_dir": cache_dir,
+            "model_config": json.dumps(SIZES),
+            "chunk_length": 65,
+            "max_steps": 2,
+            "per_device_train_batch_size": 2,
+            "report_to": "none",
+            "bf16": "false",
+            "disable_tqdm": "true",
+            **changes,
+        }
+        return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def finished(options, tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "model"
+    assert main(options(folder, sample_steps=1, sample_notes=3, report_to="tensorboard")) == 0
+    return folder
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def weights_equal(one, two):
+    one, two = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# What a run leaves ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_model_tokenizer_measurements_split_and_samples(finished):
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
+    assert names >= {
+        "model.safetensors",
+        "config.json",
+        "tokenizer_config.json",
+        "metrics.json",
+        "split.json",
+        "reading_report.json",
+        "samples/step-000001.mid",
+        "samples/step-000001.png",
+        "samples/step-000002.mid",
+        "checkpoint-2/trainer_state.json",
+    }
+    assert len(pianogen_hf.read_midi(finished / "samples" / "step-000002.mid")) == 3
+    assert any("tfevents" in name for name in names)  # tensorboard's log lies in the folder of the run
+
+
+def test_the_model_and_its_tokenizer_load_by_the_auto_classes(finished):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(finished), AutoTokenizer.from_pretrained(finished)
+    assert isinstance(model, pianogen_hf.MusicTransformerForCausalLM)
+    assert isinstance(tokenizer, pianogen_hf.PerformanceTokenizer)
+    assert model.config.vocab_size == len(tokenizer)
+    assert (model.config.hidden_size, model.config.max_position_embeddings) == (16, 65)
+    special = ("pad_token_id", "bos_token_id", "eos_token_id")
+    assert [getattr(model.config, name) for name in special] == [getattr(tokenizer, name) for name in special]
+
+
+def test_metrics_say_how_they_came_about(finished):
+    metrics = read_json(finished / "metrics.json")
+    assert (metrics["steps"], metrics["world_size"], metrics["seed"]) == (2, 1, 42)
+    assert metrics["num_parameters"] == AutoModelForCausalLM.from_pretrained(finished).num_parameters()
+    assert "--chunk_length=65" in metrics["command"]
+    assert metrics["validation"]["bits_per_note"] > 0
+    assert f"{metrics['validation']['bits_per_note']:.3f}" in scores_table(finished)
+
+
+def test_bits_per_note_counts_all_tokens_of_the_validation_pieces(finished, midi_folder):
+    """An untrained model spends about log2(vocabulary) bits on every token: events and the end of each piece."""
+    tokenizer = AutoTokenizer.from_pretrained(finished)
+    pieces = read_json(finished / "split.json")["pieces"]
+    chosen = [name.removeprefix("folder/") for name, piece in pieces.items() if piece["side"] == "validation"]
+    notes = [pianogen_hf.read_midi(midi_folder / name) for name in chosen]
+    num_tokens = sum(len(tokenizer.encode_piece(piece)) - 1 for piece in notes)
+    scores = read_json(finished / "metrics.json")["validation"]
+    expected = scores["nats_per_token"] / np.log(2) * num_tokens / sum(map(len, notes))
+    assert scores["bits_per_note"] == pytest.approx(expected, rel=1e-6)
+    assert scores["nats_per_token"] == pytest.approx(np.log(len(tokenizer)), rel=0.02)
+
+
+def test_samples_do_not_change_what_is_learned(finished, options, tmp_path):
+    assert main(options(tmp_path / "model")) == 0
+    assert weights_equal(finished, tmp_path / "model")
+    assert not (tmp_path / "model" / "samples").exists()
+
+
+def test_a_second_run_moves_the_first_aside(options, tmp_path, capsys):
+    folder = tmp_path / "model"
+    for seed in (1, 2, 3):
+        assert main(options(folder, seed=seed, max_steps=1)) == 0
+    found = {path.name: read_json(path / "metrics.json")["seed"] for path in tmp_path.iterdir()}
+    assert found == {"model": 3, "model.old1": 1, "model.old2": 2}
+    assert "moved to" in capsys.readouterr().out
+
+
+def test_a_stock_architecture_needs_no_code(options, tmp_path):
+    sizes = json.dumps({"n_embd": 16, "n_layer": 1, "n_head": 2})
+    assert main(options(tmp_path / "gpt2", model_type="gpt2", model_config=sizes)) == 0
+    assert isinstance(AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2"), GPT2LMHeadModel)
+
+
+def test_a_grid_tokenizer_brings_its_baselines(options, tmp_path, capsys):
+    assert main(options(tmp_path / "model", tokenizer="JSBTokenizer")) == 0
+    baselines = read_json(tmp_path / "model" / "metrics.json")["baselines"]
+    assert baselines and all(name in capsys.readouterr().out for name in [next(iter(baselines))])
+
+
+def test_fine_tuning_begins_with_the_weights_and_the_tokenizer_of_the_checkpoint(finished, options, tmp_path):
+    """The tokenizer named on the command line gives way; with a learning rate of 0 the weights stay."""
+    changes = {"model_config": None, "tokenizer": "JSBTokenizer", "learning_rate": 0, "seed": 5}
+    assert main(options(tmp_path / "tuned", model_name_or_path=finished, **changes)) == 0
+    assert isinstance(AutoTokenizer.from_pretrained(tmp_path / "tuned"), pianogen_hf.PerformanceTokenizer)
+    assert weights_equal(finished, tmp_path / "tuned")
+
+
+def test_early_stopping_keeps_the_best_model(options, tmp_path):
+    """A learning rate that ruins the model after the first step: the first evaluation is the best."""
+    changes = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 9}
+    folder = tmp_path / "model"
+    assert main(options(folder, early_stopping_patience=2, learning_rate=5, warmup_steps=1, **changes)) == 0
+    state = read_json(newest_checkpoint(folder) / "trainer_state.json")
+    assert state["global_step"] < 9
+    scores = [entry["eval_bits_per_note"] for entry in state["log_history"] if "eval_bits_per_note" in entry]
+    assert read_json(folder / "metrics.json")["validation"]["bits_per_note"] == pytest.approx(min(scores))
+
+
+def newest_checkpoint(folder):
+    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+# Resuming -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(options, tmp_path):
+    straight, halted = tmp_path / "straight", tmp_path / "halted"
+    assert main(options(straight, max_steps=4, save_steps=2)) == 0
+    assert main(options(halted, max_steps=4, save_steps=2, sample_steps=1, sample_notes=2)) == 0
+    shutil.rmtree(halted / "checkpoint-4")
+    (halted / "model.safetensors").unlink()
+    assert main(options(halted, max_steps=4, save_steps=2, resume_from_checkpoint="true")) == 0
+    assert weights_equal(straight, halted)
+    assert not (tmp_path / "halted.old1").exists()
+
+
+def test_a_half_written_checkpoint_is_passed_over(finished, options, tmp_path):
+    whole, killed = (shutil.copytree(finished, tmp_path / name) for name in ("whole", "killed"))
+    (killed / "checkpoint-3").mkdir()
+    shutil.copy(killed / "checkpoint-2" / "model.safetensors", killed / "checkpoint-3")
+    for folder in (whole, killed):
+        assert main(options(folder, max_steps=4, resume_from_checkpoint="true")) == 0
+    assert weights_equal(whole, killed)
+
+
+def one_line_error(argv, capsys):
+    capsys.readouterr()
+    assert main(argv) == 2
+    captured = capsys.readouterr().err
+    assert captured.startswith("error: ") and captured.count("\n") == 1
+    return captured
+
+
+def test_a_run_without_checkpoint_can_not_be_resumed(options, tmp_path, capsys):
+    assert "no checkpoint" in one_line_error(options(tmp_path / "new", resume_from_checkpoint="true"), capsys)
+    assert "no checkpoint" in one_line_error(options(tmp_path / "new", resume_from_checkpoint=tmp_path), capsys)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_whose_data_changed_can_not_be_resumed(options, tmp_path, capsys):
+    data = write_pieces(tmp_path / "data", 4)
+    argv = options(tmp_path / "model", data_path=data)
+    assert main(argv) == 0
+    write_pieces(data, 1, seed=9)
+    before = (tmp_path / "model" / "split.json").read_bytes()
+    assert "changed" in one_line_error([*argv, "--resume_from_checkpoint=true"], capsys)
+    assert (tmp_path / "model" / "split.json").read_bytes() == before
+
+
+def test_a_run_whose_model_changed_can_not_be_resumed(finished, options, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "model")
+    changed = options(folder, model_config=json.dumps({**SIZES, "hidden_size": 32}), resume_from_checkpoint="true")
+    assert "hidden_size 16" in one_line_error(changed, capsys)
+
+
+# Mistakes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data_path": "nowhere"}, "nowhere"),
+        ({"data_path": None}, "--data_path"),
+        ({"source": "radio"}, "radio"),
+        ({"tokenizer": "WordTokenizer"}, "WordTokenizer"),
+        ({"tokenizer": "Notes"}, "Notes"),
+        ({"tokenizer_config": '{"lowest_pitch": 300}'}, "tokenizer_config"),
+        ({"tokenizer_config": '{"bars": 3}', "tokenizer": "JSBTokenizer"}, "bars"),
+        ({"bpe_vocab_size": 500}, "RemiTokenizer"),
+        ({"bpe_vocab_size": 9, "tokenizer": "RemiTokenizer"}, "bpe_vocab_size"),
+        ({"tokenizer_config": '{"scheme": "Rag"}', "tokenizer": "RemiTokenizer"}, "tokenizer_config"),
+        ({"model_type": "musical_box"}, "musical_box"),
+        ({"model_type": "vit", "model_config": None}, "model_config"),
+        ({"model_config": '{"hiden_size": 16}'}, "hiden_size"),
+        ({"model_config": '{"hidden_size": 15, "num_attention_heads": 2}'}, "multiple"),
+        ({"model_config": '{"hidden_size": "wide"}'}, "hidden_size"),
+        ({"model_config": '{"vocab_size": 20}'}, "20 ids"),
+        ({"model_config": '{"max_position_embeddings": 64}'}, "chunk_length 65"),
+        ({"model_name_or_path": "nonsense/nothing"}, "nonsense/nothing"),
+        ({"validation_fraction": 0, "test_fraction": 0}, "validation"),
+        ({"validation_fraction": 1.5}, "validation_fraction"),
+        ({"learning_rates": 1}, "'learning_rate'"),
+        ({"lr_scheduler_type": "cosin"}, "cosin"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(options, tmp_path, capsys, monkeypatch, changes, said):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert said in one_line_error(options(tmp_path / "model", **changes), capsys)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_without_midi_files_is_a_mistake(options, tmp_path, capsys):
+    argv = options(tmp_path / "model", data_path=tmp_path)
+    assert "no MIDI files" in one_line_error(argv, capsys)
+    (tmp_path / "readme.txt").write_text("not music")
+    assert "no MIDI files" in one_line_error(argv, capsys)
+
+
+def test_files_that_only_look_like_midi_are_a_mistake(options, tmp_path, capsys):
+    for name in ("a.mid", "b.mid"):
+        (tmp_path / name).write_text("not music")
+    assert "none of the 2 files" in one_line_error(options(tmp_path / "model", data_path=tmp_path), capsys)
+
+
+def test_one_piece_alone_is_a_mistake(options, tmp_path, capsys):
+    data = write_pieces(tmp_path / "data", 1)
+    assert "add files" in one_line_error(options(tmp_path / "model", data_path=data), capsys)
+
+
+def test_a_broken_file_among_good_ones_is_reported_and_left_out(options, tmp_path, capsys):
+    data = write_pieces(tmp_path / "data", 3)
+    (data / "broken.mid").write_bytes(b"MThd nothing more")
+    assert main(options(tmp_path / "model", data_path=data, max_steps=1)) == 0
+    assert "broken.mid" in capsys.readouterr().out
+    assert list(read_json(tmp_path / "model" / "reading_report.json")["unusable"]) == ["folder/broken.mid"]
+
+
+def test_a_checkpoint_with_another_tokenizer_than_ours_is_a_mistake(finished, options, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "text")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    argv = options(tmp_path / "model", model_name_or_path=folder, model_config=None)
+    assert "ByT5Tokenizer" in one_line_error(argv, capsys)
+
+
+def test_a_damaged_checkpoint_is_a_mistake(finished, options, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "damaged")
+    (folder / "model.safetensors").write_bytes(b"\x00" * 100)
+    argv = options(tmp_path / "model", model_name_or_path=folder, model_config=None)
+    assert "damaged" in one_line_error(argv, capsys)
+
+
+def test_an_output_folder_that_can_not_be_moved_aside_is_a_mistake(finished, options, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(finished, tmp_path / "model")
+    monkeypatch.chdir(folder)
+    assert "output_dir" in one_line_error(options("."), capsys)
+
+
+def test_ctrl_c_before_training_is_one_line(options, tmp_path, capsys, monkeypatch):
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pianogen_hf.train.load_pieces", stopped)
+    assert main(options(tmp_path / "model")) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_and_no_arguments_print_the_options(capsys):
+    assert main(["--help"]) == 0
+    assert "--data_path" in capsys.readouterr().out
+    assert main([]) == 2
+
+
+def test_scores_of_a_folder_without_a_finished_run(tmp_path):
+    with pytest.raises(ArgumentError, match="no finished run"):
+        scores_table(tmp_path)
+
+
+# Two processes --------------------------------------------------------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
+
+
+def one_of_two(rank, port, argv, folder):
+    """What a launcher would start, but forked from this process: without its half minute of imports."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(folder / f"{name}-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    code = main(argv)
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+
+
+@pytest.fixture
+def run_two(tmp_path):
+    """Runs train.py in two processes; returns their exit codes and what each of them printed."""
+
+    def run(argv):
+        context, port = multiprocessing.get_context("fork"), free_port()
+        processes = [context.Process(target=one_of_two, args=(rank, port, argv, tmp_path)) for rank in (0, 1)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        hung = [process for process in processes if process.is_alive()]
+        for process in hung:
+            process.kill()
+        assert not hung, "the processes wait for one another"
+        said = {path.stem: path.read_text() for path in tmp_path.glob("std*-?.txt")}
+        for path in tmp_path.glob("std*-?.txt"):
+            path.unlink()
+        return [process.exitcode for process in processes], said
+
+    return run
+
+
+def test_two_processes_learn_what_one_learns_from_the_same_batches(options, run_two, tmp_path):
+    shared = {"max_steps": 4, "optim": "sgd", "learning_rate": 0.3, "eval_strategy": "steps", "eval_steps": 2}
+    sizes = json.dumps({**SIZES, "hidden_dropout": 0, "attention_dropout": 0})
+    shared |= {"model_config": sizes, "per_device_eval_batch_size": 2}
+    assert main(options(tmp_path / "one", **shared, gradient_accumulation_steps=2)) == 0
+    codes, said = run_two(options(tmp_path / "two", **shared, sample_steps=2, sample_notes=2))
+    assert codes == [0, 0]
+    folders = tmp_path / "one", tmp_path / "two"
+    metrics = [read_json(folder / "metrics.json") for folder in folders]
+    assert [each["world_size"] for each in metrics] == [1, 2]
+    assert metrics[1]["validation"] == pytest.approx(metrics[0]["validation"], rel=1e-4)
+    one, two = (load_file(folder / "model.safetensors") for folder in folders)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5, msg=name)
+    histories = [read_json(newest_checkpoint(folder) / "trainer_state.json")["log_history"] for folder in folders]
+    losses = [[entry["eval_loss"] for entry in history if "eval_loss" in entry] for history in histories]
+    assert len(losses[0]) == 2 and losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert "bits per note" in said["stdout-0"] and said["stdout-1"] == ""
+    assert len(list((tmp_path / "two" / "samples").glob("*.mid"))) == 2
+
+
+def test_of_two_processes_one_moves_the_earlier_run_aside(finished, options, run_two, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "model")
+    codes, said = run_two(options(folder, max_steps=1))
+    assert codes == [0, 0]
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"model", "model.old1"}
+    assert said["stdout-0"].count("moved to") == 1 and "moved to" not in said["stdout-1"]
+
+
+def test_two_processes_resume_bit_by_bit(options, run_two, tmp_path):
+    shared = {"max_steps": 4, "save_steps": 2}
+    assert run_two(options(tmp_path / "straight", **shared))[0] == [0, 0]
+    halted = shutil.copytree(tmp_path / "straight", tmp_path / "halted")
+    shutil.rmtree(halted / "checkpoint-4")
+    (halted / "model.safetensors").unlink()
+    assert run_two(options(halted, **shared, resume_from_checkpoint="true"))[0] == [0, 0]
+    assert weights_equal(tmp_path / "straight", halted)
+
+
+def test_two_processes_give_up_together_with_one_message(finished, options, run_two, tmp_path):
+    """A mistake that is found before, and one that is found after, the processes have found each other."""
+    folder = shutil.copytree(finished, tmp_path / "model")
+    (folder / "split.json").write_text("{}")
+    for argv in (options(folder, source="radio"), options(folder, resume_from_checkpoint="true")):
+        codes, said = run_two(argv)
+        assert codes == [2, 2]
+        assert said["stderr-0"].count("error: ") == 1 and "error: " not in said["stderr-1"]
+
+
+# From outside ---------------------------------------------------------------------------------------------------------
+
+
+def start(command, argv):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*command, str(ROOT / "train.py"), *argv], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def interrupted(process, folder, number, whole_group=False):
+    """Send the signal once training has saved its first checkpoint; returns the exit code and what was printed."""
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint-5" / "trainer_state.json").exists():
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, number) if whole_group else process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=120)
+    return process.returncode, stdout, stderr
+
+
+LONG = {"max_steps": 100_000, "save_steps": 5, "logging_steps": 1000, "lr_scheduler_type": "constant"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_where_it_was(options, tmp_path, number):
+    folder = tmp_path / "model"
+    code, stdout, stderr = interrupted(start([sys.executable], options(folder, **LONG)), folder, number)
+    assert code == 130 and "Traceback" not in stderr
+    step = read_json(newest_checkpoint(folder) / "trainer_state.json")["global_step"]
+    assert f"Interrupted at step {step}" in stdout and "--resume_from_checkpoint true" in stdout
+    assert not (folder / "metrics.json").exists()
+    assert main(options(folder, **{**LONG, "max_steps": step + 3}, resume_from_checkpoint="true")) == 0
+    assert read_json(folder / "metrics.json")["steps"] == step + 3
+    assert main(options(tmp_path / "straight", **{**LONG, "max_steps": step + 3})) == 0
+    assert weights_equal(folder, tmp_path / "straight")
+
+
+TWO_ON_CPU = str(ROOT / "configs" / "accelerate" / "cpu_2.yaml")
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", TWO_ON_CPU]
+
+
+@pytest.mark.slow
+def test_accelerate_really_launches_two_processes(options, tmp_path):
+    process = start([*LAUNCH, "--main_process_port", free_port()], options(tmp_path / "model"))
+    stdout, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    assert read_json(tmp_path / "model" / "metrics.json")["world_size"] == 2
+    assert stdout.count("pieces per side") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_two_processes_at_one_step(options, tmp_path, number):
+    """As in a terminal, Ctrl-C reaches the launcher and its processes, and the launcher passes it on as well."""
+    folder = tmp_path / "model"
+    process = start([*LAUNCH, "--main_process_port", free_port()], options(folder, **LONG))
+    code, stdout, _ = interrupted(process, folder, number, whole_group=True)
+    assert code != 0
+    step = read_json(newest_checkpoint(folder) / "trainer_state.json")["global_step"]
+    assert f"Interrupted at step {step}" in stdout
+    assert len(list(newest_checkpoint(folder).glob("rng_state_*.pth"))) == 2
