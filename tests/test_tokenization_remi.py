@@ -248,7 +248,7 @@ def ids_of(text):
 
 
 def test_remi_grammar_by_hand():
-    assert allowed_names("") == {"Bar_None"}
+    assert allowed_names("") == {"Bar_None", "<eos>"}
     assert allowed_names("Bar_None") == {"Bar_None", *(f"Position_{step}" for step in range(32))}
     assert allowed_names("Bar_None Position_30") == {f"Pitch_{pitch}" for pitch in range(21, 109)}
     assert allowed_names("Bar_None Position_30 Pitch_60") == {f"Velocity_{velocity}" for velocity in VELOCITIES}

@@ -91,8 +91,7 @@ class RemiTokenizer(NoteTokenizer):
         library_class = getattr(miditok, scheme)
         self._miditok = library_class(params=vocab_file) if vocab_file else library_class(miditok_config)
         self.config = _plain_config(self._miditok.config, keys)
-        lowest, beyond = self._miditok.config.pitch_range
-        self.pitch_range = (lowest, beyond - 1)
+        self.pitch_range = tuple(self._miditok.config.pitch_range)
         super().__init__(scheme=scheme, config=self.config, **kwargs)
         self._build_grammar()
 
@@ -294,7 +293,7 @@ class RemiTokenizer(NoteTokenizer):
         events = self._single_events(tail)
         last_kind = self._kind[events[-1]] if len(events) else -1
         allowed = self._follows[last_kind][self._first_kind]
-        may_end = self._ends[last_kind]
+        may_end = self._ends[last_kind] if len(events) else True  # an empty piece ends where it begins
         if self.scheme == "REMI":
             allowed &= self._in_order(events)
         if self.scheme == "MIDILike":

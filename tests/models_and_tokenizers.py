@@ -1,0 +1,33 @@
+"""Every exported model and tokenizer, found by looking: a new part is tested by being exported."""
+
+import numpy as np
+
+import pianogen_hf as pg
+
+TOKENIZERS = [
+    getattr(pg, name)
+    for name in pg.__all__
+    if isinstance(getattr(pg, name), type)
+    and issubclass(getattr(pg, name), pg.NoteTokenizer)
+    and getattr(pg, name) is not pg.NoteTokenizer
+]
+CAUSAL_MODELS = [getattr(pg, name) for name in pg.__all__ if name.endswith("ForCausalLM")]
+
+
+def tiny_model(model_class, vocab_size=64, **settings):
+    """A model of the class that runs in milliseconds."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = model_class.config_class(vocab_size=vocab_size, **sizes, max_position_embeddings=128, **settings)
+    return model_class(config).eval()
+
+
+def some_notes(seed=0, num_notes=24, pitches=(48, 76)):
+    """Random two-hand music on a sixteenth grid at 120 quarters a minute."""
+    random = np.random.default_rng(seed)
+    return pg.Notes.from_columns(
+        480,
+        onset_tick=np.sort(random.integers(0, 64, num_notes)) * 120,
+        duration_tick=random.integers(1, 9, num_notes) * 120,
+        pitch=random.integers(*pitches, num_notes),
+        velocity=random.integers(30, 110, num_notes),
+    )
