@@ -33,9 +33,9 @@ class AudioError(RuntimeError):
 def save_wav(notes: Notes, path: str | os.PathLike) -> Path:
     """Render the notes and write them as a 16-bit stereo WAV file; equal input gives equal bytes.
 
-    The rate is the renderer's, 48 kHz. The sustain pedal sounds. Each program plays with its General MIDI instrument, drums with the drum kit. The loudest
-    moment is brought to -1 dB of full scale, so loudness says something within a file, not between files. Silence
-    before the first note is kept; the file ends where the last one has died away.
+    The rate is the renderer's, 48 kHz. The sustain pedal sounds. Each program plays with its General MIDI instrument,
+    drums with the drum kit. The loudest moment is brought to -1 dB of full scale, so loudness says something within a
+    file, not between files. Silence before the first note is kept; the file ends where the last one has died away.
 
     Args:
         notes: what to render, at most `MAX_SEC` seconds.

@@ -1,0 +1,63 @@
+import json
+
+import pytest
+from models_and_tokenizers import CAUSAL_MODELS, some_notes, tiny_model
+
+import pianogen_hf as pg
+from pianogen_hf.audit import main
+
+NAMES = [f"{number}.mid" for number in range(8)]
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model folder that names six train and two validation pieces, and the folder where they lie."""
+    music, model = tmp_path / "music", tmp_path / "model"
+    for seed, name in enumerate(NAMES):
+        pg.write_midi(some_notes(seed, num_notes=120), music / name)
+    tokenizer = pg.PerformanceTokenizer()
+    tiny_model(CAUSAL_MODELS[0], vocab_size=len(tokenizer)).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    sides = {f"folder/{name}": "train" if index < 6 else "validation" for index, name in enumerate(NAMES)}
+    manifest = {
+        "parameters": {"source": "folder", "programs": "piano"},
+        "counts": {"train": 6, "validation": 2},
+        "pieces": {name: {"family": name, "side": side} for name, side in sides.items()},
+    }
+    (model / "split.json").write_text(json.dumps(manifest))
+    return model, music, tmp_path
+
+
+def run(trained, *options):
+    model, music, folder = trained
+    return main(["--model", str(model), "--data_path", str(music), "--cache_dir", str(folder / "cache"), *options])
+
+
+def test_a_model_that_writes_at_random_rings_no_alarm(trained, capsys):
+    assert run(trained, "--num_samples", "2", "--notes", "20", "--output", str(trained[2] / "audit.json")) == 0
+    assert "no alarm" in capsys.readouterr().out
+    report = json.loads((trained[2] / "audit.json").read_text())
+    assert report["train_pieces"] == 6 and report["generated"]["frames"] == 40
+
+
+def test_a_train_piece_given_as_a_file_rings_the_alarm_and_is_named(trained, capsys):
+    copied = pg.read_midi(trained[1] / NAMES[3]).transposed(2)
+    pg.write_midi(copied, trained[2] / "copy.mid")
+    assert run(trained, "--midi", str(trained[2] / "copy.mid")) == 1
+    assert "ALARM" in (text := capsys.readouterr().out) and f"folder/{NAMES[3]}" in text
+
+
+def test_a_held_out_piece_given_as_a_file_rings_none(trained):
+    assert run(trained, "--midi", str(trained[1] / NAMES[7])) == 0
+
+
+@pytest.mark.parametrize("broken", ["split", "pieces", "midi"])
+def test_what_is_missing_is_said_in_one_line(trained, capsys, broken):
+    if broken == "split":
+        (trained[0] / "split.json").unlink()
+    elif broken == "pieces":
+        (trained[1] / NAMES[0]).unlink()
+    options = ["--midi", str(trained[2] / "none.mid")] if broken == "midi" else []
+    assert run(trained, *options) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
