@@ -1,0 +1,269 @@
+"""Families: pieces that share content, whatever their key, tempo, touch, tracks, resolution or performer.
+
+Pieces of one family must stand on one side of a split. They are found in three steps. None compares all pairs, and each
+looks at two pieces alone, so that further pieces can only merge families, never part them:
+
+1. Each piece becomes a set of *grams*: the pitches in a window of consecutive notes, seen from the lowest. Their order
+   within the window does not count, so chords may be rolled and hands may drift apart without a threshold in
+   milliseconds; only a window whose edge parts two swapped notes is lost. That is the difference from the interval
+   n-grams of Doraisamy and Rueger ("Robust polyphonic music retrieval with n-grams", JIIS 21, 2003). Of long pieces a
+   fixed share of all possible grams is kept, chosen by hash, so that a part keeps what the whole keeps of it (Broder,
+   "On the resemblance and containment of documents", 1997).
+2. An inverted index counts, for pieces that share grams, how many agree in one transposition.
+3. Where these are enough, the longest chain of them that advances in both pieces is their common music. It must hold
+   several places apart, which a scale or a broken chord that any two pieces may share does not.
+
+`benchmarks/families.py` measures it; the constants below are its result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from pianogen_hf.tokenizers.notes import Notes
+
+# Of 1,645 pairs known to be one work all but two reach 5 places and a share of 0.039 (0.033 for one noisy recording).
+# Of more than 200,000 pairs of different works none reaches 5 places and a share of 0.02. Windows of 8 notes keep more
+# of noisy recordings but cost 1.7 times the matches; windows of 10 cost 0.65 times as many and miss more of them.
+WINDOW = 9  # notes in a gram
+MIN_KINDS = 4  # different gaps in a gram; scales, trills and broken chords have fewer and fill a third of the index
+MIN_SHARE = 0.03  # of the smaller piece's grams
+MIN_PLACES = 5  # windows of the chain that do not overlap
+SHORT_SHARE, SHORT_PLACES = 0.5, 2  # what is enough, too: half of a piece that is too short to have many places
+FULL_NOTES = 1000  # pieces up to this length keep all grams
+KEPT_ONE_IN = 4  # longer ones keep this part
+
+_PLACE_BITS, _PITCH_BITS = 21, 7  # below 36 bits of hash
+_MIN_SHARED = 3  # grams in one transposition that make a candidate
+_BLOCK = 4_000_000  # matches looked at in one go, which bounds the memory
+_ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: Knuth, The Art of Computer Programming 3, section 6.4
+
+
+def fingerprint(notes: Notes) -> np.ndarray:
+    """All that is needed of a piece to find its family.
+
+    Only the order of the notes counts, not their times, velocities or tracks. Drums and doubled notes are left out.
+
+    Returns:
+        uint64, shape (1 + num_grams,): a hash of the whole piece, which transposed copies share; then its different
+        grams in ascending order, each a hash, the place where it first stands and its lowest pitch. About 2 bytes for
+        each note of a long piece.
+    """
+    played = notes.table[~notes["is_drum"]]
+    strikes = np.unique(played["onset_tick"].astype(np.int64) << _PITCH_BITS | played["pitch"])
+    pitches = (strikes & 127).astype(np.uint8)
+    head = [np.uint64(_whole_hash(notes.tick_to_sec(strikes >> _PITCH_BITS), pitches))]
+    if len(pitches) < WINDOW:
+        return np.array(head, dtype=np.uint64)
+    windows = np.sort(sliding_window_view(pitches, WINDOW), axis=1)
+    gaps = np.diff(windows, axis=1)
+    hashes = _hash_rows(gaps)
+    rows = np.arange(len(hashes)) if len(pitches) <= FULL_NOTES else np.flatnonzero(_is_sampled(hashes))
+    rows = rows[(np.diff(np.sort(gaps[rows], axis=1), axis=1) > 0).sum(axis=1) + 1 >= MIN_KINDS]
+    grams, first = np.unique(hashes[rows], return_index=True)
+    rows = rows[first]
+    places = np.minimum(rows, 2**_PLACE_BITS - 1).astype(np.uint64)
+    packed = (grams << (_PLACE_BITS + _PITCH_BITS)) | (places << _PITCH_BITS) | windows[rows, 0]
+    return np.concatenate([head, packed], dtype=np.uint64)
+
+
+def _whole_hash(onset_sec: np.ndarray, pitches: np.ndarray) -> int:
+    """Names the steps from note to note; for the shortest pieces, where steps say little, pitches and times."""
+    if len(pitches) >= WINDOW:
+        content = np.diff(pitches.astype("<i2"))
+    else:
+        onset_ms = np.rint(onset_sec * 1000).astype(np.int64)
+        content = np.stack([onset_ms - onset_ms.min(initial=2**62), pitches.astype(np.int64)]).astype("<i8")
+    return int.from_bytes(hashlib.blake2b(content.tobytes(), digest_size=8).digest(), "big")
+
+
+def _hash_rows(rows: np.ndarray) -> np.ndarray:
+    """Hashes of 36 bits, uint64, shape (num_rows,), of small numbers, shape (num_rows, num_columns)."""
+    sums = np.zeros(len(rows), dtype=np.uint64)
+    for number, column in enumerate(rows.T, start=1):
+        sums += column * np.uint64(pow(_ODD, number, 2**64))
+    sums ^= sums >> np.uint64(32)
+    return sums * np.uint64(_ODD) >> np.uint64(_PLACE_BITS + _PITCH_BITS)
+
+
+def _is_sampled(hashes: np.ndarray) -> np.ndarray:
+    return hashes % np.uint64(KEPT_ONE_IN) == 0
+
+
+def _unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hashes (uint64), places and lowest pitches (int64), each of shape (num_grams,)."""
+    places = packed >> np.uint64(_PITCH_BITS) & np.uint64(2**_PLACE_BITS - 1)
+    pitches = packed & np.uint64(2**_PITCH_BITS - 1)
+    return packed >> np.uint64(_PLACE_BITS + _PITCH_BITS), places.astype(np.int64), pitches.astype(np.int64)
+
+
+def related(a: np.ndarray, b: np.ndarray) -> float:
+    """How much of the smaller of two pieces is in the other.
+
+    Args:
+        a: what `fingerprint` gave for one piece.
+        b: the same for the other.
+
+    Returns:
+        The share of its grams, 0 to 1, that lie in order and at one transposition; 0.0 where they hold too few places
+        to mean anything. From `MIN_SHARE` on the two are of one family.
+    """
+    if a[0] == b[0]:
+        return 1.0
+    a, b = (a, b) if a[0] < b[0] else (b, a)  # where chains are equally long, both ways round must find the same one
+    (grams_a, places_a, pitches_a), (grams_b, places_b, pitches_b) = _unpack(a[1:]), _unpack(b[1:])
+    size = min(_comparable_sizes(grams_a, grams_b))
+    rows_b = np.searchsorted(grams_b, grams_a)  # both are sorted
+    rows_a = np.flatnonzero(np.append(grams_b, grams_b[:1])[rows_b] == grams_a) if len(grams_b) else rows_b[:0]
+    if len(rows_a) == 0:
+        return 0.0
+    rows_b = rows_b[rows_a]
+    shifts = pitches_b[rows_b] - pitches_a[rows_a] + 127
+    agree = shifts == np.bincount(shifts).argmax()
+    length, places = _chain(places_a[rows_a[agree]], places_b[rows_b[agree]])
+    share = length / size
+    return share if places >= (SHORT_PLACES if share >= SHORT_SHARE else MIN_PLACES) else 0.0
+
+
+def _comparable_sizes(grams_a: np.ndarray, grams_b: np.ndarray) -> tuple[int, int]:
+    """How many grams two pieces have, of those that both would have kept."""
+    sampled_a, sampled_b = _is_sampled(grams_a), _is_sampled(grams_b)
+    if sampled_a.all() or sampled_b.all():
+        return int(sampled_a.sum()), int(sampled_b.sum())
+    return len(grams_a), len(grams_b)
+
+
+def _chain(places_a: np.ndarray, places_b: np.ndarray) -> tuple[int, int]:
+    """Length of the longest chain of matches that advances in both pieces, and how many of its windows lie apart.
+
+    It is the longest increasing subsequence by patience sorting (Fredman 1975), in O(n log n).
+    """
+    order = np.argsort(places_a)
+    in_a, in_b = places_a[order].tolist(), places_b[order].tolist()
+    ends: list[int] = []  # the lowest end, in b, of a chain of each length, and which match it is
+    matches: list[int] = []
+    before: list[int] = []
+    for match, place in enumerate(in_b):
+        length = bisect_left(ends, place)
+        before.append(matches[length - 1] if length else -1)
+        ends[length : length + 1] = [place]
+        matches[length : length + 1] = [match]
+    match, apart, last_a, last_b = matches[-1], 0, 2**62, 2**62
+    while match >= 0:
+        if max(in_a[match] - last_a, in_b[match] - last_b) <= -WINDOW:
+            apart, last_a, last_b = apart + 1, in_a[match], in_b[match]
+        match = before[match]
+    return len(ends), apart
+
+
+def related_pairs(fingerprints: Sequence[np.ndarray]) -> Iterator[tuple[int, int, float]]:
+    """Every two pieces that share music, as (index, higher index, what `related` says), without comparing all.
+
+    Of pieces whose notes are all the same, which can be many, only neighbours are named.
+    """
+    same: dict[int, int] = {}
+    for index, each in enumerate(fingerprints):
+        whole = int(each[0])
+        if whole in same:
+            yield same[whole], index, 1.0
+        same[whole] = index
+    for a, b in _candidates(fingerprints):
+        share = related(fingerprints[a], fingerprints[b])
+        if share >= MIN_SHARE and fingerprints[a][0] != fingerprints[b][0]:
+            yield a, b, share
+
+
+def _candidates(fingerprints: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]:
+    """Pairs with enough grams in common at one transposition, block by block."""
+    owners = np.repeat(np.arange(len(fingerprints)), [len(each) - 1 for each in fingerprints])
+    if len(owners) == 0:
+        return
+    packed = np.concatenate([each[1:] for each in fingerprints])
+    sizes = _sizes(packed, owners, len(fingerprints))
+    order = np.argsort(packed >> np.uint64(_PLACE_BITS + _PITCH_BITS), kind="stable")
+    owners = owners[order]
+    grams, _, pitches = _unpack(packed[order])
+    del packed, order
+    ends = np.append(np.flatnonzero(np.diff(grams)) + 1, len(grams))
+    # Within a gram the owners ascend: each row is matched with the later rows of its gram.
+    later = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(grams)) - 1
+    rows = np.argsort(owners, kind="stable")
+    matches = np.concatenate([[0], np.cumsum(np.bincount(owners, later, len(fingerprints)))])
+    starts = np.searchsorted(owners[rows], np.arange(len(fingerprints) + 1))
+    first = 0
+    while first < len(fingerprints):
+        last = max(first + 1, int(np.searchsorted(matches, matches[first] + _BLOCK, side="right")) - 1)
+        block = rows[starts[first] : starts[last]]
+        yield from _frequent(*_matches(block, later[block], owners, pitches), sizes, len(fingerprints))
+        first = last
+
+
+def _sizes(packed: np.ndarray, owners: np.ndarray, count: int) -> np.ndarray:
+    """Per piece how many grams it has and how many of them are sampled, shape (2, count); equal for long pieces."""
+    sampled = _is_sampled(packed >> np.uint64(_PLACE_BITS + _PITCH_BITS))
+    return np.stack([np.bincount(owners, minlength=count), np.bincount(owners[sampled], minlength=count)])
+
+
+def _matches(
+    rows: np.ndarray, later: np.ndarray, owners: np.ndarray, pitches: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each row with each of its `later` followers: the two owners and the transposition, each (num_matches,)."""
+    left = np.repeat(rows, later)
+    offsets = np.arange(len(left)) - np.repeat(np.cumsum(later) - later, later)
+    right = left + 1 + offsets
+    return owners[left], owners[right], pitches[right] - pitches[left] + 128
+
+
+def _frequent(
+    a: np.ndarray, b: np.ndarray, shifts: np.ndarray, sizes: np.ndarray, count: int
+) -> Iterator[tuple[int, int]]:
+    """The pairs whose most frequent transposition could reach `MIN_SHARE`."""
+    keys, shared = np.unique((a * count + b) * 256 + shifts, return_counts=True)
+    keys, shared = keys[shared >= _MIN_SHARED] >> 8, shared[shared >= _MIN_SHARED]
+    a, b = keys // count, keys % count
+    long = (sizes[0] == sizes[1])[np.stack([a, b])].any(axis=0).astype(int)
+    needed = MIN_SHARE * np.minimum(sizes[long, a], sizes[long, b])
+    yield from ((int(key) // count, int(key) % count) for key in np.unique(keys[shared >= needed]))
+
+
+def families(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> list[str]:
+    """The family of each piece.
+
+    Args:
+        fingerprints: what `fingerprint` gave for each piece.
+        known: the family that each piece's source names, or "" where it names none.
+
+    Returns:
+        One name per piece, the same for pieces that share content or a known family, directly or through others: the
+        alphabetically first known name in the family, else "content/" and the lowest hash among its pieces. It depends
+        neither on the order of the pieces nor on any piece outside the family.
+
+    Raises:
+        ValueError: if the two lists differ in length.
+    """
+    if len(fingerprints) != len(known):
+        raise ValueError(f"{len(fingerprints)} fingerprints need as many known families, got {len(known)}")
+    parents = list(range(len(fingerprints)))
+
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
+
+    representative: dict[str, int] = {}
+    for index, name in enumerate(known):
+        if name:
+            parents[root(index)] = root(representative.setdefault(name, index))
+    for a, b, _ in related_pairs(fingerprints):
+        parents[root(a)] = root(b)
+    names: dict[int, tuple[bool, str]] = {}
+    for index, (each, name) in enumerate(zip(fingerprints, known, strict=True)):
+        candidate = (not name, name or f"content/{int(each[0]):016x}")  # known names come first
+        names[root(index)] = min(names.get(root(index), candidate), candidate)
+    return [names[root(index)][1] for index in range(len(fingerprints))]
