@@ -32,6 +32,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import pianogen_hf
 from pianogen_hf.data.chunks import build_chunks, notes_of
+from pianogen_hf.data.families import join_families
 from pianogen_hf.data.sources import DataError, list_pieces, load_pieces, reading_report, usable_pieces
 from pianogen_hf.data.splits import assign_sides, limited_sides, split_manifest
 from pianogen_hf.evaluation.baselines import grid_baselines
@@ -129,7 +130,7 @@ def _load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]
     programs = tuple(PIANO_PROGRAMS) if args.programs == "piano" else None
     cache_dir = Path(args.cache_dir).expanduser()
     read = load_pieces(list_pieces(args.source, args.data_path), cache_dir, programs, args.num_proc)
-    pieces = usable_pieces(read)
+    pieces = join_families(usable_pieces(read))
     sides = assign_sides(pieces, args.validation_fraction, args.test_fraction, args.split_seed)
     if args.max_pieces is not None:
         rows, sides = limited_sides(sides, args.max_pieces)

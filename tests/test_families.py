@@ -4,10 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pianogen_hf.data.families import MIN_SHARE, WINDOW, families, fingerprint, related, related_pairs
+from pianogen_hf.data.families import (
+    MIN_SHARE,
+    WINDOW,
+    families,
+    fingerprint,
+    join_families,
+    related,
+    related_pairs,
+)
+from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
 from pianogen_hf.tokenizers.notes import Notes
 
 seeds = st.integers(0, 2**32 - 1)
@@ -278,3 +288,19 @@ def test_fingerprints_are_small_and_the_same_in_every_run():
 def test_lists_of_different_length_are_refused():
     with pytest.raises(ValueError, match="1 fingerprints"):
         families([fingerprint(music(1, 5))], [])
+
+
+def test_near_copies_in_a_folder_join_one_family_and_official_pieces_stay_as_they_are():
+    played = [music(seed, 150) for seed in range(4)]
+    played.append(played[1].transposed(3))
+    official = ["", "", "", "test", ""]
+    pieces = Dataset.from_dict(
+        {
+            "midi": [notes_to_midi_bytes(notes) for notes in played],
+            "family_id": [f"content/{row}" for row in range(5)],
+            "official_split": official,
+        }
+    )
+    joined = join_families(pieces)
+    assert joined["family_id"][:] == ["content/0", "content/1", "content/2", "content/3", "content/1"]
+    assert join_families(pieces)._fingerprint == joined._fingerprint  # or no cache would be found again

@@ -23,8 +23,11 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from datasets import Dataset
 from numpy.lib.stride_tricks import sliding_window_view
+from tqdm import tqdm
 
+from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
 
 # Of 1,645 pairs known to be one work all but two reach 5 places and a share of 0.039 (0.033 for one noisy recording).
@@ -267,3 +270,22 @@ def families(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> list[s
         candidate = (not name, name or f"content/{int(each[0]):016x}")  # known names come first
         names[root(index)] = min(names.get(root(index), candidate), candidate)
     return [names[root(index)][1] for index in range(len(fingerprints))]
+
+
+def join_families(pieces: Dataset) -> Dataset:
+    """The pieces with one `family_id` for all that share content, among those without an official side.
+
+    Official splits stay as they are published: their own near-copies are theirs, and moving them would make figures
+    incomparable. A new piece may merge families, never part them; where it does, the merged family has the id, and so
+    the side, of the one whose id sorts first.
+
+    Args:
+        pieces: with `midi`, `family_id` and `official_split`.
+    """
+    family_ids = list(pieces["family_id"])
+    free = [row for row, official in enumerate(pieces["official_split"]) if not official]
+    prints = [fingerprint(read_midi(pieces[row]["midi"], None)) for row in tqdm(free, "Finding families", unit="piece")]
+    for row, family_id in zip(free, families(prints, [family_ids[row] for row in free]), strict=True):
+        family_ids[row] = family_id
+    column = pieces.features["family_id"]
+    return pieces.remove_columns("family_id").add_column("family_id", family_ids, feature=column)

@@ -1,0 +1,152 @@
+"""From pieces to training examples: split, augment (train only), tokenize, cut into chunks, all on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, List, Value
+
+from pianogen_hf.data.augment import transpositions
+from pianogen_hf.data.sources import DataError, cached_map, fingerprint_of
+from pianogen_hf.data.splits import SIDES
+from pianogen_hf.tokenizers.midi import read_midi
+from pianogen_hf.tokenizers.notes import Notes
+from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+
+CHUNK_FEATURES = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "piece_id": Value("string"),  # with packing: the pieces it holds, joined by "|"
+        "start": Value("int32"),  # index of the chunk's first id in its piece (with packing: in the first of them)
+        "first_label": Value("int32"),  # index in the chunk of the first id that is to be predicted
+    }
+)
+_CACHE_VERSION = 1
+_Row = tuple[np.ndarray, str, int, int]  # the columns of CHUNK_FEATURES
+
+
+def build_chunks(
+    pieces: Dataset,
+    sides: list[str],
+    tokenizer: NoteTokenizer,
+    chunk_length: int,
+    cache_dir: str | os.PathLike,
+    *,
+    transpose: tuple[int, int] = (0, 0),
+    packing: bool = False,
+    num_proc: int | None = None,
+) -> DatasetDict:
+    """Chunks of every side, with columns `input_ids`, `piece_id`, `start`, `first_label`, cached on disk.
+
+    Every id after `<bos>` is predicted exactly once. On the train side consecutive chunks of a piece share one id, the
+    last of one and the first of the next. On the other sides windows slide by half a chunk, and the half that was
+    predicted before is context only: scored ids have at least half a chunk before them, or all of their piece.
+    No chunk crosses a piece unless `packing` says so.
+
+    Args:
+        pieces: usable pieces (see `sources.py`).
+        sides: one of `SIDES` per piece.
+        tokenizer: a fitted tokenizer; its class and settings are part of the cache's name.
+        chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row.
+        cache_dir: where the chunks lie afterwards.
+        transpose: lowest and highest transposition in semitones; train only.
+        packing: join the pieces of a side end to end and cut them into chunks of equal length; train only, because
+            evaluation is per piece.
+        num_proc: processes to tokenize with.
+
+    Raises:
+        DataError: if a piece is beyond what the tokenizer can write.
+    """
+    size = max(1, (chunk_length - 1) // tokenizer.tokens_per_step) * tokenizer.tokens_per_step
+    chunks = DatasetDict()
+    for side in SIDES:
+        rows = [index for index, each in enumerate(sides) if each == side]
+        if not rows:
+            continue
+        is_train = side == "train"
+        overlap = 0 if is_train else size // 2 // tokenizer.tokens_per_step * tokenizer.tokens_per_step
+        function = _TokenizeBatch(tokenizer, size, overlap, transpose if is_train else (0, 0), packing and is_train)
+        chosen = pieces.select(rows)
+        key = {"version": _CACHE_VERSION, "pieces": pieces._fingerprint, "rows": rows, **function.key()}
+        chunks[side] = cached_map(
+            chosen.select_columns(["piece_id", "midi"]),
+            function,
+            Path(cache_dir) / f"chunks-{side}-{fingerprint_of(key)}",
+            batched=True,
+            # Packing joins what comes in one batch; a large batch wastes little at its end.
+            batch_size=256 if packing else 16,
+            features=CHUNK_FEATURES,
+            remove_columns=["midi"],
+            num_proc=num_proc,
+            desc=f"Tokenizing {side}",
+        )
+    return chunks
+
+
+def notes_of(pieces: Dataset, sides: list[str], side: str) -> Iterator[Notes]:
+    """The music of one side, piece by piece: what fitting a tokenizer or a baseline may see."""
+    for index, each in enumerate(sides):
+        if each == side:
+            yield read_midi(pieces[index]["midi"], programs=None)
+
+
+def tokenizer_key(tokenizer: NoteTokenizer) -> list[Any]:
+    """What a tokenizer's output depends on: its class, its settings and its vocabulary, JSON-able."""
+    settings = {name: value for name, value in tokenizer.init_kwargs.items() if not name.startswith("added_tokens")}
+    vocabulary = fingerprint_of(sorted(tokenizer.get_vocab().items()))
+    return [type(tokenizer).__name__, json.loads(json.dumps(settings, default=str)), vocabulary]
+
+
+class _TokenizeBatch:
+    """Turns a batch of pieces into a batch of chunks. A class, so that it can be sent to other processes."""
+
+    def __init__(
+        self, tokenizer: NoteTokenizer, size: int, overlap: int, transpose: tuple[int, int], packing: bool
+    ) -> None:
+        self.tokenizer, self.size, self.overlap = tokenizer, size, overlap
+        self.transpose, self.packing = transpose, packing
+
+    def key(self) -> dict[str, Any]:
+        """All that the result depends on besides the pieces."""
+        settings = {name: getattr(self, name) for name in ("size", "overlap", "transpose", "packing")}
+        return {**settings, "tokenizer": tokenizer_key(self.tokenizer)}
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pieces = list(self._encoded(batch))
+        rows = list(self._pack(pieces) if self.packing else self._cut(pieces))
+        return {name: [row[column] for row in rows] for column, name in enumerate(CHUNK_FEATURES)}
+
+    def _encoded(self, batch: dict[str, list[Any]]) -> Iterator[tuple[str, np.ndarray]]:
+        for piece_id, midi in zip(batch["piece_id"], batch["midi"], strict=True):
+            notes = read_midi(midi, programs=None)
+            for transposed in transpositions(notes, *self.transpose, self.tokenizer.pitch_range):
+                yield piece_id, self._ids(piece_id, transposed)
+
+    def _ids(self, piece_id: str, notes: Notes) -> np.ndarray:
+        try:
+            return np.array(self.tokenizer.encode_piece(notes), dtype=np.int32)
+        except ValueError as error:  # a piece of days, say: left out it would be missed, so it must be taken out
+            raise DataError(f"{piece_id} can't be tokenized ({error}): take it out of the folder") from error
+
+    def _cut(self, pieces: list[tuple[str, np.ndarray]]) -> Iterator[_Row]:
+        for piece_id, ids in pieces:
+            predicted = 0  # index in the piece of the last id that a chunk has predicted; <bos> needs no prediction
+            while predicted < len(ids) - 1:
+                start = max(predicted - self.overlap, 0)
+                yield ids[start : start + self.size + 1], piece_id, start, predicted + 1 - start
+                predicted = start + self.size
+
+    def _pack(self, pieces: list[tuple[str, np.ndarray]]) -> Iterator[_Row]:
+        starts = np.cumsum([0, *(len(ids) for _, ids in pieces)])
+        stream = np.concatenate([ids for _, ids in pieces])
+        for start in range(0, len(stream) - 1, self.size):
+            ids = stream[start : start + self.size + 1]
+            first = int(np.searchsorted(starts, start, side="right")) - 1
+            last = int(np.searchsorted(starts, start + len(ids) - 1, side="right")) - 1
+            names = dict.fromkeys(piece_id for piece_id, _ in pieces[first : last + 1])
+            yield ids, "|".join(names), int(start - starts[first]), 1

@@ -1,0 +1,1 @@
+"""Generation: grammar constraints and the continuation of prompts."""

@@ -1,0 +1,248 @@
+"""Chunks: every id is predicted exactly once, pieces keep apart, only training is augmented, the cache is exact."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pianogen_hf.data.chunks import _TokenizeBatch, build_chunks, notes_of
+from pianogen_hf.data.sources import DataError
+from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
+from pianogen_hf.tokenizers.notes import Notes
+from pianogen_hf.tokenizers.tokenization_craykh import CrayKHTokenizer
+from pianogen_hf.tokenizers.tokenization_jsb import JSBTokenizer
+from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer
+from pianogen_hf.tokenizers.tokenization_remi import RemiTokenizer
+
+SIDES = ["train", "validation", "train", "test", "train", "validation"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quiet() -> Iterator[None]:
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def tune(first_pitch: int, count: int) -> Notes:
+    pitch = first_pitch + np.arange(count) % 12
+    return Notes.from_columns(480, onset_tick=240 * np.arange(count), duration_tick=[200] * count, pitch=pitch)
+
+
+NOTES = [tune(45 + 3 * number, 5 + 9 * number) for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def pieces() -> Dataset:
+    return Dataset.from_dict(
+        {"piece_id": [f"p{number}" for number in range(6)], "midi": [notes_to_midi_bytes(notes) for notes in NOTES]}
+    )
+
+
+def predictions(rows: list[dict]) -> dict[str, list[int]]:
+    """Per piece the indices of the ids that its chunks predict; also checks that chunks agree with each other."""
+    predicted: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        assert 1 <= row["first_label"] < len(row["input_ids"])
+        predicted[row["piece_id"]] += range(row["start"] + row["first_label"], row["start"] + len(row["input_ids"]))
+    return predicted
+
+
+def ids_of(rows: list[dict]) -> dict[str, list[int]]:
+    """Each piece put together again from its chunks."""
+    known: dict[str, dict[int, int]] = defaultdict(dict)
+    for row in rows:
+        for index, token in enumerate(row["input_ids"], start=row["start"]):
+            assert known[row["piece_id"]].setdefault(index, token) == token
+    return {piece: [ids[index] for index in range(len(ids))] for piece, ids in known.items()}
+
+
+@pytest.mark.parametrize("chunk_length", [2, 9, 33, 34, 5000])
+@pytest.mark.parametrize("tokenizer", [PerformanceTokenizer(), JSBTokenizer()], ids=lambda each: type(each).__name__)
+def test_every_id_after_bos_is_predicted_exactly_once_on_every_side(pieces, tmp_path, tokenizer, chunk_length):
+    chunks = build_chunks(pieces, SIDES, tokenizer, chunk_length, tmp_path)
+    assert set(chunks) == {"train", "validation", "test"}
+    for side, rows in chunks.items():
+        own = {f"p{number}": tokenizer.encode_piece(NOTES[number]) for number in range(6) if SIDES[number] == side}
+        rows = list(rows)
+        assert ids_of(rows) == own  # nothing of a piece stands in another's chunk
+        assert predictions(rows) == {piece: list(range(1, len(ids))) for piece, ids in own.items()}
+        longest = max(chunk_length, tokenizer.tokens_per_step + 1)
+        assert all(len(row["input_ids"]) <= longest for row in rows)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 200), min_size=1, max_size=6),
+    size=st.integers(1, 60),
+    overlap_share=st.floats(0, 0.99),
+)
+def test_whatever_the_lengths_every_id_is_predicted_once_after_enough_context(lengths, size, overlap_share):
+    overlap = int(size * overlap_share)
+    cutter = _TokenizeBatch(JSBTokenizer(), size, overlap, (0, 0), packing=False)
+    ids = [(f"p{number}", np.arange(length) + 1000 * number) for number, length in enumerate(lengths)]
+    columns = ("input_ids", "piece_id", "start", "first_label")
+    rows = [dict(zip(columns, row, strict=True)) for row in cutter._cut(ids)]
+    assert predictions(rows) == {f"p{number}": list(range(1, length)) for number, length in enumerate(lengths)}
+    for row in rows:
+        assert np.array_equal(row["input_ids"], ids[int(row["piece_id"][1:])][1][row["start"] :][: size + 1])
+        assert row["start"] == 0 or row["first_label"] == overlap + 1  # all context there is, or the overlap
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths=st.lists(st.integers(2, 90), min_size=1, max_size=8), size=st.integers(1, 60))
+def test_packing_covers_the_stream_of_all_pieces_once(lengths, size):
+    packer = _TokenizeBatch(JSBTokenizer(), size, 0, (0, 0), packing=True)
+    starts = np.cumsum([0, *lengths])
+    stream = np.arange(starts[-1])
+    rows = list(
+        packer._pack([(f"p{n}", stream[a:b]) for n, (a, b) in enumerate(zip(starts, starts[1:], strict=False))])
+    )
+    assert all(first_label == 1 for *_, first_label in rows)
+    assert np.array_equal(np.concatenate([ids[1:] for ids, *_ in rows]), stream[1:])
+    assert all(len(ids) == size + 1 for ids, *_ in rows[:-1])
+    for ids, names, start, _ in rows:
+        held = [n for n in range(len(lengths)) if starts[n] <= ids[-1] and ids[0] < starts[n + 1]]
+        assert names == "|".join(f"p{n}" for n in held)
+        assert ids[0] == starts[held[0]] + start
+
+
+def test_only_train_is_packed_and_only_when_asked(pieces, tmp_path):
+    tokenizer = PerformanceTokenizer()
+    packed = build_chunks(pieces, SIDES, tokenizer, 64, tmp_path, packing=True)
+    assert any("|" in name for name in packed["train"]["piece_id"])
+    plain = build_chunks(pieces, SIDES, tokenizer, 64, tmp_path)
+    assert not any("|" in name for side in plain.values() for name in side["piece_id"])
+    for side in ("validation", "test"):
+        assert packed[side].to_list() == plain[side].to_list()
+
+
+def test_evaluation_windows_slide_by_half_and_training_chunks_do_not_overlap(pieces, tmp_path):
+    chunks = build_chunks(pieces, SIDES, PerformanceTokenizer(), 33, tmp_path)
+    assert set(chunks["train"]["first_label"]) == {1}
+    assert set(chunks["validation"]["first_label"]) == {1, 17}
+    starts = [row["start"] for row in chunks["validation"] if row["piece_id"] == "p5"]
+    assert starts == list(range(0, 16 * len(starts), 16))
+
+
+@pytest.mark.parametrize("chunk_length", [30, 33, 35])
+def test_jsb_chunks_begin_at_the_same_voice(pieces, tmp_path, chunk_length):
+    chunks = build_chunks(pieces, SIDES, JSBTokenizer(), chunk_length, tmp_path)
+    assert all(row["start"] % 4 == 0 and row["first_label"] % 4 == 1 for side in chunks.values() for row in side)
+    train = chunks["train"]
+    assert max(len(ids) for ids in train["input_ids"]) % 4 == 1
+
+
+def test_only_training_is_transposed(pieces, tmp_path):
+    tokenizer = PerformanceTokenizer()
+    chunks = build_chunks(pieces, SIDES, tokenizer, 5000, tmp_path, transpose=(-1, 2))
+    train = [row["input_ids"] for row in chunks["train"] if row["piece_id"] == "p2"]
+    assert train == [tokenizer.encode_piece(NOTES[2].transposed(semitones)) for semitones in (-1, 0, 1, 2)]
+    for side in ("validation", "test"):
+        own = [tokenizer.encode_piece(NOTES[number]) for number in range(6) if SIDES[number] == side]
+        assert chunks[side]["input_ids"][:] == own
+
+
+def test_sides_share_no_piece(pieces, tmp_path):
+    chunks = build_chunks(pieces, SIDES, PerformanceTokenizer(), 20, tmp_path, transpose=(-2, 2))
+    names = {side: set(rows["piece_id"]) for side, rows in chunks.items()}
+    assert names == {"train": {"p0", "p2", "p4"}, "validation": {"p1", "p5"}, "test": {"p3"}}
+
+
+def test_a_side_without_pieces_has_no_chunks(pieces, tmp_path):
+    assert set(build_chunks(pieces, ["train"] * 6, PerformanceTokenizer(), 20, tmp_path)) == {"train"}
+
+
+def test_the_music_of_a_side_is_its_own(pieces):
+    assert list(notes_of(pieces, SIDES, "validation")) == [replace(NOTES[n], track_names=("",)) for n in (1, 5)]
+
+
+def test_a_piece_that_cannot_be_tokenized_is_named(tmp_path):
+    endless = Notes.from_columns(1, onset_tick=[0, 200_000], duration_tick=[1, 1], pitch=[60, 62])
+    pieces = Dataset.from_dict({"piece_id": ["folder/endless.mid"], "midi": [notes_to_midi_bytes(endless)]})
+    with pytest.raises(DataError, match="folder/endless.mid can't be tokenized") as caught:
+        build_chunks(pieces, ["train"], RemiTokenizer(), 64, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# The cache -----------------------------------------------------------------------------------------------------------
+
+
+def files_of(chunks: datasets.DatasetDict) -> list[str]:
+    return sorted(file["filename"] for side in chunks.values() for file in side.cache_files)
+
+
+def test_a_second_call_finds_the_same_files_and_tokenizes_nothing(pieces, tmp_path, monkeypatch):
+    first = build_chunks(pieces, SIDES, PerformanceTokenizer(), 33, tmp_path)
+
+    def refuse(self, batch):
+        raise AssertionError("tokenized again")
+
+    monkeypatch.setattr(_TokenizeBatch, "__call__", refuse)
+    second = build_chunks(pieces, SIDES, PerformanceTokenizer(), 33, tmp_path)
+    assert files_of(second) == files_of(first) != []
+    assert second["train"].to_list() == first["train"].to_list()
+
+
+def fitted(pieces: list[Notes]) -> NoteTokenizer:
+    tokenizer = RemiTokenizer()
+    tokenizer.train_bpe(pieces, len(tokenizer) + 10)
+    return tokenizer
+
+
+def test_every_setting_is_part_of_the_caches_name(pieces, tmp_path):
+    base = {"tokenizer": PerformanceTokenizer(), "chunk_length": 33, "transpose": (0, 0), "packing": False}
+    others = [
+        {"tokenizer": PerformanceTokenizer(0, 127)},
+        {"tokenizer": CrayKHTokenizer()},
+        {"tokenizer": CrayKHTokenizer(transposition=1)},
+        {"tokenizer": RemiTokenizer()},
+        {"tokenizer": RemiTokenizer(config={"num_velocities": 16})},
+        {"tokenizer": RemiTokenizer(config={"remove_duplicated_notes": False})},  # the same vocabulary
+        {"tokenizer": RemiTokenizer(scheme="TSD")},
+        {"tokenizer": fitted(NOTES[:3])},
+        {"tokenizer": fitted(NOTES[3:])},
+        {"chunk_length": 40},
+        {"transpose": (0, 1)},
+        {"packing": True},
+    ]
+    seen: set[str] = set()
+    for change in ({}, *others):
+        settings_ = {**base, **change}
+        tokenizer, length = settings_.pop("tokenizer"), settings_.pop("chunk_length")
+        train = files_of(
+            datasets.DatasetDict(train=build_chunks(pieces, SIDES, tokenizer, length, tmp_path, **settings_)["train"])
+        )
+        assert not seen & set(train), change
+        seen |= set(train)
+    again = build_chunks(pieces, SIDES, fitted(NOTES[:3]), 33, tmp_path)
+    assert set(files_of(again)) & seen  # equal settings, another object
+
+
+def test_another_choice_of_pieces_is_another_file(pieces, tmp_path):
+    tokenizer = PerformanceTokenizer()
+    first = build_chunks(pieces, SIDES, tokenizer, 33, tmp_path)
+    other = build_chunks(pieces, SIDES[::-1], tokenizer, 33, tmp_path)
+    assert not set(files_of(first)) & set(files_of(other))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_several_processes_cut_the_same_chunks_as_one(tmp_path):
+    notes = [tune(40 + number % 30, 4 + number % 7) for number in range(66)]
+    many = Dataset.from_dict(
+        {"piece_id": [f"p{n}" for n in range(66)], "midi": [notes_to_midi_bytes(each) for each in notes]}
+    )
+    one = build_chunks(many, ["train"] * 66, PerformanceTokenizer(), 20, tmp_path / "one")
+    two = build_chunks(many, ["train"] * 66, PerformanceTokenizer(), 20, tmp_path / "two", num_proc=2)
+    assert two["train"].to_list() == one["train"].to_list()
+    assert len(list(Path(tmp_path / "two").rglob("*.arrow"))) == 2
