@@ -21,9 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --progress-bar on -c constraints.txt -e ".[audio,data,dev]"
 	@touch $@
 
-# Training is done once: the model is there or it is not.
+# Training is done once: the model is there or it is not. An interrupted run goes on where it stopped.
 demo/model/metrics.json: | $(STAMP)
-	$(BIN)/python train.py configs/quickstart.yaml --output_dir demo/model
+	$(BIN)/python train.py configs/quickstart.yaml --output_dir demo/model \
+		$(if $(wildcard demo/model/checkpoint-*/trainer_state.json),--resume_from_checkpoint true)
 
 demo: $(STAMP) demo/model/metrics.json
 	OMP_NUM_THREADS=1 $(BIN)/python generate.py --model demo/model --seconds 30 --seed 7 --output demo/piece.mid --png --wav
