@@ -21,9 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --progress-bar on -c constraints.txt -e ".[audio,data,dev]"
 	@touch $@
 
-# Training is done once: the model is there or it is not. An interrupted run goes on where it stopped.
+# Training is done once, and an interrupted run goes on where it stopped. One thread: operators as small as these gain
+# little from a second one, and lose a hundredfold with it when the machine is busy.
 demo/model/metrics.json: | $(STAMP)
-	$(BIN)/python train.py configs/quickstart.yaml --output_dir demo/model \
+	OMP_NUM_THREADS=1 $(BIN)/python train.py configs/quickstart.yaml --output_dir demo/model \
 		$(if $(wildcard demo/model/checkpoint-*/trainer_state.json),--resume_from_checkpoint true)
 
 demo: $(STAMP) demo/model/metrics.json
