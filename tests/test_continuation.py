@@ -126,10 +126,10 @@ def same(one: list[Continuation], other: list[Continuation]) -> bool:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_new_notes_follow_an_untouched_prompt_for_exactly_the_wanted_seconds(scheme):
     prompt = melody()
-    for result in go_on(scheme, Length(seconds=2.5), prompt, num_samples=3):
+    for result in go_on(scheme, Length(seconds=1.5), prompt, num_samples=2):
         check(result, prompt)
         assert result.prompt_end_sec == pytest.approx(prompt.end_sec)
-        assert result.notes.end_sec <= prompt.end_sec + 2.5 + 1e-3
+        assert result.notes.end_sec <= prompt.end_sec + 1.5 + 1e-3
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -191,7 +191,7 @@ def test_jsb_windows_begin_with_the_last_voice_of_a_row_as_training_chunks_do():
     assert len(seen) > 2 and seen[0] >= len(ids) - 32 and all(start % 4 == 0 for start in seen)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", ["performance", "remi", "jsb"])
 def test_bars_follow_the_prompts_signature_and_tempo(scheme):
     signature = np.array([(0, 4, 4), (480, 3, 4)], dtype=TIME_SIGNATURE_DTYPE)
     tempos = np.array([(0, 500_000), (960, round(60e6 / 90))], dtype=TEMPO_DTYPE)
@@ -331,9 +331,9 @@ def test_new_notes_play_on_the_track_of_their_name_or_the_first(scheme):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_music_begins_from_nothing(scheme):
-    result = go_on(scheme, Length(seconds=4.0), us_per_quarter=600_000)[0]
+    result = go_on(scheme, Length(seconds=2.0), us_per_quarter=600_000)[0]
     assert result.prompt_end_sec == 0 and result.notes.table.tolist() == result.new.table.tolist() != []
-    assert result.notes.end_sec <= 4.0 + 1e-3 and result.notes.tempos.tolist() == [(0, 600_000)]
+    assert result.notes.end_sec <= 2.0 + 1e-3 and result.notes.tempos.tolist() == [(0, 600_000)]
     if scheme == "craykh":  # its text tells nothing of the silence before the first note
         assert result.notes["onset_tick"].min() == 0
     if scheme == "jsb":
@@ -401,7 +401,7 @@ ROWS = st.tuples(TICKS, st.integers(0, 3000), st.integers(0, 127), st.integers(1
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=12),
     tpq=st.sampled_from([24, 220, 480, 1000]),

@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from datasets import Dataset
+from datasets.utils import tqdm  # silent where the bars of datasets are
 from numpy.lib.stride_tricks import sliding_window_view
-from tqdm import tqdm
 
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
@@ -284,7 +284,9 @@ def join_families(pieces: Dataset) -> Dataset:
     """
     family_ids = list(pieces["family_id"])
     free = [row for row, official in enumerate(pieces["official_split"]) if not official]
-    prints = [fingerprint(read_midi(pieces[row]["midi"], None)) for row in tqdm(free, "Finding families", unit="piece")]
+    prints = [
+        fingerprint(read_midi(pieces[row]["midi"], None)) for row in tqdm(free, desc="Finding families", unit="piece")
+    ]
     for row, family_id in zip(free, families(prints, [family_ids[row] for row in free]), strict=True):
         family_ids[row] = family_id
     column = pieces.features["family_id"]
