@@ -27,8 +27,11 @@ demo/model/metrics.json: | $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python train.py configs/quickstart.yaml --output_dir demo/model \
 		$(if $(wildcard demo/model/checkpoint-*/trainer_state.json),--resume_from_checkpoint true)
 
-demo: $(STAMP) demo/model/metrics.json
-	OMP_NUM_THREADS=1 $(BIN)/python generate.py --model demo/model --seconds 30 --seed 7 --output demo/piece.mid --png --wav
+demo/piece.mid: demo/model/metrics.json
+	OMP_NUM_THREADS=1 $(BIN)/python generate.py --model demo/model --seconds 30 --seed 7 --output $@ --png --wav
+
+demo: demo/piece.mid
+	@echo "Look at demo/piece.png, listen to demo/piece.wav; the notes are in demo/piece.mid"
 	@$(BIN)/pianogen scores demo/model
 
 test: $(STAMP)
