@@ -15,7 +15,7 @@ import pianogen_hf
 from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.data.sources import DataError, list_pieces, load_pieces, usable_pieces
 from pianogen_hf.evaluation.memorization import RunIndex, compare_with_base_rate
-from pianogen_hf.generate import load_model
+from pianogen_hf.generate import OneLineParser, load_model
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, MidiError, read_midi, write_whole
 from pianogen_hf.tokenizers.notes import Notes
@@ -25,7 +25,7 @@ from pianogen_hf.training.arguments import ArgumentError
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of `pianogen audit`."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="pianogen audit",
         description="Generate pieces and measure how much of them is exact runs of train pieces, in any key, against "
         "the share that held-out pieces have. Ends with exit code 1 if the model copies more than chance.",
@@ -48,8 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Audit as the command line says; returns 0, 1 if the alarm rings, or 2 after an error that a user can mend."""
-    args = make_parser().parse_args(argv)
     try:
+        args = make_parser().parse_args(argv)
         report = _audit(args)
         if args.output:
             write_whole(args.output, (json.dumps(report, indent=1) + "\n").encode())

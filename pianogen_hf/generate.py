@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from pianogen_hf import BUNDLED_MODEL
 from pianogen_hf.generation.continuation import Continuation, GenerationError, Length, continue_notes
 from pianogen_hf.rendering.audio import AudioError, save_wav
 from pianogen_hf.rendering.piano_roll import save_piano_roll
@@ -24,19 +24,18 @@ from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.train import load_pretrained
 from pianogen_hf.training.arguments import ArgumentError
 
-BUNDLED_MODEL = Path(str(files("pianogen_hf"))) / "checkpoints" / "v7-bach"
 
-
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """Errors are one line and an exception, not a page of usage."""
 
     def error(self, message: str) -> Any:
-        raise ArgumentError(f"{message} (see generate.py --help)")
+        """Raise what `main` prints."""
+        raise ArgumentError(f"{message} (see {self.prog} --help)")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of `generate.py`."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="generate.py",
         description="Continue a piece of piano music, or begin one from nothing.",
         epilog="Examples: generate.py --seconds 30 --png --wav ; generate.py --prompt my.mid --bars 8 --output out.mid "

@@ -61,3 +61,9 @@ def test_what_is_missing_is_said_in_one_line(trained, capsys, broken):
     assert run(trained, *options) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
+
+
+def test_a_wrong_option_is_one_line_too(capsys):
+    assert main(["--num_samples", "many"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "pianogen audit --help" in error

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pianogen_hf.tokenizers.midi import MAX_TICK
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
 # How far decoding may move the prompt's end, in the scheme's unit: the coarsest grids, 50 ms and a sixteenth.
 _SLACK = {"second": 0.1, "beat": 0.25}
-_MAX_TICK = 2**28 - 1  # as in MIDI files
 
 
 class GenerationError(ValueError):
@@ -50,7 +50,7 @@ class Length:
             signatures = prompt.time_signatures
             numerator, denominator = signatures[-1].tolist()[1:] if len(signatures) else (4, 4)
             end += self.bars * numerator * 4 / denominator * prompt.ticks_per_quarter
-        if end > _MAX_TICK:
+        if end > MAX_TICK:
             raise GenerationError("prompt and new music would be longer than a MIDI file can be: ask for less")
         return np.inf if self.notes is not None else max(round(end), start_tick + 1)
 

@@ -19,7 +19,7 @@ from .notes import NOTE_DTYPE, PEDAL_DTYPE, TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, N
 PIANO_PROGRAMS = range(8)  # General MIDI 0..7: the piano family
 MIDI_SUFFIXES = (".mid", ".midi", ".kar")
 _SUSTAIN = 64
-_MAX_TICK = 2**28 - 1  # the longest delta time that MIDI's variable-length numbers can hold
+MAX_TICK = 2**28 - 1  # the longest delta time that MIDI's variable-length numbers can hold
 
 
 class MidiError(ValueError):
@@ -204,8 +204,8 @@ def notes_to_midi_bytes(notes: Notes) -> bytes:
     Raises:
         MidiError: if a tick is beyond what MIDI can hold.
     """
-    if max(notes.end_tick, *(int(rows["tick"].max(initial=0)) for rows in (notes.tempos, notes.pedals))) > _MAX_TICK:
-        raise MidiError(f"ticks beyond {_MAX_TICK} can't be written: lower ticks_per_quarter or cut the piece")
+    if max(notes.end_tick, *(int(rows["tick"].max(initial=0)) for rows in (notes.tempos, notes.pedals))) > MAX_TICK:
+        raise MidiError(f"ticks beyond {MAX_TICK} can't be written: lower ticks_per_quarter or cut the piece")
     score: Any = symusic.Score(notes.ticks_per_quarter)
     score.tempos.extend([symusic.Tempo(int(tick), mspq=int(us)) for tick, us in notes.tempos.tolist()])
     score.time_signatures.extend([symusic.TimeSignature(*row) for row in notes.time_signatures.tolist()])

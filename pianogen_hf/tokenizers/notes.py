@@ -7,7 +7,6 @@ Units stand in the field names, a habit taken from the note arrays of partitura 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -226,15 +225,6 @@ class Notes:
     def _last_event_tick(self) -> int:
         return max(self.end_tick, int(self.pedals["tick"].max()) if len(self.pedals) else 0)
 
-    def in_seconds(self) -> Notes:
-        """The same music on a 1 ms grid with one tempo; pedal events move along, time signatures are dropped."""
-        seconds = Notes.from_seconds(self.onset_sec, self.duration_sec, self["pitch"], self["velocity"])
-        for name in ("program", "is_drum", "track"):
-            seconds.table[name] = self.table[name]
-        pedals = self.pedals.copy()
-        pedals["tick"] = np.rint(self.tick_to_sec(pedals["tick"]) * 1000)
-        return replace(seconds, pedals=pedals, track_names=self.track_names)
-
 
 def _pedal_spans(pedals: np.ndarray, last_tick: int) -> tuple[np.ndarray, np.ndarray]:
     """Ticks at which the pedal goes down and at which it comes up again, two arrays of one length."""
@@ -280,16 +270,3 @@ def _sustained_durations(table: np.ndarray, pedals: np.ndarray, last_tick: int) 
     next_strike = next_onset_of_same_pitch(onset, table["pitch"], default=2**31 - 1)
     # A key that was still held by a finger keeps its own length: only the pedal's share is cut by the next strike.
     return np.maximum(np.minimum(released, next_strike), offset) - onset
-
-
-def concatenate(parts: Iterable[Notes]) -> Notes:
-    """All notes and pedal events of several tables that share ticks per quarter and tempo map (the first one's).
-
-    Raises:
-        ValueError: if there is nothing to join, or the ticks per quarter differ.
-    """
-    parts = list(parts)
-    if not parts or len({part.ticks_per_quarter for part in parts}) > 1:
-        raise ValueError("concatenate needs at least one table, all with the same ticks_per_quarter")
-    table = np.concatenate([part.table for part in parts])
-    return replace(parts[0], table=table, pedals=np.concatenate([part.pedals for part in parts]))
