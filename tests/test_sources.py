@@ -1,10 +1,11 @@
-"""Sources: what is listed, what is read, what is reported, and what the cache remembers."""
+"""Sources: what is read, what is reported, and what the cache remembers."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,15 @@ import datasets
 import numpy as np
 import pytest
 
-from pianogen_hf.data import sources
+from pianogen_hf.data.families import fingerprint
 from pianogen_hf.data.sources import (
+    PIECE_FEATURES,
     DataError,
     PieceFile,
     cached_map,
-    content_id,
+    content_hash,
     list_pieces,
+    list_sources,
     load_pieces,
     reading_report,
     usable_pieces,
@@ -77,46 +80,6 @@ def load(folder: Path, **options) -> datasets.Dataset:
     return load_pieces(list_pieces("folder", folder), folder.parent / "cache", **options)
 
 
-# Listing -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_lists_all_midi_files_below_it_in_order(folder):
-    files = list_pieces("folder", folder)
-    names = [file.piece_id for file in files]
-    assert names == sorted(names) and len(names) == 9
-    assert {"folder/a.mid", "folder/b/ÄÖ/Für Elise – 夜曲.MIDI", "folder/c.kar"} <= set(names)
-    assert all(Path(file.path).is_file() and file.source == "folder" and not file.official_split for file in files)
-
-
-@pytest.mark.parametrize(
-    ("source", "path", "message"),
-    [
-        ("folder", "nothing", "no folder"),
-        ("maestro", "nothing", "no folder"),
-        ("folder", None, "needs --data_path"),
-        ("folder", "empty", "holds no MIDI files"),
-        ("maestro", "empty", "maestro-v"),
-        ("spotify", "empty", "unknown source"),
-        ("folder", "file.mid", "no folder"),
-    ],
-)
-def test_what_is_no_source_is_refused_in_one_line_that_says_what_to_do(tmp_path, source, path, message):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file.mid").write_bytes(b"")
-    with pytest.raises(DataError, match=message) as caught:
-        list_pieces(source, path and tmp_path / path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_folder_that_cannot_be_read_is_refused_and_not_passed_over(folder, monkeypatch):
-    def walk(top, onerror=None, **kwargs):
-        onerror(PermissionError(13, "Permission denied", str(folder / "b")))
-
-    monkeypatch.setattr(sources.os, "walk", walk)  # nothing is forbidden to the root user, who may run this
-    with pytest.raises(DataError, match="Permission denied"):
-        list_pieces("folder", folder)
-
-
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
@@ -124,7 +87,7 @@ def test_nothing_disappears_bad_files_are_rows_with_their_reason(folder):
     pieces = load(folder)
     report = reading_report(pieces)
     assert (report["files"], report["usable"]) == (9, 4) and len(report["unusable"]) == 5
-    reasons = {name.removeprefix("folder/"): reason for name, reason in report["unusable"].items()}
+    reasons = {name.removeprefix("music/"): reason for name, reason in report["unusable"].items()}
     assert reasons["empty score.mid"] == "no notes"
     assert reasons["no bytes.mid"] == "the file is empty"
     assert "not a MIDI file" in reasons["text.mid"]
@@ -155,23 +118,50 @@ def test_a_file_of_drums_alone_says_so(tmp_path):
 
 def test_rows_hold_the_music_itself(folder):
     rows = {row["piece_id"]: row for row in load(folder)}
-    row = rows["folder/b/ÄÖ/Für Elise – 夜曲.MIDI"]
+    row = rows["music/b/ÄÖ/Für Elise – 夜曲.MIDI"]
     assert read_midi(row["midi"]) == read_midi(folder / "b/ÄÖ/Für Elise – 夜曲.MIDI")
-    assert (row["num_notes"], row["seconds"], row["error"], row["source"]) == (4, 2.0, "", "folder")
+    assert (row["num_notes"], row["seconds"], row["error"], row["source"]) == (4, 2.0, "", "music")
     assert "path" not in row  # nobody else has this machine's folders
 
 
-def test_copies_under_two_names_are_one_family_and_other_music_is_not(folder):
-    family = {row["piece_id"]: row["family_id"] for row in load(folder) if not row["error"]}
-    assert family["folder/a.mid"] == family["folder/b/copy of a.Mid"]
-    assert len(set(family.values())) == 3
+def test_rows_hold_what_tells_copies_and_relations(folder):
+    rows = {row["piece_id"]: row for row in load(folder)}
+    content = {name.removeprefix("music/"): row["content"] for name, row in rows.items()}
+    assert content["a.mid"] == content["b/copy of a.Mid"] != content["c.kar"] and len(content["a.mid"]) == 16
+    assert content["text.mid"] == content["b/organ.mid"] == "" and rows["music/text.mid"]["fingerprint"] == []
+    assert rows["music/a.mid"]["fingerprint"] == fingerprint(read_midi(folder / "a.mid")).tolist()
+    assert not any(row["family_id"] for row in rows.values())  # finding families is another step
 
 
-def test_the_family_is_of_the_music_not_of_how_it_is_written():
+def test_fingerprints_of_long_pieces_survive_beside_pieces_without_one(tmp_path):
+    (tmp_path / "music").mkdir()
+    (tmp_path / "music" / "a.mid").write_bytes(b"")
+    random = np.random.default_rng(0).integers(30, 90, 3000)
+    long = Notes.from_columns(480, onset_tick=100 * np.arange(3000), duration_tick=[90] * 3000, pitch=random)
+    write_midi(long, tmp_path / "music" / "b.mid")
+    column = load(tmp_path / "music")["fingerprint"][:]
+    expected = fingerprint(long)
+    assert len(expected) > 100 and expected.max() > 2**63  # more than a signed or a floating number could hold
+    assert column == [[], expected.tolist()]
+
+
+def test_the_content_is_of_the_music_not_of_how_it_is_written():
     onset = 240 * np.arange(4)
     late = Notes.from_columns(240, onset_tick=onset + 77, duration_tick=onset // 9, pitch=60 + np.arange(4))
-    assert content_id(tune()) == content_id(tune(velocity=30)) == content_id(late)
-    assert len({content_id(notes) for notes in (tune(), tune(61), tune(count=5))}) == 3
+    assert content_hash(tune()) == content_hash(tune(velocity=30)) == content_hash(late)
+    assert len({content_hash(notes) for notes in (tune(), tune(61), tune(count=5))}) == 3
+
+
+def test_works_and_sides_come_along(tmp_path):
+    music = tmp_path / "music"
+    for number, name in enumerate(("train/a.mid", "test/b.mid", "c.mid")):
+        (music / name).parent.mkdir(parents=True, exist_ok=True)
+        write_midi(tune(50 + number), music / name)
+    (music / "metadata.csv").write_text("file_name,work\nc.mid,Song\n")
+    first = load(music)
+    assert first["official_split"][:] == ["", "test", "train"] and first["family_id"][:] == ["music/song", "", ""]
+    (music / "metadata.csv").write_text("file_name,work,split\nc.mid,Song,val\n")
+    assert load(music)["official_split"][:] == ["validation", "test", "train"]  # the cache must not hide it
 
 
 def test_names_and_links_that_a_data_set_cannot_hold_or_follow_are_still_reported(folder):
@@ -182,8 +172,8 @@ def test_names_and_links_that_a_data_set_cannot_hold_or_follow_are_still_reporte
         pytest.skip(f"this file system takes no such names: {error}")
     report = reading_report(load(folder))
     assert (report["files"], report["usable"]) == (11, 5)
-    assert "No such file" in report["unusable"]["folder/gone.mid"]
-    assert "folder/latin-\\xe9.mid" in load(folder)["piece_id"]
+    assert "No such file" in report["unusable"]["music/gone.mid"]
+    assert "music/latin-\\xe9.mid" in load(folder)["piece_id"]
 
 
 def test_a_folder_without_a_usable_file_says_the_commonest_reason(tmp_path):
@@ -262,62 +252,108 @@ def test_an_interrupted_map_leaves_nothing_that_is_taken_for_a_result(tmp_path):
     assert never["x"][:] == list(range(0, 80, 2))
 
 
-# MAESTRO and Bach ----------------------------------------------------------------------------------------------------
-
-HEADER = "canonical_composer,canonical_title,split,year,midi_filename,audio_filename,duration\n"
+# Several sources -----------------------------------------------------------------------------------------------------
 
 
-def maestro(folder: Path, rows: str, header: str = HEADER) -> Path:
-    (folder / "2004").mkdir(parents=True)
-    for number, name in enumerate(("one.midi", "two.midi", "drei ü.midi")):
-        write_midi(tune(50 + number), folder / "2004" / name)
-    (folder / "maestro-v3.0.0.csv").write_text(header + rows, encoding="utf-8")
-    return folder
+def test_the_report_has_figures_for_each_source(folder, tmp_path):
+    (tmp_path / "more").mkdir()
+    write_midi(tune(40, 7), tmp_path / "more" / "a.mid")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.mid").write_bytes(b"")
+    entries = [f"folder={tmp_path / name}" for name in ("more", "music", "broken")]
+    report = reading_report(load_pieces(list_sources(entries), tmp_path / "cache"))
+    assert report["sources"] == {
+        "more": {"pieces": 1, "notes": 7, "hours": round(3.5 / 3600, 3)},
+        "music": {"pieces": 4, "notes": 15, "hours": round(7.5 / 3600, 3)},
+        "broken": {"pieces": 0, "notes": 0, "hours": 0.0},
+    }
+    assert (report["files"], report["usable"], report["notes"]) == (11, 5, 22)
+    json.dumps(report)
 
 
-def test_maestro_keeps_the_official_split_and_lists_what_is_there(tmp_path):
-    rows = '"Liszt, F.","Étude, 1",train,2004,2004/one.midi,x.wav,9.5\nB,T,test,2004,2004/two.midi,x.wav,1\n'
-    rows += "C,T,validation,2004,2004/drei ü.midi,x.wav,1\nC,T,validation,2004,2004/not there.midi,x.wav,1\n"
-    files = list_pieces("maestro", maestro(tmp_path / "m", rows))
-    assert [file.piece_id for file in files] == [f"maestro/2004/{name}.midi" for name in ("one", "two", "drei ü")]
-    pieces = load_pieces(files, tmp_path / "cache")
-    assert pieces["official_split"][:] == ["train", "test", "validation"]
-    assert reading_report(pieces)["usable"] == 3 and all(name.startswith("content/") for name in pieces["family_id"])
-
-
-@pytest.mark.parametrize(
-    ("header", "rows", "message"),
-    [
-        (HEADER, "B,T,train,2004,2004/elsewhere.midi,x.wav,1\n", "none of the files named in maestro-v3.0.0.csv"),
-        (HEADER, "", "none of the files"),
-        (HEADER, "B,T,dev,2004,2004/one.midi,x.wav,1\n", "'dev'"),
-        ("title,split\n", "T,train\n", "midi_filename"),
-    ],
-)
-def test_a_maestro_table_that_is_none_is_refused(tmp_path, header, rows, message):
-    with pytest.raises(DataError, match=message) as caught:
-        list_pieces("maestro", maestro(tmp_path / "m", rows, header))
-    assert "\n" not in str(caught.value)
-
-
-def test_bach_has_families_official_sides_and_voices(tmp_path):
+def test_bach_has_families_and_voices_whatever_the_kind_of_its_files(tmp_path):
     if importlib.util.find_spec("music21") is None:
         pytest.skip("the built-in corpus comes with music21")
-    files = list_pieces("bach")
-    assert len(files) > 300 and {file.official_split for file in files} == {"train", "validation", "test"}
-    pieces = load_pieces(files[:8], tmp_path / "cache")
-    assert reading_report(pieces)["usable"] == 8
+    files = list_sources(["bach"])
+    files = [*files[:4], next(file for file in files if not file.path.endswith(".mxl"))]
+    pieces = load_pieces(files, tmp_path / "cache")
+    assert reading_report(pieces)["usable"] == 5
     assert read_midi(pieces[0]["midi"]).track_names == ("Soprano", "Alto", "Tenor", "Bass")
-    assert pieces["family_id"][:] == [file.family_id for file in files[:8]]
-
-
-def test_without_music21_bach_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("pianogen_hf.data.bach.find_spec", lambda name: None)
-    with pytest.raises(DataError, match="pip install music21"):
-        list_pieces("bach")
+    assert pieces["family_id"][:] == [file.family_id for file in files]
 
 
 def test_a_file_that_goes_away_between_listing_and_reading_is_reported(folder):
-    files = [*list_pieces("folder", folder), PieceFile("folder/ghost.mid", "folder", str(folder / "ghost.mid"))]
+    files = [*list_pieces("folder", folder), PieceFile("music/ghost.mid", "music", str(folder / "ghost.mid"))]
     report = reading_report(load_pieces(files, folder.parent / "cache"))
-    assert report["files"] == 10 and "No such file" in report["unusable"]["folder/ghost.mid"]
+    assert report["files"] == 10 and "No such file" in report["unusable"]["music/ghost.mid"]
+
+
+# Built data sets -----------------------------------------------------------------------------------------------------
+
+
+def build(pieces: datasets.Dataset, folder: Path, **rows: list[int]) -> str:
+    """What `pianogen data build` writes: a folder whose `pieces` hold rows of `PIECE_FEATURES` by side."""
+    sides = {side: pieces.select(chosen) for side, chosen in rows.items()}
+    datasets.DatasetDict(sides).save_to_disk(str(folder / "pieces"))
+    return f"dataset={folder}"
+
+
+def without_sides(pieces: datasets.Dataset) -> list[dict]:
+    return pieces.remove_columns("official_split").to_list()
+
+
+@pytest.fixture
+def usable(folder) -> datasets.Dataset:
+    """The four good files: a.mid, b/copy of a.Mid, b/ÄÖ/Für Elise – 夜曲.MIDI, c.kar."""
+    pieces = usable_pieces(load(folder)).remove_columns("family_id")
+    column = [f"family {row}" for row in range(4)]
+    return pieces.add_column("family_id", column).cast(PIECE_FEATURES)
+
+
+def test_a_built_data_set_comes_back_as_it_was_with_its_split(usable, tmp_path):
+    source = build(usable, tmp_path / "d", train=[2, 0], test=[1, 3])
+    again = load_pieces(list_sources([source]), tmp_path / "cache")
+    assert again.features == PIECE_FEATURES
+    assert again["official_split"][:] == ["train", "train", "test", "test"]
+    excluded = {**usable[3], "excluded_notes": 0}  # they were left out when it was built
+    rows = [usable[2], usable[0], usable[1], excluded]
+    assert without_sides(again) == [{k: v for k, v in row.items() if k != "official_split"} for row in rows]
+
+
+def test_files_and_built_rows_mix_in_the_order_of_the_list(usable, tmp_path):
+    (tmp_path / "more").mkdir()
+    write_midi(tune(40, 7), tmp_path / "more" / "x.mid")
+    built = list_sources([build(usable, tmp_path / "d", train=[0, 1], validation=[2, 3])])
+    files = [built[3], *list_pieces("folder", tmp_path / "more"), built[0]]
+    pieces = load_pieces(files, tmp_path / "cache")
+    assert pieces["piece_id"][:] == ["music/c.kar", "more/x.mid", "music/a.mid"]
+    assert pieces["official_split"][:] == ["validation", "", "train"]
+    assert pieces["midi"][:] == [usable[3]["midi"], pieces[1]["midi"], usable[0]["midi"]]
+    assert pieces["num_notes"][:] == [3, 7, 4]
+
+
+def test_the_choice_of_programs_holds_for_built_rows(folder, tmp_path):
+    source = build(usable_pieces(load(folder, programs=None)), tmp_path / "d", train=[0, 1, 2, 3, 4])
+    both = [load_pieces(list_sources([source]), tmp_path / "cache", programs=each) for each in (None, (19,))]
+    assert [reading_report(each)["notes"] for each in both] == [22, 7]
+    assert reading_report(both[1])["usable"] == 2  # the organ's notes of c.kar, and organ.mid
+
+
+def test_a_data_set_that_was_built_anew_in_its_place_is_noticed(usable, tmp_path):
+    source = build(usable, tmp_path / "d", train=[0, 1])
+    first = load_pieces(list_sources([source]), tmp_path / "cache")
+    same = usable.remove_columns("midi").add_column("midi", [usable[3]["midi"]] * 4).cast(PIECE_FEATURES)
+    shutil.rmtree(tmp_path / "d")
+    second = load_pieces(list_sources([build(same, tmp_path / "d", train=[0, 1])]), tmp_path / "cache")
+    assert first["piece_id"][:] == second["piece_id"][:] and second["num_notes"][:] == [3, 3]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_several_processes_read_built_rows_too(tmp_path):
+    (tmp_path / "music").mkdir()
+    for number in range(70):
+        write_midi(tune(20 + number, 3), tmp_path / "music" / f"{number:02}.mid")
+    pieces = load(tmp_path / "music")
+    files = list_sources([build(pieces, tmp_path / "d", train=list(range(69, -1, -1)))])
+    again = load_pieces(files, tmp_path / "two", num_proc=2)
+    assert without_sides(again) == without_sides(pieces)[::-1]
