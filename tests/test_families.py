@@ -17,7 +17,6 @@ from pianogen_hf.data.families import (
     related,
     related_pairs,
 )
-from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
 from pianogen_hf.tokenizers.notes import Notes
 
 seeds = st.integers(0, 2**32 - 1)
@@ -290,17 +289,37 @@ def test_lists_of_different_length_are_refused():
         families([fingerprint(music(1, 5))], [])
 
 
-def test_near_copies_in_a_folder_join_one_family_and_official_pieces_stay_as_they_are():
-    played = [music(seed, 150) for seed in range(4)]
-    played.append(played[1].transposed(3))
-    official = ["", "", "", "test", ""]
-    pieces = Dataset.from_dict(
+def dataset(played, known, official=None):
+    return Dataset.from_dict(
         {
-            "midi": [notes_to_midi_bytes(notes) for notes in played],
-            "family_id": [f"content/{row}" for row in range(5)],
-            "official_split": official,
+            "fingerprint": [fingerprint(notes) for notes in played],
+            "family_id": known,
+            "official_split": official or [""] * len(played),
         }
     )
-    joined = join_families(pieces)
-    assert joined["family_id"][:] == ["content/0", "content/1", "content/2", "content/3", "content/1"]
-    assert join_families(pieces)._fingerprint == joined._fingerprint  # or no cache would be found again
+
+
+def test_pieces_of_a_data_set_join_by_work_and_by_content_with_and_without_official_sides(tmp_path):
+    played = [music(seed, 150) for seed in range(5)]
+    played += [played[1].transposed(3), played[3].where(slice(50, 250)), played[4].where(slice(0, 3))]
+    official = ["", "", "train", "test", "", "train", "", ""]
+    pieces = dataset(played, ["work", "", "work", "", "", "", "", ""], official)
+    names = join_families(pieces, tmp_path)["family_id"][:]
+    assert names[0] == names[2] == "work" and names[1] == names[5] and names[3] == names[6]
+    assert len(set(names)) == 5
+    assert join_families(pieces, tmp_path)["official_split"][:] == official
+    rows = [7, 5, 1, 6]
+    assert join_families(pieces.select(rows), tmp_path)["family_id"][1] == names[5]
+
+
+def test_joining_again_only_reads_the_answer_and_other_pieces_get_their_own(tmp_path, monkeypatch):
+    pieces = dataset([music(1, 150), music(1, 150).transposed(1), music(2, 150)], ["", "", ""])
+    joined = join_families(pieces, tmp_path)
+    assert join_families(dataset([music(1, 150), music(2, 150)], ["", "x"]), tmp_path)["family_id"][1] == "x"
+    monkeypatch.setattr("pianogen_hf.data.families.related_pairs", None)
+    again = join_families(pieces, tmp_path)
+    assert again["family_id"][:] == joined["family_id"][:]
+    assert again._fingerprint == joined._fingerprint  # or no cache would be found again
+    for other in (pieces.select([1, 0, 2]), dataset([music(1, 150)] * 2 + [music(2, 150)], ["", "", "y"])):
+        with pytest.raises(TypeError):  # it would have to be found anew
+            join_families(other, tmp_path)

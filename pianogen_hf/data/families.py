@@ -19,15 +19,19 @@ looks at two pieces alone, so that further pieces can only merge families, never
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 from datasets.utils import tqdm  # silent where the bars of datasets are
 from numpy.lib.stride_tricks import sliding_window_view
 
-from pianogen_hf.tokenizers.midi import read_midi
+from pianogen_hf.tokenizers.midi import write_whole
 from pianogen_hf.tokenizers.notes import Notes
 
 # Of 1,645 pairs known to be one work all but two reach 5 places and a share of 0.039 (0.033 for one noisy recording).
@@ -41,6 +45,7 @@ SHORT_SHARE, SHORT_PLACES = 0.5, 2  # what is enough, too: half of a piece that 
 FULL_NOTES = 1000  # pieces up to this length keep all grams
 KEPT_ONE_IN = 4  # longer ones keep this part
 
+_CACHE_VERSION = 1  # raised when families of the same fingerprints change
 _PLACE_BITS, _PITCH_BITS = 21, 7  # below 36 bits of hash
 _MIN_SHARED = 3  # grams in one transposition that make a candidate
 _BLOCK = 4_000_000  # matches looked at in one go, which bounds the memory
@@ -263,7 +268,7 @@ def families(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> list[s
     for index, name in enumerate(known):
         if name:
             parents[root(index)] = root(representative.setdefault(name, index))
-    for a, b, _ in related_pairs(fingerprints):
+    for a, b, _ in tqdm(related_pairs(fingerprints), desc="Finding families", unit="pair"):
         parents[root(a)] = root(b)
     names: dict[int, tuple[bool, str]] = {}
     for index, (each, name) in enumerate(zip(fingerprints, known, strict=True)):
@@ -272,22 +277,41 @@ def families(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> list[s
     return [names[root(index)][1] for index in range(len(fingerprints))]
 
 
-def join_families(pieces: Dataset) -> Dataset:
-    """The pieces with one `family_id` for all that share content, among those without an official side.
+def join_families(pieces: Dataset, cache_dir: str | os.PathLike) -> Dataset:
+    """The pieces with one `family_id` for all that are one work by their source's word, or share content.
 
-    Official splits stay as they are published: their own near-copies are theirs, and moving them would make figures
-    incomparable. A new piece may merge families, never part them; where it does, the merged family has the id, and so
-    the side, of the one whose id sorts first.
+    Pieces with an official side belong to families like all others; what follows from that is for `assign_sides` to
+    say. Further pieces may merge families, never part them; a family that they merge or join may get another name.
 
     Args:
-        pieces: with `midi`, `family_id` and `official_split`.
+        pieces: with `family_id`, "" where the source names none, and `fingerprint`.
+        cache_dir: where the answer is kept; a second call with the same pieces only reads it.
     """
-    family_ids = list(pieces["family_id"])
-    free = [row for row, official in enumerate(pieces["official_split"]) if not official]
-    prints = [
-        fingerprint(read_midi(pieces[row]["midi"], None)) for row in tqdm(free, desc="Finding families", unit="piece")
-    ]
-    for row, family_id in zip(free, families(prints, [family_ids[row] for row in free]), strict=True):
-        family_ids[row] = family_id
+    fingerprints, known = _fingerprints(pieces), pieces["family_id"][:]
+    kept = Path(cache_dir) / "families" / f"{_key(fingerprints, known)}.json"
+    if kept.exists():
+        family_ids = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        family_ids = families(fingerprints, known)
+        write_whole(kept, json.dumps(family_ids, indent=0).encode())
     column = pieces.features["family_id"]
     return pieces.remove_columns("family_id").add_column("family_id", family_ids, feature=column)
+
+
+def _fingerprints(pieces: Dataset) -> list[np.ndarray]:
+    """The column as arrays that share its memory."""
+    found: list[np.ndarray] = []
+    for chunk in pieces.select_columns("fingerprint").with_format("arrow")[:]["fingerprint"].chunks:
+        values, offsets = chunk.flatten().to_numpy(), chunk.offsets.to_numpy()
+        found += [values[start:end] for start, end in pairwise(offsets - offsets[:1])]
+    return found
+
+
+def _key(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> str:
+    """Names all that the families depend on."""
+    limits = [_CACHE_VERSION, MIN_SHARE, MIN_PLACES, SHORT_SHARE, SHORT_PLACES]
+    lengths = [len(each) for each in fingerprints]
+    digest = hashlib.blake2b(json.dumps([limits, known, lengths]).encode(), digest_size=8)
+    for each in fingerprints:
+        digest.update(each.data)
+    return digest.hexdigest()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
 from datasets import Dataset
 
 from pianogen_hf.data.sources import DataError
@@ -15,23 +15,45 @@ SIDES = ("train", "validation", "test")
 
 
 def assign_sides(
-    pieces: Dataset, validation_fraction: float = 0.1, test_fraction: float = 0.1, seed: int = 0
+    pieces: Dataset,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    earlier: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The side of each piece.
 
-    A family that has an official side goes there whole; where its pieces disagree, the side furthest from training
-    wins, so that nothing of a test family is ever trained on. Any other family falls where the hash of its name and
-    the seed puts it: a piece never changes side because other pieces arrived. Only where that leaves validation or
-    training empty is the nearest family moved over.
+    1. A piece keeps its official side, and one without keeps the side it had in the earlier split. Left out is what has
+       an official side, where the earlier split has its music on another, or its family where that is not this
+       source's own doing; or where another source's official side of its family is further from training.
+    2. A newcomer without side follows its family. Where that stands on several sides the newcomer is left out, as it
+       would leak from one to the other.
+    3. Families of newcomers alone are dealt out, per source (that of the family's first piece by name), in an order
+       that hashes of seed and family name give: to test, then validation, where that brings the number of pieces
+       nearer to the fraction, else to train. All pieces count that have no official side.
+    4. If train, or validation where it has a fraction, is empty then, it gets the smallest family that is to spare.
+
+    So two pieces of one family stand on two sides only where one source's official split has them so, or where the
+    earlier split had them before further pieces showed that they are one family.
+
+    Where all families are dealt out, validation and test of each source miss their fractions by at most half its
+    largest family and train by at most all of it: half a piece and one piece, if every family is one piece.
+
+    With `earlier` no piece ever changes side. Without it further files shift the cut, by few families, and those that
+    merge families rename them. No rule without memory has both: a side that hangs on nothing but the family falls
+    independently of the others, which makes the counts binomial instead of exact.
 
     Args:
-        pieces: a dataset with `family_id` and `official_split`.
-        validation_fraction: share of families, without official side, that go to validation.
+        pieces: with `piece_id`, `source`, `family_id`, `official_split` ("" for none) and `content`; their order does
+            not matter.
+        validation_fraction: share of the pieces without official side that go to validation.
         test_fraction: share that goes to test.
         seed: names the split.
+        earlier: side per content hash, what `sides_by_content` gives for the manifest of an earlier split; "" for
+            content that official sides had on several.
 
     Returns:
-        One of `SIDES` per piece, in order.
+        One of `SIDES` per piece, in order, or "" for a piece that is left out.
 
     Raises:
         DataError: if a fraction is out of range, or there are too few families for a train side and, where
@@ -39,63 +61,140 @@ def assign_sides(
     """
     if not (0 <= validation_fraction < 1 and 0 <= test_fraction < 1 and validation_fraction + test_fraction < 1):
         raise DataError("validation_fraction and test_fraction must be at least 0 and sum to less than 1")
-    sides: dict[str, str] = {}
-    for family, official in zip(pieces["family_id"], pieces["official_split"], strict=True):
-        sides[family] = max(sides.get(family, ""), official, key=("", *SIDES).index)
-    free = {family: _position(family, seed) for family, side in sides.items() if not side}
-    for family, position in free.items():
-        is_test, is_validation = position < test_fraction, position < test_fraction + validation_fraction
-        sides[family] = "test" if is_test else "validation" if is_validation else "train"
-    places = {"validation": test_fraction + validation_fraction / 2, "train": 1.0}
-    _fill_empty_sides(sides, free, places if validation_fraction > 0 else {"train": 1.0})
-    return [sides[family] for family in pieces["family_id"]]
+    fractions = {"test": test_fraction, "validation": validation_fraction}
+    families, sides = pieces["family_id"][:], _fixed_sides(pieces, earlier or {})
+    sizes = Counter(family for family, side in zip(families, sides, strict=True) if side is None)
+    dealt: dict[str, str] = {}
+    for free, counts in _strata(pieces, sides):
+        dealt |= _deal({family: sizes[family] for family in free}, counts, fractions, seed)
+    kept = Counter(side for side in sides if side)
+    _fill_empty_sides(dealt, sizes, kept, ("validation", "train") if validation_fraction > 0 else ("train",))
+    return [dealt[family] if side is None else side for family, side in zip(families, sides, strict=True)]
 
 
-def _position(family_id: str, seed: int) -> float:
-    """A number in [0, 1) that depends on nothing but the family and the seed."""
-    digest = hashlib.sha256(f"{seed}/{family_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+class _Piece(NamedTuple):
+    source: str
+    official: str  # its official side, "" for none
+    before: str | None  # the side of its content in the earlier split: "" for several, None if it was not there
 
 
-def _fill_empty_sides(sides: dict[str, str], free: dict[str, float], places: dict[str, float]) -> None:
-    """Give each side in `places` that is empty the family nearest to its place, of those that no official split fixes.
+def _fixed_sides(pieces: Dataset, earlier: Mapping[str, str]) -> list[str | None]:
+    """The sides of steps 1 and 2; None where all the family are newcomers without side."""
+    columns = (pieces[name][:] for name in ("source", "official_split", "content"))
+    rows = [_Piece(source, official, earlier.get(content)) for source, official, content in zip(*columns, strict=True)]
+    members: dict[str, list[int]] = defaultdict(list)
+    for row, family in enumerate(pieces["family_id"][:]):
+        members[family].append(row)
+    sides: list[str | None] = [None] * len(rows)
+    for family_rows in members.values():
+        for row, side in zip(family_rows, _family_sides([rows[row] for row in family_rows]), strict=True):
+            sides[row] = side
+    return sides
 
-    A family that stands alone in train or validation stays there; test may be left empty.
+
+def _family_sides(family: Sequence[_Piece]) -> list[str | None]:
+    """The sides of a family's pieces by steps 1 and 2; None for all if none of them brings one."""
+    there = {_claim(piece) for piece in family if piece.before is not None} - {("", "")}
+    newcomers = [piece for piece in family if piece.before is None and piece.official]
+    came = {_claim(piece) for piece in newcomers if not _clashes(piece, there)}
+    sides = [_kept_side(piece, there, came) for piece in family]
+    taken = {side for side in sides if side} | {side for _, side in there}
+    if not taken:
+        return sides
+    common = taken.pop() if len(taken) == 1 else ""
+    return [common if side is None else side for side in sides]
+
+
+def _claim(piece: _Piece) -> tuple[str, str]:
+    """Who put it where: its source on its official side, or the earlier split, which is "", elsewhere."""
+    if piece.official and piece.before in (None, "", piece.official):
+        return piece.source, piece.official
+    return "", piece.before or ""
+
+
+def _clashes(piece: _Piece, there: set[tuple[str, str]]) -> bool:
+    return any(owner != piece.source and side != piece.official for owner, side in there)
+
+
+def _kept_side(piece: _Piece, there: set[tuple[str, str]], came: set[tuple[str, str]]) -> str | None:
+    """The side that a piece comes with, None if it comes with none, "" if it would leak there.
+
+    Args:
+        piece: one of a family.
+        there: the claims of those of the family that were in the earlier split.
+        came: the claims of those that are new, have an official side, and don't clash with what was there.
     """
-    for wanted, place in places.items():
-        counts = Counter(sides.values())
+    if not piece.official:
+        return piece.before or None
+    if piece.before is not None:
+        return piece.official if piece.before in ("", piece.official) else ""
+    further = SIDES[SIDES.index(piece.official) + 1 :]
+    outdone = any(owner != piece.source and side in further for owner, side in came)
+    return "" if outdone or _clashes(piece, there) else piece.official
+
+
+def _strata(pieces: Dataset, sides: Sequence[str | None]) -> list[tuple[list[str], Counter[str]]]:
+    """Per source: its families of newcomers alone, and how many pieces without official side stand on each side."""
+    names, sources, families, official = (
+        pieces[column][:] for column in ("piece_id", "source", "family_id", "official_split")
+    )
+    rows = sorted((row for row, own in enumerate(official) if not own), key=lambda row: names[row])
+    home: dict[str, str] = {}
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    free: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        family, side = families[row], sides[row]
+        if family not in home:
+            home[family] = sources[row]
+            if side is None:
+                free[sources[row]].append(family)
+        if side:
+            counts[home[family]][side] += 1
+    return [(free[source], counts[source]) for source in sorted(free)]
+
+
+def _deal(sizes: Mapping[str, int], counts: Counter[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+    """The side of each family, by its size and by the pieces that stand on each side already.
+
+    A side takes a family if that brings it nearer to its fraction; one too large is passed on, a later one may fit.
+    """
+    counts = counts.copy()
+    total = counts.total() + sum(sizes.values())
+    dealt = {}
+    for family in sorted(sizes, key=lambda family: (_position(family, seed), family)):
+        missing = {side: fraction * total - counts[side] for side, fraction in fractions.items()}
+        dealt[family] = next((side for side in missing if sizes[family] <= 2 * missing[side]), "train")
+        counts[dealt[family]] += sizes[family]
+    return dealt
+
+
+def _position(family_id: str, seed: int) -> bytes:
+    """A place in the order that depends on nothing but the family and the seed."""
+    return hashlib.sha256(f"{seed}/{family_id}".encode()).digest()
+
+
+def _fill_empty_sides(
+    dealt: dict[str, str], sizes: Mapping[str, int], kept: Counter[str], needed: Sequence[str]
+) -> None:
+    """Give each needed side that is empty the smallest family that was dealt elsewhere, of the fullest side.
+
+    What stands alone in train or validation stays there; test may be left empty.
+    """
+    for wanted in needed:
+        counts = kept.copy()
+        for family, side in dealt.items():
+            counts[side] += sizes[family]
         if counts[wanted]:
             continue
-        donors = [family for family in free if counts[sides[family]] > 1 or sides[family] == "test"]
-        if not donors or len(sides) < len(places):
-            needed = " and ".join(sorted(places))
-            raise DataError(f"{len(sides)} piece(s) of different content can't be split into {needed}: add files")
-        distances = {abs(free[family] - place): family for family in donors}
-        sides[distances[min(distances)]] = wanted
+        donors = [family for family, side in dealt.items() if side == "test" or counts[side] > sizes[family]]
+        if not donors:
+            content = f"{len(dealt)} piece(s) of different content"
+            given = f", beside {kept.total()} that have a side," if kept else ""
+            raise DataError(f"{content}{given} can't be split into {' and '.join(sorted(needed))}: add files")
+        dealt[min(donors, key=lambda family: (sizes[family], -counts[dealt[family]]))] = wanted
 
 
 def limited_sides(sides: list[str], max_pieces: int) -> tuple[list[int], list[str]]:
     """At most `max_pieces` rows of each side, the first ones: their indices and their sides."""
     rows = sorted(row for side in SIDES for row in [i for i, each in enumerate(sides) if each == side][:max_pieces])
     return rows, [sides[row] for row in rows]
-
-
-def split_manifest(pieces: Dataset, sides: list[str], parameters: dict[str, Any]) -> dict[str, Any]:
-    """The split as plain data, kept beside every data set and inside every checkpoint.
-
-    Returns:
-        parameters; counts per side; and per piece its family and side. Its keys are sorted, so two splits can be
-        compared line by line.
-    """
-    rows = zip(pieces["piece_id"], pieces["family_id"], sides, strict=True)
-    return {
-        "parameters": parameters,
-        "counts": dict(sorted(Counter(sides).items())),
-        "notes": _notes_per_side(pieces, sides),
-        "pieces": {piece: {"family": family, "side": side} for piece, family, side in sorted(rows)},
-    }
-
-
-def _notes_per_side(pieces: Dataset, sides: list[str]) -> dict[str, int]:
-    num_notes = np.asarray(pieces["num_notes"][:])
-    return {side: int(num_notes[np.array(sides) == side].sum()) for side in sorted(set(sides))}

@@ -1,0 +1,149 @@
+"""The manifest of a split, `split.json`: kept beside every data set and inside every checkpoint.
+
+It names every piece with its side, its family and a hash of its content, and holds a hash of all that it says. By that
+an edited or broken file is known. It is no signature: who means to deceive can make another file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from pianogen_hf.data.sources import DataError
+from pianogen_hf.data.splits import SIDES
+from pianogen_hf.tokenizers.midi import write_whole
+
+FORMAT = 1  # raised when the form changes
+COLUMNS = ["side", "family", "content"]
+_FIELDS = {"format", "parameters", "counts", "notes", "columns", "sources", "pieces", "hash"}
+
+
+def split_manifest(pieces: Dataset, sides: list[str], parameters: dict[str, Any]) -> dict[str, Any]:
+    """The split as plain data.
+
+    Args:
+        pieces: with `piece_id`, `source`, `family_id`, `content` and `num_notes`; their order does not matter.
+        sides: what `assign_sides` gave for them.
+        parameters: what decided the split; JSON-able.
+
+    Returns:
+        What `write_manifest` takes: format; parameters; counts and notes, per side ("left_out" where the side is "");
+        sources, per source its numbers of pieces and notes; columns, what a piece's row holds; pieces, a row per
+        piece_id; and hash, 64 hex digits that name all that.
+
+    Raises:
+        DataError: if two pieces have one name.
+    """
+    names, families, contents = (pieces[column][:] for column in ("piece_id", "family_id", "content"))
+    rows = {name: list(row) for name, *row in sorted(zip(names, sides, families, contents, strict=True))}
+    if len(rows) < len(names):
+        name, count = Counter(names).most_common(1)[0]
+        raise DataError(f"{count} pieces have the name {name}: rename one of their sources")
+    per_side = _totals([side or "left_out" for side in sides], pieces)
+    per_source = _totals(pieces["source"][:], pieces)
+    manifest = {
+        "format": FORMAT,
+        "parameters": parameters,
+        "counts": {side: count for side, (count, _) in per_side.items()},
+        "notes": {side: notes for side, (_, notes) in per_side.items()},
+        "columns": COLUMNS,
+        "sources": {source: {"pieces": count, "notes": notes} for source, (count, notes) in per_source.items()},
+        "pieces": rows,
+    }
+    return {**manifest, "hash": _hash(manifest)}
+
+
+def _totals(groups: list[str], pieces: Dataset) -> dict[str, tuple[int, int]]:
+    """Pieces and notes per group, by name."""
+    counts, notes = Counter(groups), Counter[str]()
+    for group, num_notes in zip(groups, pieces["num_notes"][:], strict=True):
+        notes[group] += num_notes
+    return {group: (counts[group], notes[group]) for group in sorted(counts)}
+
+
+def _hash(manifest: dict[str, Any]) -> str:
+    """SHA-256 of all fields but the hash itself, as JSON with sorted keys and no spaces."""
+    said = {name: value for name, value in manifest.items() if name != "hash"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_manifest(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
+    """Write it whole or not at all, with sorted keys and a line for each piece, so that two can be compared by line.
+
+    Raises:
+        MidiError: if the folder can't be written to.
+    """
+    write_whole(path, _text(manifest).encode())
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    fields = [f" {_json(name)}: {_lines(value)}" for name, value in sorted(manifest.items())]
+    return "{\n" + ",\n".join(fields) + "\n}\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _lines(value: Any) -> str:
+    """One line for each entry of a map; anything else on one line."""
+    if not isinstance(value, dict) or not value:
+        return _json(value)
+    return "{\n" + ",\n".join(f"  {_json(name)}: {_json(entry)}" for name, entry in sorted(value.items())) + "\n }"
+
+
+def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
+    """What `write_manifest` wrote.
+
+    Raises:
+        DataError: if there is no such file, or it is not whole, or it was edited.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no split.json, or not all of it: {' '.join(str(error).split())}") from error
+    if not isinstance(manifest, dict) or not {"format", "hash"} <= set(manifest):
+        raise DataError(f"{path} has no format and hash, as a split.json has them: make the split anew")
+    if manifest["format"] != FORMAT:
+        raise DataError(f"{path} is a split.json of format {manifest['format']}, this version reads {FORMAT}")
+    # The text, too, must be as written: JSON may say one thing twice, and then not what a reader sees first.
+    if manifest["hash"] != _hash(manifest) or text != _text(manifest) or not _has_form(manifest):
+        raise DataError(f"{path} was edited since it was written: take an unedited copy, or make the split anew")
+    return manifest
+
+
+def _has_form(manifest: dict[str, Any]) -> bool:
+    """Whether it has every field, and every piece a row of three texts of which the first is a side or ""."""
+    if set(manifest) != _FIELDS or manifest["columns"] != COLUMNS or not isinstance(manifest["pieces"], dict):
+        return False
+    return all(
+        isinstance(row, list) and [type(each) for each in row] == [str] * len(COLUMNS) and row[0] in ("", *SIDES)
+        for row in manifest["pieces"].values()
+    )
+
+
+def sides_by_content(manifest: dict[str, Any]) -> dict[str, str]:
+    """Side per content hash: what `assign_sides` takes as `earlier`.
+
+    Content that official splits have on several sides gets "", as it does not say where a further copy belongs. Content
+    that was left out is not in it.
+    """
+    sides: dict[str, str] = {}
+    for side, _, content in manifest["pieces"].values():
+        if side:
+            sides[content] = side if sides.get(content, side) == side else ""
+    return sides
+
+
+def side_of(manifest: dict[str, Any], piece_id: str) -> str:
+    """The side of a piece; "" if it was left out, or is not in the split."""
+    return manifest["pieces"].get(piece_id, [""])[0]
