@@ -13,7 +13,9 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models_and_tokenizers import TOKENIZERS
 
+from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.chunks import _TokenizeBatch, build_chunks, notes_of
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
@@ -89,7 +91,7 @@ def test_every_id_after_bos_is_predicted_exactly_once_on_every_side(pieces, tmp_
 )
 def test_whatever_the_lengths_every_id_is_predicted_once_after_enough_context(lengths, size, overlap_share):
     overlap = int(size * overlap_share)
-    cutter = _TokenizeBatch(JSBTokenizer(), size, overlap, (0, 0), packing=False)
+    cutter = _TokenizeBatch(JSBTokenizer(), size, overlap, None, 0, packing=False)
     ids = [(f"p{number}", np.arange(length) + 1000 * number) for number, length in enumerate(lengths)]
     columns = ("input_ids", "piece_id", "start", "first_label")
     rows = [dict(zip(columns, row, strict=True)) for row in cutter._cut(ids)]
@@ -102,7 +104,7 @@ def test_whatever_the_lengths_every_id_is_predicted_once_after_enough_context(le
 @settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(2, 90), min_size=1, max_size=8), size=st.integers(1, 60))
 def test_packing_covers_the_stream_of_all_pieces_once(lengths, size):
-    packer = _TokenizeBatch(JSBTokenizer(), size, 0, (0, 0), packing=True)
+    packer = _TokenizeBatch(JSBTokenizer(), size, 0, None, 0, packing=True)
     starts = np.cumsum([0, *lengths])
     stream = np.arange(starts[-1])
     rows = list(
@@ -145,7 +147,7 @@ def test_jsb_chunks_begin_at_the_same_voice(pieces, tmp_path, chunk_length):
 
 def test_only_training_is_transposed(pieces, tmp_path):
     tokenizer = PerformanceTokenizer()
-    chunks = build_chunks(pieces, SIDES, tokenizer, 5000, tmp_path, transpose=(-1, 2))
+    chunks = build_chunks(pieces, SIDES, tokenizer, 5000, tmp_path, augmentation=Augmentation((-1, 2)))
     train = [row["input_ids"] for row in chunks["train"] if row["piece_id"] == "p2"]
     assert train == [tokenizer.encode_piece(NOTES[2].transposed(semitones)) for semitones in (-1, 0, 1, 2)]
     for side in ("validation", "test"):
@@ -153,8 +155,43 @@ def test_only_training_is_transposed(pieces, tmp_path):
         assert chunks[side]["input_ids"][:] == own
 
 
+@pytest.mark.parametrize("tokenizer_class", TOKENIZERS, ids=lambda each: each.__name__)
+def test_evaluation_sides_are_the_same_files_with_and_without_augmentation(pieces, tmp_path, tokenizer_class):
+    everything = Augmentation((-1, 1), (-9, 9), (0.9, 1.1))
+    plain = build_chunks(pieces, SIDES, tokenizer_class(), 33, tmp_path)
+    augmented = build_chunks(pieces, SIDES, tokenizer_class(), 33, tmp_path, augmentation=everything, seed=1)
+    elsewhere = build_chunks(
+        pieces, SIDES, tokenizer_class(), 33, tmp_path / "2", augmentation=everything, packing=True
+    )
+    assert len(augmented["train"]) > len(plain["train"])
+    for side in ("validation", "test"):
+        assert files_of(augmented[side]) == files_of(plain[side])
+        assert elsewhere[side].to_list() == plain[side].to_list()
+
+
+def test_transposed_copies_get_a_loudness_and_a_tempo_and_the_piece_itself_none(pieces, tmp_path):
+    augmentation, tokenizer = Augmentation((-1, 1), (20, 30), (1.2, 1.3)), PerformanceTokenizer()
+    train = build_chunks(pieces, SIDES, tokenizer, 5000, tmp_path, augmentation=augmentation, seed=7)["train"]
+    low, own, high = [row["input_ids"] for row in train if row["piece_id"] == "p2"]
+    assert own == tokenizer.encode_piece(NOTES[2])
+    for ids in (low, high):
+        copy = tokenizer.decode_notes(ids)
+        assert 1.19 < copy.end_sec / NOTES[2].end_sec < 1.31
+        assert set(copy["velocity"]) <= set(range(64 + 16, 64 + 35))
+
+
+def test_loudness_and_tempo_alone_make_one_copy_beside_the_piece(pieces, tmp_path):
+    tokenizer = PerformanceTokenizer()
+    plain = build_chunks(pieces, SIDES, tokenizer, 4097, tmp_path)["train"]["input_ids"][:]
+    both = build_chunks(
+        pieces, SIDES, tokenizer, 4097, tmp_path, augmentation=Augmentation((0, 0), (-30, -20), (1.2, 1.3))
+    )["train"]["input_ids"][:]
+    assert both[::2] == plain and len(both) == 2 * len(plain)
+    assert all(altered != own for altered, own in zip(both[1::2], plain, strict=True))
+
+
 def test_sides_share_no_piece(pieces, tmp_path):
-    chunks = build_chunks(pieces, SIDES, PerformanceTokenizer(), 20, tmp_path, transpose=(-2, 2))
+    chunks = build_chunks(pieces, SIDES, PerformanceTokenizer(), 20, tmp_path, augmentation=Augmentation((-2, 2)))
     names = {side: set(rows["piece_id"]) for side, rows in chunks.items()}
     assert names == {"train": {"p0", "p2", "p4"}, "validation": {"p1", "p5"}, "test": {"p3"}}
 
@@ -178,8 +215,9 @@ def test_a_piece_that_cannot_be_tokenized_is_named(tmp_path):
 # The cache -----------------------------------------------------------------------------------------------------------
 
 
-def files_of(chunks: datasets.DatasetDict) -> list[str]:
-    return sorted(file["filename"] for side in chunks.values() for file in side.cache_files)
+def files_of(chunks: Dataset | datasets.DatasetDict) -> list[str]:
+    sides = chunks.values() if isinstance(chunks, datasets.DatasetDict) else [chunks]
+    return sorted(file["filename"] for side in sides for file in side.cache_files)
 
 
 def test_a_second_call_finds_the_same_files_and_tokenizes_nothing(pieces, tmp_path, monkeypatch):
@@ -201,7 +239,7 @@ def fitted(pieces: list[Notes]) -> NoteTokenizer:
 
 
 def test_every_setting_is_part_of_the_caches_name(pieces, tmp_path):
-    base = {"tokenizer": PerformanceTokenizer(), "chunk_length": 33, "transpose": (0, 0), "packing": False}
+    base = {"tokenizer": PerformanceTokenizer(), "chunk_length": 33}
     others = [
         {"tokenizer": PerformanceTokenizer(0, 127)},
         {"tokenizer": CrayKHTokenizer()},
@@ -213,16 +251,17 @@ def test_every_setting_is_part_of_the_caches_name(pieces, tmp_path):
         {"tokenizer": fitted(NOTES[:3])},
         {"tokenizer": fitted(NOTES[3:])},
         {"chunk_length": 40},
-        {"transpose": (0, 1)},
+        {"augmentation": Augmentation((0, 1))},
+        {"augmentation": Augmentation((0, 1), velocity=(0, 3))},
+        {"augmentation": Augmentation((0, 1), velocity=(0, 3)), "seed": 1},
+        {"augmentation": Augmentation((0, 1), stretch=(1.0, 1.1))},
         {"packing": True},
     ]
     seen: set[str] = set()
     for change in ({}, *others):
         settings_ = {**base, **change}
         tokenizer, length = settings_.pop("tokenizer"), settings_.pop("chunk_length")
-        train = files_of(
-            datasets.DatasetDict(train=build_chunks(pieces, SIDES, tokenizer, length, tmp_path, **settings_)["train"])
-        )
+        train = files_of(build_chunks(pieces, SIDES, tokenizer, length, tmp_path, **settings_)["train"])
         assert not seen & set(train), change
         seen |= set(train)
     again = build_chunks(pieces, SIDES, fitted(NOTES[:3]), 33, tmp_path)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from pianogen_hf.data.augment import transpositions
-from pianogen_hf.data.sources import DataError, cached_map, fingerprint_of
+from pianogen_hf.data.augment import Augmentation
+from pianogen_hf.data.caching import cached_map, fingerprint_of
+from pianogen_hf.data.listing import DataError
 from pianogen_hf.data.splits import SIDES
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
@@ -26,7 +28,7 @@ CHUNK_FEATURES = Features(
         "first_label": Value("int32"),  # index in the chunk of the first id that is to be predicted
     }
 )
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2  # raised when what a cached chunk holds changes
 _Row = tuple[np.ndarray, str, int, int]  # the columns of CHUNK_FEATURES
 
 
@@ -37,7 +39,8 @@ def build_chunks(
     chunk_length: int,
     cache_dir: str | os.PathLike,
     *,
-    transpose: tuple[int, int] = (0, 0),
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
     packing: bool = False,
     num_proc: int | None = None,
 ) -> DatasetDict:
@@ -50,11 +53,13 @@ def build_chunks(
 
     Args:
         pieces: usable pieces (see `sources.py`).
-        sides: one of `SIDES` per piece.
+        sides: one of `SIDES` per piece; pieces with any other are left out.
         tokenizer: a fitted tokenizer; its class and settings are part of the cache's name.
         chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row.
         cache_dir: where the chunks lie afterwards.
-        transpose: lowest and highest transposition in semitones; train only.
+        augmentation: every transposition becomes a copy, with a loudness and a tempo of its own (see `augment.py`);
+            train only.
+        seed: of the loudness and the tempo of these copies.
         packing: join the pieces of a side end to end and cut them into chunks of equal length; train only, because
             evaluation is per piece.
         num_proc: processes to tokenize with.
@@ -62,15 +67,17 @@ def build_chunks(
     Raises:
         DataError: if a piece is beyond what the tokenizer can write.
     """
-    size = max(1, (chunk_length - 1) // tokenizer.tokens_per_step) * tokenizer.tokens_per_step
+    size = chunk_size(tokenizer, chunk_length)
     chunks = DatasetDict()
     for side in SIDES:
         rows = [index for index, each in enumerate(sides) if each == side]
         if not rows:
             continue
         is_train = side == "train"
-        overlap = 0 if is_train else size // 2 // tokenizer.tokens_per_step * tokenizer.tokens_per_step
-        function = _TokenizeBatch(tokenizer, size, overlap, transpose if is_train else (0, 0), packing and is_train)
+        overlap = 0 if is_train else chunk_overlap(tokenizer, chunk_length)
+        function = _TokenizeBatch(
+            tokenizer, size, overlap, augmentation if is_train else None, seed, packing and is_train
+        )
         chosen = pieces.select(rows)
         key = {"version": _CACHE_VERSION, "pieces": pieces._fingerprint, "rows": rows, **function.key()}
         chunks[side] = cached_map(
@@ -86,6 +93,28 @@ def build_chunks(
             desc=f"Tokenizing {side}",
         )
     return chunks
+
+
+def chunk_size(tokenizer: NoteTokenizer, chunk_length: int) -> int:
+    """Ids that a chunk predicts: one less than it holds, rounded to whole rows of a grid tokenizer."""
+    return max(1, (chunk_length - 1) // tokenizer.tokens_per_step) * tokenizer.tokens_per_step
+
+
+def chunk_overlap(tokenizer: NoteTokenizer, chunk_length: int) -> int:
+    """Ids that consecutive chunks share where they are evaluated: half of them, in whole rows of a grid tokenizer."""
+    return chunk_size(tokenizer, chunk_length) // 2 // tokenizer.tokens_per_step * tokenizer.tokens_per_step
+
+
+def encode(tokenizer: NoteTokenizer, piece_id: str, notes: Notes) -> np.ndarray:
+    """Ids of a whole piece, int32 (num_ids,).
+
+    Raises:
+        DataError: if the piece is beyond what the tokenizer can write.
+    """
+    try:
+        return np.array(tokenizer.encode_piece(notes), dtype=np.int32)
+    except ValueError as error:  # a piece of days, say: left out it would be missed, so it must be taken out
+        raise DataError(f"{piece_id} can't be tokenized ({error}): take it out of the folder") from error
 
 
 def notes_of(pieces: Dataset, sides: list[str], side: str) -> Iterator[Notes]:
@@ -106,15 +135,22 @@ class _TokenizeBatch:
     """Turns a batch of pieces into a batch of chunks. A class, so that it can be sent to other processes."""
 
     def __init__(
-        self, tokenizer: NoteTokenizer, size: int, overlap: int, transpose: tuple[int, int], packing: bool
+        self,
+        tokenizer: NoteTokenizer,
+        size: int,
+        overlap: int,
+        augmentation: Augmentation | None,
+        seed: int,
+        packing: bool,
     ) -> None:
-        self.tokenizer, self.size, self.overlap = tokenizer, size, overlap
-        self.transpose, self.packing = transpose, packing
+        self.tokenizer, self.size, self.overlap, self.packing = tokenizer, size, overlap, packing
+        self.augmentation = augmentation or Augmentation()
+        self.seed = seed if self.augmentation.is_drawn else 0  # where nothing is drawn, any seed gives the same
 
     def key(self) -> dict[str, Any]:
         """All that the result depends on besides the pieces."""
-        settings = {name: getattr(self, name) for name in ("size", "overlap", "transpose", "packing")}
-        return {**settings, "tokenizer": tokenizer_key(self.tokenizer)}
+        settings = {name: getattr(self, name) for name in ("size", "overlap", "seed", "packing")}
+        return {**settings, "augmentation": asdict(self.augmentation), "tokenizer": tokenizer_key(self.tokenizer)}
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         pieces = list(self._encoded(batch))
@@ -124,14 +160,8 @@ class _TokenizeBatch:
     def _encoded(self, batch: dict[str, list[Any]]) -> Iterator[tuple[str, np.ndarray]]:
         for piece_id, midi in zip(batch["piece_id"], batch["midi"], strict=True):
             notes = read_midi(midi, programs=None)
-            for transposed in transpositions(notes, *self.transpose, self.tokenizer.pitch_range):
-                yield piece_id, self._ids(piece_id, transposed)
-
-    def _ids(self, piece_id: str, notes: Notes) -> np.ndarray:
-        try:
-            return np.array(self.tokenizer.encode_piece(notes), dtype=np.int32)
-        except ValueError as error:  # a piece of days, say: left out it would be missed, so it must be taken out
-            raise DataError(f"{piece_id} can't be tokenized ({error}): take it out of the folder") from error
+            for version in self.augmentation.all(notes, self.tokenizer.pitch_range, self.seed):
+                yield piece_id, encode(self.tokenizer, piece_id, version)
 
     def _cut(self, pieces: list[tuple[str, np.ndarray]]) -> Iterator[_Row]:
         for piece_id, ids in pieces:

@@ -42,6 +42,23 @@ class SampleCallback(TrainerCallback):
         model.train(was_training)
 
 
+class EpochCallback(TrainerCallback):
+    """Tells a dataset that is other in every epoch which one begins; a resumed run says the one it is in.
+
+    Args:
+        set_epoch: the dataset's own.
+    """
+
+    def __init__(self, set_epoch: Callable[[int], None]) -> None:
+        self.set_epoch = set_epoch
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Turn to the epoch."""
+        self.set_epoch(int(state.epoch or 0))
+
+
 class InterruptCallback(TrainerCallback):
     """On SIGINT or SIGTERM finish the step, save a checkpoint and stop; a second signal stops at once.
 
