@@ -46,7 +46,7 @@ def test_scores_in_the_documents_are_those_that_were_measured(document):
 
 def test_the_bundled_model_is_small_and_beats_the_n_gram_on_validation():
     weights = CHECKPOINT / "model.safetensors"
-    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 5_000_000 and weights.exists()
+    assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) < 6_000_000 and weights.exists()
     assert METRICS["validation"]["bits_per_note"] < METRICS["baselines"]["backoff n-gram"]["bits_per_note"]
 
 

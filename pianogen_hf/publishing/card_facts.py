@@ -1,0 +1,241 @@
+"""What a model folder tells about its model: read from its JSON files, and put into words and digits for the card."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
+# The sources that the package knows by name: what they are, and their terms. A folder is its owner's to describe.
+_KNOWN = {
+    "bach": (
+        "Bach's chorales in music21's corpus, JSB split",
+        "in the public domain; music21, which ships the files, asserts no rights over its corpus' contents",
+    ),
+    "maestro": ("MAESTRO", "CC BY-NC-SA 4.0, not for commercial use"),
+}
+_NON_COMMERCIAL = {"maestro"}
+
+
+class CardError(ValueError):
+    """No card can be made of this folder or text; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The JSON files of a model folder; one that is not there is empty."""
+
+    config: dict[str, Any]
+    tokenizer_config: dict[str, Any]
+    metrics: dict[str, Any]
+    split: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelFolder:
+        """Read what is there.
+
+        Raises:
+            CardError: if there is no config.json, or one of the files can't be read.
+        """
+        names = ("config", "tokenizer_config", "metrics", "split", "provenance")
+        model = cls(*(_read_json(folder / f"{name}.json") for name in names))
+        if not model.config:
+            raise CardError(f"{folder} holds no model (no config.json)")
+        if model.split and model.split.get("columns") != ["side", "family", "content"]:
+            raise CardError(f"{folder / 'split.json'} has another form than this version writes")
+        return model
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs that its weights went through, the first one first."""
+        return self.provenance.get("runs", [])
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of all sources it was ever trained on, those of earlier runs too."""
+        return sorted({source for run in (self.split, *self.runs) for source in run.get("sources", ())})
+
+    @property
+    def unknown(self) -> list[str] | None:
+        """Checkpoints without a record of their training that it comes from; None if all of its training is known."""
+        return None if self.provenance.get("status") == "known" else self.provenance.get("unknown", [])
+
+    @property
+    def contaminated(self) -> list[dict[str, Any]]:
+        """Evaluation pieces of any run that had been trained on, as provenance.json lists them."""
+        return self.provenance.get("contaminated", [])
+
+    @property
+    def is_non_commercial(self) -> bool:
+        """Whether a source that it was ever trained on forbids commercial use."""
+        return not _NON_COMMERCIAL.isdisjoint(self.sources)
+
+
+def describe(source: str) -> str:
+    """What a source is called where no reader knows this package."""
+    return _KNOWN[source][0] if source in _KNOWN else source
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CardError(f"{path} can't be read: {error}") from error
+    if not isinstance(value, dict):
+        raise CardError(f"{path} must hold a JSON map")
+    return value
+
+
+def card_facts(model: ModelFolder) -> dict[str, Any]:
+    """All that the template tells of a model, under the names that the template uses."""
+    metrics, split = model.metrics, model.split
+    return {
+        "summary": _summary(model),
+        "has_code": bool(model.config.get("auto_map")),
+        "contaminated": [_overlap(each) for each in model.contaminated],
+        "unknown": None if model.unknown is None else [code(name) for name in model.unknown],
+        "scores": _score_rows(metrics),
+        "context": _context(metrics.get("context")),
+        "audit": _audit(metrics["copy_audit"]) if "copy_audit" in metrics else None,
+        "sources": [_source(name, split.get("sources", {}).get(name)) for name in model.sources],
+        "non_commercial": model.is_non_commercial,
+        "sides": _side_rows(split),
+        "split_hash": split.get("hash", NOT_RECORDED),
+        "leaks": _leaks(split),
+        "runs": [_run(run) for run in model.runs],
+        "training": _training(metrics),
+    }
+
+
+def _summary(model: ModelFolder) -> str:
+    """What kind of model it is, by the sizes in its config."""
+    model_type = str(model.config.get("model_type", NOT_RECORDED))
+    names = CONFIG_MAPPING[model_type].attribute_map if model_type in CONFIG_MAPPING else {}
+
+    def size(name: str) -> Any:
+        return model.config.get(names.get(name, name), NOT_RECORDED)
+
+    tokenizer = model.tokenizer_config.get("tokenizer_class", NOT_RECORDED)
+    return (
+        f"Architecture: {code(model_type)}, {_digits(model.metrics.get('num_parameters'))} parameters, "
+        f"{size('num_hidden_layers')} layers of width {size('hidden_size')}, "
+        f"made for {size('max_position_embeddings')} ids at a time. "
+        f"Tokenizer: {code(tokenizer)}, {size('vocab_size')} different ids."
+    )
+
+
+def _overlap(overlap: dict[str, Any]) -> dict[str, str]:
+    """A piece that was trained on although it is evaluated on."""
+    how = f"shares {overlap['share']:.0%} with" if overlap["share"] else "is of one family with"
+    return {
+        "piece": code(overlap["piece"]),
+        "side": overlap["side"],
+        "why": f"{how} {code(overlap['trained_piece'])}, which it was trained on",
+    }
+
+
+def _score_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Baselines first, then the model on both sides: a name, and a cell for each score."""
+    rows = {f"{name}, validation": row for name, row in metrics.get("baselines", {}).items()}
+    rows |= {f"**this model, {side}**": metrics.get(side, {}) for side in ("validation", "test")}
+    return [
+        (
+            name,
+            _fixed(row.get("bits_per_note"), 3),
+            _fixed(row.get("nats_per_token", row.get("nats_per_cell")), 4),
+            _fixed(row.get("accuracy"), 4),
+        )
+        for name, row in rows.items()
+    ]
+
+
+def _context(context: dict[str, Any] | None) -> str:
+    return f"windows of {context['window']} ids that slide by {context['stride']}" if context else NOT_RECORDED
+
+
+def _audit(audit: dict[str, Any]) -> dict[str, Any]:
+    """The report of `pianogen audit`."""
+    generated, comparison = audit["generated"], audit["comparison"]
+    unit, runs = generated["unit"], comparison["longest_run"]
+    made = "{num_samples} pieces of {notes} notes, seed {seed}"
+    of_piece = f", of {code(generated['train_piece'])}" if generated["train_piece"] else ""
+    return {
+        "settings": made.format_map(audit["settings"]) if "settings" in audit else f"settings {NOT_RECORDED}",
+        "coverage": [
+            (f"{length} {unit}", f"{row['generated']:.2%}", f"{row['heldout']:.2%}")
+            for length, row in comparison["coverage"].items()
+        ],
+        "longest": f"The longest run is {runs['generated']} {unit}{of_piece}; held-out pieces reach {runs['heldout']}.",
+        "verdict": f"**Alarm**: {'; '.join(comparison['reasons'])}." if comparison["alarm"] else "No alarm.",
+    }
+
+
+def _source(name: str, size: dict[str, Any] | None) -> str:
+    """One source: how much the split takes from it, and its terms."""
+    amount = f"{_digits(size['pieces'])} pieces, {_digits(size['notes'])} notes" if size else "in an earlier run"
+    terms = _KNOWN[name][1] if name in _KNOWN else NOT_RECORDED
+    return f"{code(name)}: {describe(name) if name in _KNOWN else 'MIDI files'}; {amount}; terms: {terms}"
+
+
+def _side_rows(split: dict[str, Any]) -> list[tuple[str, str, str]]:
+    counts, notes = split.get("counts", {}), split.get("notes", {})
+    sides = [side for side in ("train", "validation", "test", "left_out") if side in counts]
+    return [(side.replace("_", " "), _digits(counts[side]), _digits(notes.get(side))) for side in sides]
+
+
+def _leaks(split: dict[str, Any]) -> list[str]:
+    """Evaluation pieces with a train piece of the same family, which only official sides can cause."""
+    rows = split.get("pieces", {})
+    trained = {family for side, family, _ in rows.values() if side == "train"}
+    return [code(name) for name, (side, family, _) in rows.items() if side not in ("", "train") and family in trained]
+
+
+def _run(run: dict[str, Any]) -> str:
+    start = code(run["started_from"]) if run.get("started_from") else "nothing"
+    sources = ", ".join(code(source) for source in run.get("sources", ())) or NOT_RECORDED
+    return f"from {start}, {_digits(run.get('pieces'))} train pieces of {sources}, split {code(run.get('split'))}"
+
+
+def _training(metrics: dict[str, Any]) -> dict[str, str]:
+    """How it was trained: a label and a value for each line."""
+    seconds = number(metrics.get("train_seconds"))
+
+    def said(name: str) -> str:
+        return str(metrics.get(name, NOT_RECORDED))
+
+    return {
+        "Command": code(metrics["command"]) if "command" in metrics else NOT_RECORDED,
+        "Seed": said("seed"),
+        "Steps": f"{_digits(metrics.get('steps'))}; sequences in each: {said('batch_size')}",
+        "Hardware": f"{said('device')}; processes: {said('world_size')}; threads in each: {said('threads')}",
+        "Precision": said("precision"),
+        "Time": NOT_MEASURED if seconds is None else f"{seconds:,.0f} seconds",
+        "Versions": ", ".join(f"{name} {said(name)}" for name in ("pianogen_hf", "transformers", "torch")),
+    }
+
+
+def code(value: Any) -> str:
+    """Any name as code on one line: file names may hold what Markdown or HTML takes for its own."""
+    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
+
+
+def number(value: Any) -> float | None:
+    """The value, if it is a number that can have been measured."""
+    is_measured = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_measured else None
+
+
+def _fixed(value: Any, digits: int) -> str:
+    return NOT_MEASURED if number(value) is None else f"{value:.{digits}f}"
+
+
+def _digits(value: Any) -> str:
+    return NOT_MEASURED if number(value) is None else f"{value:,}"
