@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+
+from pianogen_hf.command_line import OneLineParser, UsageError
 
 _USAGE = """usage: pianogen COMMAND [OPTIONS]
 
 commands:
   train      train a model from a YAML file            pianogen train configs/quickstart.yaml
   generate   make music, from a prompt or nothing      pianogen generate --prompt my.mid --seconds 30 --wav
+  data       build, check for leaks, or describe data  pianogen data check --source folder=~/midi
   audit      how much a model copies from its train    pianogen audit --model runs/my-model --data_path ~/midi
   scores     what a trained model reached              pianogen scores runs/my-model
   roundtrip  what each encoding loses on your files    pianogen roundtrip ~/midi
@@ -19,41 +21,35 @@ commands:
 `pianogen COMMAND --help` says more."""
 
 
+# Imported only when asked for: most bring in the whole training stack, and --help should not wait for it.
+_MODULES = {
+    "train": "pianogen_hf.train",
+    "generate": "pianogen_hf.generate",
+    "data": "pianogen_hf.data_command",
+    "audit": "pianogen_hf.audit",
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     command, rest = (argv[0], argv[1:]) if argv else ("", [])
-    # Imported only when asked for: each brings in the whole training stack, and --help should not wait for it.
-    if command == "train":
-        from pianogen_hf.train import main as train
-
-        return train(rest)
-    if command == "generate":
-        from pianogen_hf.generate import main as generate
-
-        return generate(rest)
-    if command == "audit":
-        from pianogen_hf.audit import main as audit
-
-        return audit(rest)
-    if command == "scores":
-        return _scores(rest)
-    if command == "roundtrip":
-        return _roundtrip(rest)
-    print(_USAGE if command in ("", "-h", "--help") else f"error: unknown command {command!r}; see pianogen --help",
-          file=sys.stdout if command in ("-h", "--help") else sys.stderr)  # fmt: skip
-    return 0 if command in ("-h", "--help") else 2
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors are one line, not a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+    if command in ("", "-h", "--help"):
+        print(_USAGE, file=sys.stdout if command else sys.stderr)
+        return 0 if command else 2
+    try:
+        if command in _MODULES:
+            return import_module(_MODULES[command]).main(rest)
+        if command in ("scores", "roundtrip"):
+            return (_scores if command == "scores" else _roundtrip)(rest)
+        raise UsageError(f"unknown command {command!r}; see pianogen --help")
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def _scores(argv: list[str]) -> int:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="pianogen scores",
         description="Print the validation bits per note of a finished run beside the baselines measured with it.",
     )
@@ -71,7 +67,7 @@ def _scores(argv: list[str]) -> int:
 
 
 def _roundtrip(argv: list[str]) -> int:
-    parser = _Parser(
+    parser = OneLineParser(
         prog="pianogen roundtrip",
         description="Encode and decode every MIDI file of a folder with every tokenizer and report what was lost: note "
         "F1 (onset within 50 ms; offset within 50 ms or 20 %%; velocity within 8), dropped or merged and added notes, "

@@ -84,7 +84,7 @@ def test_the_bar_rises_to_all_of_it(model_dir, monkeypatch):
             super().update(n)
             shares.append(self.n)
 
-    monkeypatch.setattr("pianogen_hf.generate.tqdm", Bar)
+    monkeypatch.setattr("pianogen_hf.generate_run.tqdm", Bar)
     assert run("--model", model_dir, "--seconds", 8, "--num_samples", 3) == 0
     assert shares == sorted(shares) and shares[-1] == pytest.approx(100) and len(set(shares)) > 2
 
@@ -276,6 +276,6 @@ def test_an_interrupt_writes_nothing(model_dir, tmp_path, capfd, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pianogen_hf.generate.continue_notes", interrupted)
+    monkeypatch.setattr("pianogen_hf.generate_run.continue_notes", interrupted)
     assert run("--model", model_dir, "--notes", 3) == 130
     assert "nothing was written" in capfd.readouterr().err and written(tmp_path) == set()

@@ -1,0 +1,31 @@
+# What is named here is exported, loaded when first used, known to the Auto classes (registration.py) and tested.
+# Editors and type checkers read it, too.
+from .models.configuration_music_transformer import MusicTransformerConfig
+from .models.modeling_music_transformer import MusicTransformerForCausalLM, MusicTransformerModel
+from .tokenizers.midi import MidiError, notes_to_midi_bytes, read_midi, write_midi
+from .tokenizers.notes import Notes
+from .tokenizers.tokenization_craykh import CrayKHTokenizer
+from .tokenizers.tokenization_jsb import JSBTokenizer
+from .tokenizers.tokenization_notes import NoteTokenizer
+from .tokenizers.tokenization_performance import PerformanceTokenizer
+from .tokenizers.tokenization_remi import RemiTokenizer
+
+BUNDLED_MODEL: str
+__version__: str
+
+__all__ = [
+    "BUNDLED_MODEL",
+    "CrayKHTokenizer",
+    "JSBTokenizer",
+    "MidiError",
+    "MusicTransformerConfig",
+    "MusicTransformerForCausalLM",
+    "MusicTransformerModel",
+    "NoteTokenizer",
+    "Notes",
+    "PerformanceTokenizer",
+    "RemiTokenizer",
+    "notes_to_midi_bytes",
+    "read_midi",
+    "write_midi",
+]

@@ -1,0 +1,87 @@
+"""Generation, from a prompt (or nothing) to MIDI, a piano roll and sound. Wiring only."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers.utils import logging
+
+from pianogen_hf import BUNDLED_MODEL
+from pianogen_hf.generate import output_paths
+from pianogen_hf.generation.continuation import Continuation, GenerationError, Length, continue_notes
+from pianogen_hf.loading import load_model
+from pianogen_hf.rendering.audio import AudioError, save_wav
+from pianogen_hf.rendering.piano_roll import save_piano_roll
+from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, MidiError, read_midi, write_midi
+from pianogen_hf.tokenizers.notes import Notes
+from pianogen_hf.training.arguments import ArgumentError
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate as the checked options say; returns the exit code."""
+    try:
+        _generate(args)
+    except (ArgumentError, GenerationError, MidiError, AudioError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _generate(args: argparse.Namespace) -> None:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # of loading weights: ours is that of the music
+    wants_default = args.seconds is None and args.notes is None and args.bars is None
+    length = Length(30.0 if wants_default else args.seconds, args.notes, args.bars)
+    prompt = _read_prompt(args)
+    model, tokenizer = load_model(args.model or BUNDLED_MODEL)
+    bar_format = "Generating |{bar}| {n:.0f}% {elapsed}"
+    with tqdm(total=100, bar_format=bar_format, delay=1e-6) as progress:  # a delay: errors come before any bar
+        results = continue_notes(
+            model,
+            tokenizer,
+            length,
+            prompt,
+            num_samples=args.num_samples,
+            seed=args.seed,
+            us_per_quarter=round(60e6 / args.bpm),
+            on_progress=lambda share: progress.update(share * 100 - progress.n),
+            on_message=progress.write,
+            **_decoding_options(args),
+        )
+    for path, result in zip(output_paths(args), results, strict=True):
+        _write(result, path, args.png, args.wav)
+
+
+def _read_prompt(args: argparse.Namespace) -> Notes | None:
+    if args.prompt is None:
+        return None
+    notes = read_midi(args.prompt, PIANO_PROGRAMS if args.programs == "piano" else None)
+    if len(notes) == 0:
+        why = f"only other instruments ({notes.excluded_notes} notes)" if notes.excluded_notes else "no notes"
+        raise ArgumentError(f"{args.prompt} has {why}: give a prompt with notes, or --programs all")
+    return notes
+
+
+def _decoding_options(args: argparse.Namespace) -> dict[str, Any]:
+    if args.num_beams > 1:
+        return {"num_beams": args.num_beams, "do_sample": False}
+    return {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
+
+
+def _write(result: Continuation, path: Path, png: bool, wav: bool) -> None:
+    write_midi(result.notes, path)
+    written = [path]
+    if png:
+        prompt_end_sec = result.prompt_end_sec or None
+        written.append(save_piano_roll(result.notes, path.with_suffix(".png"), path.stem, prompt_end_sec))
+    if wav:
+        written.append(save_wav(result.notes, path.with_suffix(".wav")))
+    seconds = result.notes.end_sec - result.prompt_end_sec
+    print(f"{', '.join(map(str, written))}: {len(result.new)} new notes in {seconds:.1f} s")

@@ -1,0 +1,59 @@
+"""Loading checkpoints, from a folder or the Hub, with one-line errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import pianogen_hf  # noqa: F401  makes its parts known to the Auto classes
+from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.training.arguments import ArgumentError
+
+
+def load_model(name: str | Path) -> tuple[PreTrainedModel, NoteTokenizer]:
+    """A model in float32 and its tokenizer, ready to generate on the fastest device there is.
+
+    Raises:
+        ArgumentError: if it can't be loaded whole, or its tokenizer is none of this package's.
+    """
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise ArgumentError(f"{name} holds no model (no config.json)")
+    tokenizer = load_pretrained(AutoTokenizer, str(name))
+    if not isinstance(tokenizer, NoteTokenizer):
+        raise ArgumentError(f"{name} has no tokenizer of music (it is a {type(tokenizer).__name__})")
+    options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    try:
+        model, info = load_pretrained(AutoModelForCausalLM, str(name), **options)
+    except RuntimeError as error:
+        raise ArgumentError(f"{name} can't be opened as a model: its weights do not fit its config.json") from error
+    if info["missing_keys"]:  # they would be random numbers
+        raise ArgumentError(f"{name} lacks weights, for example {min(info['missing_keys'])}")
+    if model.config.vocab_size < len(tokenizer):
+        raise ArgumentError(f"{name} has {model.config.vocab_size} outputs for {len(tokenizer)} ids of its tokenizer")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return model.to(device).eval(), tokenizer
+
+
+def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
+    """`auto_class.from_pretrained` with one-line errors.
+
+    Raises:
+        ArgumentError: if there is no such folder or model, or it can't be opened.
+    """
+    try:
+        return auto_class.from_pretrained(name, **kwargs)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if Path(name).is_dir():
+            raise ArgumentError(f"{name} can't be opened as a model: {one_line(error)}") from error
+        raise ArgumentError(
+            f"no model {name!r}: it is no folder here, and the Hub does not have it or can't be reached"
+        ) from error
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error of another library, as one line."""
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,85 @@
+"""Makes the models and tokenizers known to the Auto classes of transformers, and no sooner than those are loaded.
+
+Registering takes the classes themselves, and they take torch: seconds that neither `import pianogen_hf` nor `--help`
+should cost. So an import hook waits for the Auto classes; where they are loaded already, it does not have to wait.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+_AUTO = tuple(f"transformers.models.auto.{name}_auto" for name in ("configuration", "modeling", "tokenization"))
+_WATCHED = ("transformers.", "pianogen_hf.")
+
+
+def register() -> None:
+    """Register every exported config, model and tokenizer; a model by the last word of its name."""
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        PreTrainedConfig,
+        PreTrainedModel,
+    )
+
+    import pianogen_hf as pg
+
+    parts = [part for part in (getattr(pg, name) for name in pg.__all__) if isinstance(part, type)]
+    configs = [part for part in parts if issubclass(part, PreTrainedConfig)]
+    for config_class in configs:
+        AutoConfig.register(config_class.model_type, config_class)
+    for model_class in (part for part in parts if issubclass(part, PreTrainedModel)):
+        auto_class = AutoModelForCausalLM if model_class.__name__.endswith("ForCausalLM") else AutoModel
+        auto_class.register(model_class.config_class, model_class)
+    # Any tokenizer serves any model: AutoTokenizer finds it by the class name in tokenizer_config.json.
+    for tokenizer_class in (
+        part for part in parts if issubclass(part, pg.NoteTokenizer) and part is not pg.NoteTokenizer
+    ):
+        for config_class in configs:
+            AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
+
+
+def register_when_loaded() -> None:
+    """Register now if the Auto classes are loaded, else as soon as they are."""
+    if any(name in sys.modules for name in _AUTO):
+        register()
+    else:
+        sys.meta_path.insert(0, _Registrar())
+
+
+class _Registrar(MetaPathFinder):
+    """Finds modules as Python does, and registers after the import that brought in the Auto classes.
+
+    Modules of transformers load the Auto classes while they are half imported themselves, and our models need them
+    whole: the moment has come when the outermost import, theirs or ours, ends.
+    """
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not fullname.startswith(_WATCHED):
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module: ModuleType) -> None:
+            execute(module)
+            if self in sys.meta_path and any(name in sys.modules for name in _AUTO) and _is_outermost(fullname):
+                sys.meta_path.remove(self)
+                register()
+
+        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def _is_outermost(fullname: str) -> bool:
+    """Whether no other watched module is being imported."""
+    others = [module for name, module in list(sys.modules.items()) if name.startswith(_WATCHED) and name != fullname]
+    return not any(getattr(getattr(module, "__spec__", None), "_initializing", False) for module in others)

@@ -1,0 +1,43 @@
+"""Importing the package is cheap, and the Auto classes know its parts whichever is imported first."""
+
+import subprocess
+import sys
+
+import pytest
+
+LOADS = """
+config = transformers.AutoConfig.from_pretrained(pianogen_hf.BUNDLED_MODEL)
+model = transformers.AutoModelForCausalLM.from_config(config)
+tokenizer = transformers.AutoTokenizer.from_pretrained(pianogen_hf.BUNDLED_MODEL)
+assert type(model).__module__.startswith("pianogen_hf") and type(tokenizer).__module__.startswith("pianogen_hf")
+"""
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_loads_neither_torch_nor_transformers():
+    loaded = run("import sys, pianogen_hf; dir(pianogen_hf); print(*sys.modules)").split()
+    assert not {"torch", "transformers", "numpy", "symusic"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import pianogen_hf, transformers",
+        "import transformers, pianogen_hf",
+        "import transformers; transformers.AutoTokenizer; import pianogen_hf",
+        "import pianogen_hf, transformers.modeling_layers",  # loads the Auto classes in the middle of its own import
+    ],
+)
+def test_the_auto_classes_know_the_parts_in_any_order_of_imports(imports):
+    run(imports + LOADS)
+
+
+def test_a_part_that_is_not_there_is_an_attribute_error():
+    run(
+        "import pianogen_hf\ntry:\n    pianogen_hf.Nothing\nexcept AttributeError as error:\n    assert 'Nothing' in str(error)"
+    )
