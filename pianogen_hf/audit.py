@@ -12,12 +12,17 @@ import numpy as np
 from tqdm import tqdm
 
 import pianogen_hf
+from pianogen_hf.command_line import OneLineParser, UsageError
 from pianogen_hf.data.chunks import notes_of
-from pianogen_hf.data.sources import DataError, list_pieces, load_pieces, usable_pieces
+from pianogen_hf.data.keys import normalized_keys
+from pianogen_hf.data.manifest import read_manifest, sides_by_content
+from pianogen_hf.data.sources import DataError, list_sources, load_pieces, usable_pieces
 from pianogen_hf.evaluation.memorization import RunIndex, compare_with_base_rate
-from pianogen_hf.generate import OneLineParser, load_model
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
-from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, MidiError, read_midi, write_whole
+from pianogen_hf.loading import load_model
+from pianogen_hf.prepare import programs_of
+from pianogen_hf.publishing.model_card import CardError, write_card
+from pianogen_hf.tokenizers.midi import MidiError, read_midi, write_whole
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.training.arguments import ArgumentError
@@ -36,12 +41,14 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--model", default=pianogen_hf.BUNDLED_MODEL, help="model folder with its split.json (default: the bundled one)"
     )
-    add("--data_path", help="folder of the pieces it was trained on, for sources folder and maestro")
+    add("--source", nargs="+", help="where the pieces it was trained on lie, as for train.py: folder=PATH, ...")
+    add("--data_path", help="the PATH, where there is only one source")
     add("--midi", metavar="FILE.mid", help="audit this file instead of what the model generates")
     add("--num_samples", type=int, default=24, help="pieces to generate (default: 24)")
     add("--notes", type=int, default=220, help="notes in each (default: 220)")
     add("--seed", type=int, default=0, help="the same seed gives the same pieces (default: 0)")
     add("--cache_dir", default="~/.cache/pianogen_hf", help="where train.py keeps what it read")
+    add("--record", action="store_true", help="put the figures into the model's metrics.json and its card")
     add("--output", metavar="AUDIT.json", help="also write all figures to this file")
     return parser
 
@@ -50,10 +57,14 @@ def main(argv: list[str] | None = None) -> int:
     """Audit as the command line says; returns 0, 1 if the alarm rings, or 2 after an error that a user can mend."""
     try:
         args = make_parser().parse_args(argv)
+        if args.record and args.midi:
+            raise UsageError("--record is for what the model generates: leave out --midi")
         report = _audit(args)
+        if args.record:
+            _record(Path(args.model), report)
         if args.output:
             write_whole(args.output, (json.dumps(report, indent=1) + "\n").encode())
-    except (ArgumentError, DataError, GenerationError, MidiError) as error:
+    except (UsageError, ArgumentError, CardError, DataError, GenerationError, MidiError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(_table(report))
@@ -73,26 +84,41 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     generated = index.audit_set(form(notes) for notes in audited)
     base_rate = index.audit_set(form(notes) for notes in heldout.values())
     comparison = compare_with_base_rate(generated, base_rate)
-    return {"generated": generated, "heldout": base_rate, "comparison": comparison, "train_pieces": len(train)}
+    settings = {} if args.midi else {name: getattr(args, name) for name in ("num_samples", "notes", "seed")}
+    figures = {"generated": generated, "heldout": base_rate, "comparison": comparison, "train_pieces": len(train)}
+    return {**figures, "settings": settings}
+
+
+def _record(model: Path, report: dict[str, Any]) -> None:
+    """Keep the figures where the card finds them."""
+    path = model / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    metrics["copy_audit"] = report
+    write_whole(path, (json.dumps(metrics, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_card(model)
 
 
 def _sides(args: argparse.Namespace) -> tuple[dict[str, Notes], dict[str, Notes]]:
     """Train and validation pieces by name, as the model's own split.json tells them apart."""
-    try:
-        manifest = json.loads(Path(args.model, "split.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArgumentError(f"{args.model} has no split.json: what it was trained on is unknown") from error
-    parameters = manifest["parameters"]
-    programs = tuple(PIANO_PROGRAMS) if parameters["programs"] == "piano" else None
-    files = list_pieces(parameters["source"], args.data_path)
-    pieces = usable_pieces(load_pieces(files, Path(args.cache_dir).expanduser(), programs))
-    sides = [manifest["pieces"].get(name, {}).get("side", "") for name in pieces["piece_id"]]
+    path = Path(args.model, "split.json")
+    if not path.exists():
+        raise ArgumentError(f"{args.model} has no split.json: what it was trained on is unknown")
+    manifest = read_manifest(path)
+    files = list_sources(args.source or manifest["parameters"]["source"], args.data_path)
+    cache_dir = Path(args.cache_dir).expanduser()
+    pieces = usable_pieces(load_pieces(files, cache_dir, programs_of(manifest["parameters"]["programs"])))
+    if manifest["parameters"]["normalize_key"]:
+        pieces = normalized_keys(pieces, cache_dir)
+    known = sides_by_content(manifest)
+    sides = [known.get(content, "") for content in pieces["content"]]
     found = []
     for side in ("train", "validation"):
         names = [name for name, each in zip(pieces["piece_id"], sides, strict=True) if each == side]
         wanted = manifest["counts"].get(side, 0)
         if len(names) < wanted:
-            raise ArgumentError(f"{wanted - len(names)} of {wanted} {side} pieces are missing: give the --data_path")
+            raise ArgumentError(
+                f"{wanted - len(names)} of {wanted} {side} pieces are missing: give the --source they came from"
+            )
         found.append(dict(zip(names, notes_of(pieces, sides, side), strict=True)))
     return found[0], found[1]
 

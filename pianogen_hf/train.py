@@ -5,24 +5,23 @@ Wiring only: every step is a call into one of the stages.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import shlex
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
 import transformers
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     EarlyStoppingCallback,
     GenerationMixin,
     PreTrainedModel,
@@ -31,24 +30,27 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import pianogen_hf
-from pianogen_hf.data.chunks import build_chunks, notes_of
-from pianogen_hf.data.families import join_families
-from pianogen_hf.data.sources import DataError, list_pieces, load_pieces, reading_report, usable_pieces
-from pianogen_hf.data.splits import assign_sides, limited_sides, split_manifest
+from pianogen_hf.data.chunks import chunk_overlap, chunk_size, notes_of
+from pianogen_hf.data.lazy import LazyChunks
+from pianogen_hf.data.manifest import read_manifest, split_manifest, write_manifest
+from pianogen_hf.data.provenance import Provenance, refusal
+from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
+from pianogen_hf.loading import load_pretrained, one_line
+from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, split_parameters
+from pianogen_hf.publishing.model_card import CardError, write_card
 from pianogen_hf.rendering.piano_roll import save_piano_roll
-from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, MidiError, write_midi, write_whole
+from pianogen_hf.tokenizers.midi import MidiError, write_midi, write_whole
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.training.arguments import (
     ArgumentError,
-    DataArguments,
     ModelArguments,
     PianoTrainingArguments,
     make_parser,
     parse_arguments,
 )
-from pianogen_hf.training.callbacks import InterruptCallback, SampleCallback
+from pianogen_hf.training.callbacks import EpochCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.collator import ChunkCollator
 from pianogen_hf.training.trainer import PianoTrainer
 
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if argv else 2
     try:
         return _train(argv)
-    except (ArgumentError, DataError, GenerationError, MidiError) as error:
+    except (ArgumentError, CardError, DataError, GenerationError, MidiError) as error:
         if os.environ.get("RANK", "0") == "0":  # under a launcher all processes meet the same error: one says so
             print(f"error: {error}", file=sys.stderr)
         return 2
@@ -81,31 +83,47 @@ def _train(argv: list[str]) -> int:
         transformers.logging.disable_progress_bar()
     set_seed(training_args.seed)
     resume = _resume_point(training_args)
+    card_text = _card_text(training_args.card_text)
     is_main = training_args.process_index == 0
     with training_args.main_process_first(desc="preparing the data"):
-        pieces, sides, report = _load_split(data_args)
-        manifest = split_manifest(pieces, sides, _split_parameters(data_args))
+        pieces, sides, report = load_split(data_args)
+        manifest = split_manifest(pieces, sides, split_parameters(data_args))
         if is_main:
             _say_what_was_read(report, manifest)
-        tokenizer = _make_tokenizer(model_args, pieces, sides)
-        chunks = _make_chunks(data_args, pieces, sides, tokenizer)
+        started_from = resume or model_args.model_name_or_path
+        provenance = _provenance(
+            started_from, resume is not None, pieces, sides, manifest, argv, data_args.allow_contamination
+        )
+        tokenizer = make_tokenizer(model_args, pieces, sides)
+        chunks = make_chunks(data_args, pieces, sides, tokenizer)
     model = _make_model(model_args, tokenizer, data_args.chunk_length)
-    # Only now, when all that a user can get wrong is behind us, is anything written.
     if resume is not None:
         _check_resumed(training_args, manifest, model, resume)
+    # Only now, when all that a user can get wrong is behind us, is anything written.
     elif is_main:
         _move_earlier_run_aside(Path(training_args.output_dir))
+
+    def write_beside(folder: Path) -> None:
+        """What every checkpoint tells of its data."""
+        write_manifest(folder / "split.json", manifest)
+        provenance.save(folder)
+
     if is_main:
-        _write_json(Path(training_args.output_dir, "split.json"), manifest)
+        Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
+        write_beside(Path(training_args.output_dir))
         _write_json(Path(training_args.output_dir, "reading_report.json"), report)
-    trainer, interrupt = _make_trainer(training_args, model, tokenizer, chunks, manifest["notes"]["validation"])
+    trainer, interrupt = _make_trainer(
+        training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside
+    )
+    began = time.monotonic()
     trainer.train(resume_from_checkpoint=resume)
     if interrupt.has_stopped:
         if is_main:
             command = shlex.join([*argv, "--resume_from_checkpoint", "true"])
             print(f"Interrupted at step {trainer.state.global_step}. To go on: train.py {command}")
         return 130
-    _finish(trainer, model, tokenizer, pieces, sides, argv, data_args)
+    train_seconds = None if resume else time.monotonic() - began  # of a run without a break only
+    _finish(trainer, tokenizer, pieces, sides, argv, data_args.chunk_length, card_text, train_seconds)
     return 0
 
 
@@ -125,25 +143,12 @@ def _resume_point(args: PianoTrainingArguments) -> str | None:
     return str(max(complete, key=lambda path: int(path.name.split("-")[1])))
 
 
-def _load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]:
-    """Usable pieces, the side of each, and the report of what was read."""
-    programs = tuple(PIANO_PROGRAMS) if args.programs == "piano" else None
-    cache_dir = Path(args.cache_dir).expanduser()
-    read = load_pieces(list_pieces(args.source, args.data_path), cache_dir, programs, args.num_proc)
-    pieces = join_families(usable_pieces(read))
-    sides = assign_sides(pieces, args.validation_fraction, args.test_fraction, args.split_seed)
-    if args.max_pieces is not None:
-        rows, sides = limited_sides(sides, args.max_pieces)
-        pieces = pieces.select(rows)
-    for side in ("train", "validation"):
-        if side not in sides:
-            raise DataError(f"no piece is left for {side}: change validation_fraction or test_fraction, or add files")
-    return pieces, sides, reading_report(read)
-
-
-def _split_parameters(args: DataArguments) -> dict[str, Any]:
-    names = ("source", "validation_fraction", "test_fraction", "split_seed", "max_pieces", "programs")
-    return {name: getattr(args, name) for name in names}
+def _card_text(path: str | None) -> str | None:
+    """The hand-written part of the card, read before the hours of training that it will describe."""
+    try:
+        return None if path is None else Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"card_text {path} can't be read: {one_line(error)}") from error
 
 
 def _say_what_was_read(report: dict[str, Any], manifest: dict[str, Any]) -> None:
@@ -151,23 +156,51 @@ def _say_what_was_read(report: dict[str, Any], manifest: dict[str, Any]) -> None
     if report["unusable"]:
         example, reason = next(iter(report["unusable"].items()))
         print(f"{len(report['unusable'])} files left out, all named in reading_report.json; e.g. {example}: {reason}")
+    if report["between_sides"]:
+        print(
+            f"{len(report['between_sides'])} pieces left out, because they share music with pieces on different sides; "
+            "all named in reading_report.json"
+        )
     print("pieces per side: " + ", ".join(f"{side} {count}" for side, count in manifest["counts"].items()))
+
+
+def _provenance(
+    started_from: str | None,
+    is_resumed: bool,
+    pieces: Dataset,
+    sides: list[str],
+    manifest: dict[str, Any],
+    argv: list[str],
+    allow_contamination: bool,
+) -> Provenance:
+    """What the model will have been trained on: refused where that takes in what it is to be evaluated on."""
+    if started_from is None:
+        return Provenance.new().extended(manifest, pieces, sides, [], shlex.join(["train.py", *argv]), None)
+    before = Provenance.load(started_from)
+    if is_resumed and before.runs and before.runs[-1]["split"] == manifest["hash"]:
+        return before  # the same run goes on
+    overlaps = before.overlap(pieces, sides)
+    if overlaps and not allow_contamination:
+        raise ArgumentError(refusal(overlaps, started_from))
+    return before.extended(manifest, pieces, sides, overlaps, shlex.join(["train.py", *argv]), started_from)
 
 
 def _check_resumed(
     args: PianoTrainingArguments, manifest: dict[str, Any], model: PreTrainedModel, checkpoint: str
 ) -> None:
-    """A resumed run must have the split it began with, or pieces that it was trained on could now be evaluated.
+    """A resumed run goes on with the model it began with, and best with the data, too.
 
     Every process looks for itself: if only one of them gave up, the others would wait for it.
     """
-    written = Path(args.output_dir, "split.json")
-    if written.exists() and json.loads(written.read_text(encoding="utf-8")) != manifest:
-        raise ArgumentError(f"the pieces or their split changed since {checkpoint} was written: start a new run")
     before = AutoConfig.from_pretrained(checkpoint).to_dict()
     for name, value in model.config.to_dict().items():
         if type(value) is int and before.get(name) != value:  # sizes: with another one the weights would not fit
             raise ArgumentError(f"{checkpoint} has {name} {before.get(name)}, the run now asks for {value}")
+    written = Path(checkpoint, "split.json")
+    if written.exists() and read_manifest(written)["hash"] != manifest["hash"]:
+        args.ignore_data_skip = True  # there is no place in these data that the run had reached
+        if args.process_index == 0:
+            print(f"the data are not those of {checkpoint}: weights, optimizer and step go on, the data begin anew")
 
 
 def _move_earlier_run_aside(folder: Path) -> None:
@@ -179,70 +212,6 @@ def _move_earlier_run_aside(folder: Path) -> None:
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
     aside = folder.rename(folder.with_name(f"{folder.name}.old{number}"))
     print(f"{folder} held an earlier run: moved to {aside} (--resume_from_checkpoint true would have gone on)")
-
-
-def _make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> NoteTokenizer:
-    """The checkpoint's tokenizer when fine-tuning; otherwise a new one, fitted on train pieces where it is to be."""
-    if args.model_name_or_path is not None:
-        tokenizer = load_pretrained(AutoTokenizer, args.model_name_or_path)
-        if not isinstance(tokenizer, NoteTokenizer):
-            raise ArgumentError(f"{args.model_name_or_path} has no tokenizer of music but a {type(tokenizer).__name__}")
-        return tokenizer
-    tokenizer = _new_tokenizer(args)
-    if args.bpe_vocab_size is not None:
-        if not isinstance(tokenizer, pianogen_hf.RemiTokenizer):
-            raise ArgumentError("bpe_vocab_size needs --tokenizer RemiTokenizer")
-        try:
-            tokenizer.train_bpe(notes_of(pieces, sides, "train"), args.bpe_vocab_size)
-        except ValueError as error:
-            raise ArgumentError(f"bpe_vocab_size: {_one_line(error)}") from error
-    return tokenizer
-
-
-def _new_tokenizer(args: ModelArguments) -> NoteTokenizer:
-    tokenizer_class = getattr(pianogen_hf, args.tokenizer, None)
-    if not (isinstance(tokenizer_class, type) and issubclass(tokenizer_class, NoteTokenizer)):
-        raise ArgumentError(f"unknown tokenizer {args.tokenizer!r}; see train.py --help")
-    for name in args.tokenizer_config:  # tokenizers of transformers take any key and ignore the unknown ones
-        if name not in inspect.signature(tokenizer_class).parameters:
-            raise ArgumentError(f"unknown key {name!r} in tokenizer_config of {args.tokenizer}")
-    try:
-        return tokenizer_class(**args.tokenizer_config)
-    except (TypeError, ValueError) as error:
-        raise ArgumentError(f"tokenizer_config: {_one_line(error)}") from error
-
-
-def _make_chunks(args: DataArguments, pieces: Dataset, sides: list[str], tokenizer: NoteTokenizer) -> DatasetDict:
-    return build_chunks(
-        pieces,
-        sides,
-        tokenizer,
-        args.chunk_length,
-        Path(args.cache_dir).expanduser(),
-        transpose=(args.transpose[0], args.transpose[1]),
-        packing=args.packing,
-        num_proc=args.num_proc,
-    )
-
-
-def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
-    """`auto_class.from_pretrained` with one-line errors.
-
-    Raises:
-        ArgumentError: if there is no such folder or model, or it can't be opened.
-    """
-    try:
-        return auto_class.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if Path(name).is_dir():
-            raise ArgumentError(f"{name} can't be opened as a model: {_one_line(error)}") from error
-        raise ArgumentError(
-            f"no model {name!r}: it is no folder here, and the Hub does not have it or can't be reached"
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _make_model(args: ModelArguments, tokenizer: NoteTokenizer, chunk_length: int) -> PreTrainedModel:
@@ -278,14 +247,21 @@ def _new_model(args: ModelArguments, tokenizer: NoteTokenizer, chunk_length: int
         config = AutoConfig.for_model(args.model_type, **{**settings, **args.model_config})
         return AutoModelForCausalLM.from_config(config)
     except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ArgumentError(f"model_config: {_one_line(error)}") from error
+        raise ArgumentError(f"model_config: {one_line(error)}") from error
 
 
 def _make_trainer(
-    args: PianoTrainingArguments, model: PreTrainedModel, tokenizer: NoteTokenizer, chunks: DatasetDict, eval_notes: int
+    args: PianoTrainingArguments,
+    model: PreTrainedModel,
+    tokenizer: NoteTokenizer,
+    chunks: dict[str, Any],
+    eval_notes: int,
+    write_beside: Callable[[Path], None],
 ) -> tuple[PianoTrainer, InterruptCallback]:
     interrupt = InterruptCallback()
     callbacks: list[Any] = [interrupt]
+    if isinstance(chunks["train"], LazyChunks):
+        callbacks.append(EpochCallback(chunks["train"].set_epoch))
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     if args.sample_steps is not None:
@@ -296,6 +272,7 @@ def _make_trainer(
         callbacks.append(SampleCallback(write_sample, args.sample_steps))
     trainer = PianoTrainer(
         eval_notes=eval_notes,
+        write_beside=write_beside,
         model=model,
         args=args,
         train_dataset=chunks["train"],
@@ -320,12 +297,13 @@ def _write_sample(model: GenerationMixin, tokenizer: NoteTokenizer, path: Path, 
 
 def _finish(
     trainer: PianoTrainer,
-    model: PreTrainedModel,
     tokenizer: NoteTokenizer,
     pieces: Dataset,
     sides: list[str],
     argv: list[str],
-    data_args: DataArguments,
+    chunk_length: int,
+    card_text: str | None,
+    train_seconds: float | None,
 ) -> None:
     """Save the model, evaluate it on validation, and write and print what was measured."""
     trainer.save_model()
@@ -333,16 +311,11 @@ def _finish(
     folder = Path(str(trainer.args.output_dir))
     if not trainer.is_world_process_zero():
         return
-    metrics: dict[str, Any] = {
-        "command": shlex.join(["train.py", *argv]),
-        "seed": trainer.args.seed,
-        "steps": trainer.state.global_step,
-        "world_size": trainer.args.world_size,
-        "num_parameters": model.num_parameters(),
-        "tokenizer": type(tokenizer).__name__,
-        "source": data_args.source,
-        "transformers": transformers.__version__,
-        "pianogen_hf": pianogen_hf.__version__,
+    size = chunk_size(tokenizer, chunk_length)
+    metrics = {
+        **_circumstances(trainer, tokenizer, argv, train_seconds),
+        "source": ", ".join(sorted(set(pieces["source"]))),
+        "context": {"window": size + 1, "stride": size - chunk_overlap(tokenizer, chunk_length)},
         "validation": {name: scores[f"eval_{name}"] for name in ("bits_per_note", "nats_per_token", "accuracy")},
     }
     if isinstance(tokenizer, pianogen_hf.JSBTokenizer):
@@ -352,7 +325,33 @@ def _finish(
         }
         metrics["baselines"] = grid_baselines(grids["train"], grids["validation"], trainer.eval_notes)
     _write_json(folder / "metrics.json", metrics)
+    write_card(folder, card_text)
     print(scores_table(folder))
+
+
+def _circumstances(
+    trainer: PianoTrainer, tokenizer: NoteTokenizer, argv: list[str], train_seconds: float | None
+) -> dict[str, Any]:
+    """How the figures came about; the time only of a run without a break."""
+    device = trainer.args.device
+    return {
+        "command": shlex.join(["train.py", *argv]),
+        "seed": trainer.args.seed,
+        "steps": trainer.state.global_step,
+        "world_size": trainer.args.world_size,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "precision": "bfloat16" if trainer.args.bf16 else "float16" if trainer.args.fp16 else "float32",
+        "batch_size": trainer.args.train_batch_size
+        * trainer.args.gradient_accumulation_steps
+        * trainer.args.world_size,
+        "train_seconds": train_seconds if train_seconds is None else round(train_seconds, 1),
+        "num_parameters": trainer.accelerator.unwrap_model(trainer.model).num_parameters(),
+        "tokenizer": type(tokenizer).__name__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "pianogen_hf": pianogen_hf.__version__,
+    }
 
 
 def scores_table(folder: Path) -> str:

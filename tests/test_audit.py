@@ -5,6 +5,9 @@ from models_and_tokenizers import CAUSAL_MODELS, some_notes, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.audit import main
+from pianogen_hf.data.families import join_families
+from pianogen_hf.data.manifest import split_manifest, write_manifest
+from pianogen_hf.data.sources import list_pieces, load_pieces
 
 NAMES = [f"{number}.mid" for number in range(8)]
 
@@ -18,13 +21,9 @@ def trained(tmp_path):
     tokenizer = pg.PerformanceTokenizer()
     tiny_model(CAUSAL_MODELS[0], vocab_size=len(tokenizer)).save_pretrained(model)
     tokenizer.save_pretrained(model)
-    sides = {f"folder/{name}": "train" if index < 6 else "validation" for index, name in enumerate(NAMES)}
-    manifest = {
-        "parameters": {"source": "folder", "programs": "piano"},
-        "counts": {"train": 6, "validation": 2},
-        "pieces": {name: {"family": name, "side": side} for name, side in sides.items()},
-    }
-    (model / "split.json").write_text(json.dumps(manifest))
+    pieces = join_families(load_pieces(list_pieces("folder", music), tmp_path / "cache"), tmp_path / "cache")
+    parameters = {"source": ["folder"], "programs": "piano", "normalize_key": False}
+    write_manifest(model / "split.json", split_manifest(pieces, ["train"] * 6 + ["validation"] * 2, parameters))
     return model, music, tmp_path
 
 
@@ -44,7 +43,7 @@ def test_a_train_piece_given_as_a_file_rings_the_alarm_and_is_named(trained, cap
     copied = pg.read_midi(trained[1] / NAMES[3]).transposed(2)
     pg.write_midi(copied, trained[2] / "copy.mid")
     assert run(trained, "--midi", str(trained[2] / "copy.mid")) == 1
-    assert "ALARM" in (text := capsys.readouterr().out) and f"folder/{NAMES[3]}" in text
+    assert "ALARM" in (text := capsys.readouterr().out) and f"music/{NAMES[3]}" in text
 
 
 def test_a_held_out_piece_given_as_a_file_rings_none(trained):

@@ -142,7 +142,7 @@ def test_bits_per_note_counts_all_tokens_of_the_validation_pieces(finished, midi
     """An untrained model spends about log2(vocabulary) bits on every token: events and the end of each piece."""
     tokenizer = AutoTokenizer.from_pretrained(finished)
     pieces = read_json(finished / "split.json")["pieces"]
-    chosen = [name.removeprefix("folder/") for name, piece in pieces.items() if piece["side"] == "validation"]
+    chosen = [Path(name).name for name, (side, *_) in pieces.items() if side == "validation"]
     notes = [pianogen_hf.read_midi(midi_folder / name) for name in chosen]
     num_tokens = sum(len(tokenizer.encode_piece(piece)) - 1 for piece in notes)
     scores = read_json(finished / "metrics.json")["validation"]
@@ -238,14 +238,70 @@ def test_a_run_without_checkpoint_can_not_be_resumed(options, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_whose_data_changed_can_not_be_resumed(options, tmp_path, capsys):
-    data = write_pieces(tmp_path / "data", 4)
+def test_files_that_arrive_move_none_that_was_there_and_a_run_goes_on_with_them(options, tmp_path, capsys):
+    data = write_pieces(tmp_path / "data", 12)
     argv = options(tmp_path / "model", data_path=data)
     assert main(argv) == 0
-    write_pieces(data, 1, seed=9)
-    before = (tmp_path / "model" / "split.json").read_bytes()
-    assert "changed" in one_line_error([*argv, "--resume_from_checkpoint=true"], capsys)
-    assert (tmp_path / "model" / "split.json").read_bytes() == before
+    before = read_json(tmp_path / "model" / "split.json")
+    write_pieces(data, 8, seed=9)
+    assert main([*argv, "--resume_from_checkpoint=true", "--max_steps=3"]) == 0
+    assert "the data begin anew" in capsys.readouterr().out
+    after = read_json(tmp_path / "model" / "split.json")
+    assert len(after["pieces"]) == 20 and before["pieces"].items() <= after["pieces"].items()
+    assert after["counts"] == {"test": 2, "train": 16, "validation": 2}
+
+
+def test_music_that_was_trained_on_is_not_evaluated_unless_the_model_is_marked_for_ever(options, tmp_path, capsys):
+    """Train on A, go on with B whose validation holds pieces of A under other names and in other keys, then with C."""
+    a, b = write_pieces(tmp_path / "a", 9), write_pieces(tmp_path / "b", 6, seed=5)
+    for number, path in enumerate(sorted(a.iterdir())):
+        pianogen_hf.write_midi(pianogen_hf.read_midi(path).transposed(2), b / f"another{number}.mid")
+    assert main(options(tmp_path / "first", data_path=a)) == 0
+    second = options(tmp_path / "second", data_path=b, model_name_or_path=tmp_path / "first")
+    assert main(second) == 2
+    said = capsys.readouterr().err
+    assert "another" in said and "a/piece0-" in said and not (tmp_path / "second").exists()
+    resumed = options(tmp_path / "second", data_path=b, resume_from_checkpoint=tmp_path / "first" / "checkpoint-2")
+    assert main(resumed) == 2 and "another" in capsys.readouterr().err
+    assert main([*second, f"--split_from={tmp_path / 'first'}"]) == 0
+    assert read_json(tmp_path / "second" / "provenance.json")["contaminated"] == []
+    assert main([*second, "--allow_contamination=true"]) == 0
+    assert read_json(tmp_path / "second" / "provenance.json")["contaminated"]
+    assert "contaminated" in (tmp_path / "second" / "README.md").read_text()
+    c = write_pieces(tmp_path / "c", 5, seed=7)
+    assert main(options(tmp_path / "third", data_path=c, model_name_or_path=tmp_path / "second" / "checkpoint-2")) == 0
+    assert "contaminated" in (tmp_path / "third" / "README.md").read_text()
+
+
+def test_a_checkpoint_from_elsewhere_makes_the_origin_unknown(finished, options, tmp_path):
+    elsewhere = shutil.copytree(finished, tmp_path / "elsewhere")
+    for name in ("provenance.json", "provenance.safetensors"):
+        (elsewhere / name).unlink()
+    assert main(options(tmp_path / "model", model_name_or_path=elsewhere)) == 0
+    provenance = read_json(tmp_path / "model" / "provenance.json")
+    assert (provenance["status"], len(provenance["runs"])) == ("unknown", 1)
+    assert "unknown" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_several_sources_are_one_data_set(options, midi_folder, tmp_path, capsys):
+    other = write_pieces(tmp_path / "other", 5, seed=3)
+    argv = options(tmp_path / "model", source=None, data_path=None)
+    assert main([*argv, "--source", f"folder={midi_folder}", f"folder={other}"]) == 0
+    manifest = read_json(tmp_path / "model" / "split.json")
+    assert set(manifest["sources"]) == {midi_folder.name, "other"}
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_lazy_augmentation_resumes_bit_by_bit(options, tmp_path):
+    lazy = {"augmentation": "lazy", "stretch": None, "save_steps": 3, "max_steps": 6}
+    ranges = ["--transpose", "-3", "3", "--velocity", "-10", "10", "--stretch", "0.95", "1.05"]
+    assert main([*options(tmp_path / "whole", **lazy), *ranges]) == 0
+    parts = [*options(tmp_path / "parts", **lazy), *ranges]
+    assert main([*parts, "--max_steps=3", "--lr_scheduler_type=constant"]) == 0
+    assert main([*options(tmp_path / "whole2", **lazy), *ranges, "--lr_scheduler_type=constant"]) == 0
+    assert main([*parts, "--resume_from_checkpoint=true", "--lr_scheduler_type=constant"]) == 0
+    assert weights_equal(tmp_path / "whole2", tmp_path / "parts")
+    assert not weights_equal(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_run_whose_model_changed_can_not_be_resumed(finished, options, tmp_path, capsys):
@@ -314,7 +370,7 @@ def test_a_broken_file_among_good_ones_is_reported_and_left_out(options, tmp_pat
     (data / "broken.mid").write_bytes(b"MThd nothing more")
     assert main(options(tmp_path / "model", data_path=data, max_steps=1)) == 0
     assert "broken.mid" in capsys.readouterr().out
-    assert list(read_json(tmp_path / "model" / "reading_report.json")["unusable"]) == ["folder/broken.mid"]
+    assert list(read_json(tmp_path / "model" / "reading_report.json")["unusable"]) == ["data/broken.mid"]
 
 
 def test_a_checkpoint_with_another_tokenizer_than_ours_is_a_mistake(finished, options, tmp_path, capsys):
@@ -341,7 +397,7 @@ def test_ctrl_c_before_training_is_one_line(options, tmp_path, capsys, monkeypat
     def stopped(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pianogen_hf.train.load_pieces", stopped)
+    monkeypatch.setattr("pianogen_hf.prepare.load_pieces", stopped)
     assert main(options(tmp_path / "model")) == 130
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -446,8 +502,9 @@ def test_two_processes_resume_bit_by_bit(options, run_two, tmp_path):
 def test_two_processes_give_up_together_with_one_message(finished, options, run_two, tmp_path):
     """A mistake that is found before, and one that is found after, the processes have found each other."""
     folder = shutil.copytree(finished, tmp_path / "model")
-    (folder / "split.json").write_text("{}")
-    for argv in (options(folder, source="radio"), options(folder, resume_from_checkpoint="true")):
+    other_size = json.dumps({**SIZES, "hidden_size": 32})
+    resumed = options(folder, resume_from_checkpoint="true", model_config=other_size)
+    for argv in (options(folder, source="radio"), resumed):
         codes, said = run_two(argv)
         assert codes == [2, 2]
         assert said["stderr-0"].count("error: ") == 1 and "error: " not in said["stderr-1"]

@@ -66,19 +66,49 @@ class ModelArguments:
 class DataArguments:
     """What it is trained on."""
 
-    source: str = field(default="bach", metadata={"help": "bach (built in), folder (your MIDI files) or maestro."})
-    data_path: str | None = field(default=None, metadata={"help": "Folder of the files, for folder and maestro."})
+    source: list[str] = field(
+        default_factory=lambda: ["bach"],
+        metadata={
+            "help": "One or more of: bach (built in), folder=PATH (your MIDI files), maestro=PATH, dataset=PATH (what "
+            "`pianogen data build` wrote)."
+        },
+    )
+    data_path: str | None = field(default=None, metadata={"help": "PATH of the source, where there is only one."})
     max_pieces: int | None = field(default=None, metadata={"help": "Use only this many pieces of each side."})
     programs: str = field(
         default="piano", metadata={"help": "Instruments to keep from multitrack files: piano (programs 0-7) or all."}
     )
-    validation_fraction: float = field(default=0.1, metadata={"help": "Share of families without an official side."})
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the pieces without an official side, as near as families allow."}
+    )
     test_fraction: float = field(default=0.1, metadata={"help": "Share kept for a test that training never sees."})
     split_seed: int = field(default=0, metadata={"help": "Names the split."})
+    split_from: str | None = field(
+        default=None,
+        metadata={"help": "A model, a data set or a split.json: pieces that it knows keep the side they have there."},
+    )
+    allow_contamination: bool = field(
+        default=False,
+        metadata={"help": "Go on from a model that was trained on evaluation pieces; the model is marked for ever."},
+    )
     chunk_length: int = field(default=1025, metadata={"help": "Ids per training example."})
     packing: bool = field(default=False, metadata={"help": "Let training chunks run over the ends of pieces."})
+    augmentation: str = field(
+        default="prebuilt",
+        metadata={"help": "prebuilt: every transposition on disk; lazy: drawn anew each time a piece is used."},
+    )
     transpose: list[int] = field(
         default_factory=lambda: [0, 0], metadata={"help": "Augment train pieces from this to that many semitones."}
+    )
+    velocity: list[int] = field(
+        default_factory=lambda: [0, 0], metadata={"help": "Play train pieces softer and louder, from this to that."}
+    )
+    stretch: list[float] = field(
+        default_factory=lambda: [1.0, 1.0],
+        metadata={"help": "Play train pieces from this to that times as long, e.g. 0.95 1.05."},
+    )
+    normalize_key: bool = field(
+        default=False, metadata={"help": "Bring every piece to C major or A minor first (needs the data extra)."}
     )
     cache_dir: str = field(
         default="~/.cache/pianogen_hf", metadata={"help": "Where read pieces and chunks are kept for the next run."}
@@ -101,6 +131,9 @@ class PianoTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "bfloat16 training; by default wherever the hardware is fast at it."}
     )
     report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, none, or another tracker."})
+    card_text: str | None = field(
+        default=None, metadata={"help": "Markdown file with what the model's card says of purpose, licences, limits."}
+    )
     sample_steps: int | None = field(
         default=None, metadata={"help": "Write a generated sample (.mid and .png) every so many steps."}
     )
@@ -245,6 +278,7 @@ _MINIMA = {
     "chunk_length": 2,
     "max_pieces": 1,
     "num_proc": 1,
+    "split_seed": 0,
     "bpe_vocab_size": 1,
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -262,10 +296,26 @@ _FORBIDDEN = {
 }
 
 
+def _check_ranges(data: DataArguments) -> None:
+    """Every range of an augmentation is two numbers around the value that changes nothing."""
+    examples = {"transpose": (0, "-5 6"), "velocity": (0, "-10 10"), "stretch": (1, "0.95 1.05")}
+    for name, (neutral, example) in examples.items():
+        values = getattr(data, name)
+        if len(values) != 2 or not values[0] <= neutral <= values[1] < 128:
+            raise ArgumentError(
+                f"{name} takes two numbers, lowest (at most {neutral}) and highest (at least {neutral}), e.g. {example}"
+            )
+    if not data.stretch[0] >= 0.1:
+        raise ArgumentError(f"stretch must be at least 0.1, got {data.stretch[0]}")
+    if data.augmentation not in ("prebuilt", "lazy"):
+        raise ArgumentError(f"augmentation must be prebuilt or lazy, got {data.augmentation!r}")
+    if data.augmentation == "lazy" and data.packing:
+        raise ArgumentError("packing is for prebuilt chunks: leave it out, or choose --augmentation prebuilt")
+
+
 def _check(model: ModelArguments, data: DataArguments, training: PianoTrainingArguments) -> None:
     """Refuse what argparse can't: pairs, ranges, and options that need or exclude one another."""
-    if len(data.transpose) != 2 or not data.transpose[0] <= 0 <= data.transpose[1]:
-        raise ArgumentError("transpose takes two numbers, lowest (at most 0) and highest (at least 0), e.g. -5 6")
+    _check_ranges(data)
     if data.programs not in ("piano", "all"):
         raise ArgumentError(f"programs must be piano or all, got {data.programs!r}")
     values = {**vars(model), **vars(data), **vars(training)}

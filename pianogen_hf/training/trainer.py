@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -17,22 +20,35 @@ from pianogen_hf.training.collator import IGNORED
 class PianoTrainer(Trainer):
     """A `Trainer` for next-token models of music.
 
-    Differs from its parent in two points: label smoothing is applied to the shifted labels of any causal model and to
-    training only, and evaluation reports nats per token, next-token accuracy and bits per note.
+    Differs from its parent in three points: label smoothing is applied to the shifted labels of any causal model and to
+    training only; evaluation reports nats per token, next-token accuracy and bits per note; and every checkpoint is
+    complete with what tells of its data.
 
     Args:
         eval_notes: notes in the reference pieces of the evaluation set, for bits per note.
+        write_beside: called with the folder of every checkpoint, before it counts as one.
         **kwargs: as for `Trainer`.
     """
 
-    def __init__(self, *, eval_notes: int, **kwargs: Any) -> None:
-        self.eval_notes = eval_notes
+    def __init__(self, *, eval_notes: int, write_beside: Callable[[Path], None] | None = None, **kwargs: Any) -> None:
+        self.eval_notes, self.write_beside = eval_notes, write_beside
         super().__init__(
             compute_loss_func=self._next_token_loss,
             compute_metrics=self._metrics,
             preprocess_logits_for_metrics=token_scores,  # type: ignore[arg-type]
             **kwargs,
         )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The parent's, with a generator of its own: making workers must not change what dropout draws next."""
+        loader = super().get_train_dataloader()
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator()
+        return loader
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.write_beside is not None:
+            self.write_beside(Path(str(output_dir or self.args.output_dir)))
 
     def _next_token_loss(
         self,

@@ -1,0 +1,200 @@
+"""From arguments to data: pieces, their families and sides, the tokenizer, the chunks.
+
+Wiring shared by `train.py`, `pianogen data` and `pianogen audit`, so that what is checked is what is trained on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoTokenizer
+
+import pianogen_hf
+from pianogen_hf.data.augment import Augmentation
+from pianogen_hf.data.caching import fingerprint_of
+from pianogen_hf.data.chunks import build_chunks, notes_of
+from pianogen_hf.data.families import join_families
+from pianogen_hf.data.keys import normalized_keys
+from pianogen_hf.data.lazy import LazyChunks
+from pianogen_hf.data.manifest import read_manifest, sides_by_content, split_manifest, write_manifest
+from pianogen_hf.data.provenance import Provenance
+from pianogen_hf.data.sources import (
+    DataError,
+    list_sources,
+    load_pieces,
+    reading_report,
+    usable_pieces,
+)
+from pianogen_hf.data.splits import assign_sides, limited_sides
+from pianogen_hf.loading import load_pretrained, one_line
+from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS
+from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.training.arguments import ArgumentError, DataArguments, ModelArguments
+
+
+def load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]:
+    """Read the sources, find families, and give every piece its side.
+
+    Where a source prescribes no sides, those that its pieces got are kept in the cache, and the same source with
+    further files keeps them: no piece changes side because another arrived.
+
+    Returns:
+        The usable pieces with their `family_id`; one of train, validation, test for each; and the report of what was
+        read and what was left out.
+
+    Raises:
+        DataError: if the sources or their split can't be used. ArgumentError: if `split_from` can't.
+    """
+    cache_dir = Path(args.cache_dir).expanduser()
+    read = load_pieces(list_sources(args.source, args.data_path), cache_dir, programs_of(args.programs), args.num_proc)
+    pieces = join_families(usable_pieces(read), cache_dir)
+    kept = cache_dir / "splits" / f"{_split_name(args)}.json"
+    earlier = _earlier_sides(args.split_from, pieces) if args.split_from else _kept_sides(kept)
+    sides = assign_sides(pieces, args.validation_fraction, args.test_fraction, args.split_seed, earlier)
+    report = reading_report(read)
+    report["between_sides"] = [name for name, side in zip(pieces["piece_id"], sides, strict=True) if not side]
+    pieces, sides = _select(pieces, sides, [row for row, side in enumerate(sides) if side])
+    if not args.split_from and not all(pieces["official_split"]):
+        write_manifest(kept, split_manifest(pieces, sides, split_parameters(args)))
+    if args.max_pieces is not None:
+        rows, sides = limited_sides(sides, args.max_pieces)
+        pieces = pieces.select(rows)
+    for side in ("train", "validation"):
+        if side not in sides:
+            raise DataError(f"no piece is left for {side}: change validation_fraction or test_fraction, or add files")
+    return (normalized_keys(pieces, cache_dir, args.num_proc) if args.normalize_key else pieces), sides, report
+
+
+def programs_of(name: str) -> tuple[int, ...] | None:
+    """General MIDI programs behind "piano" and "all"."""
+    return tuple(PIANO_PROGRAMS) if name == "piano" else None
+
+
+def split_parameters(args: DataArguments) -> dict[str, Any]:
+    """All that decided the split, without any path of this machine."""
+    names = ("validation_fraction", "test_fraction", "split_seed", "max_pieces", "programs", "normalize_key")
+    return {"source": [kind_of(each) for each in args.source], **{name: getattr(args, name) for name in names}}
+
+
+def kind_of(source: str) -> str:
+    """What stands before the path: folder, maestro, ..."""
+    return source.split("=", 1)[0]
+
+
+def _split_name(args: DataArguments) -> str:
+    """Names a split in the cache: the sources, by their full paths, and what decides sides."""
+    paths = [args.data_path] if args.data_path else [each.split("=", 1)[1] for each in args.source if "=" in each]
+    places = [str(Path(path).expanduser().resolve()) for path in paths]
+    fractions = (args.validation_fraction, args.test_fraction, args.split_seed)
+    return fingerprint_of([[kind_of(each) for each in args.source], places, fractions])
+
+
+def _kept_sides(path: Path) -> dict[str, str]:
+    return sides_by_content(read_manifest(path)) if path.exists() else {}
+
+
+def _earlier_sides(origin: str, pieces: Dataset) -> dict[str, str]:
+    """Sides by content in an earlier split. What shares music with the train pieces of a model is train, too."""
+    if Path(origin).is_file():
+        return sides_by_content(read_manifest(origin))
+    sides = sides_by_content(read_manifest(_manifest_of(origin)))
+    if Path(origin).is_dir() and not Path(origin, "provenance.json").exists():
+        return sides  # a data set, or a model without provenance: the manifest is all that is known
+    new = [row for row, content in enumerate(pieces["content"]) if content not in sides]
+    overlaps = Provenance.load(origin).overlap(pieces.select(new), ["test"] * len(new))
+    rows = zip(pieces["content"], pieces["family_id"], strict=True)
+    family_of = {content: (family, sides.get(content)) for content, family in rows}
+    evaluated = {family for family, side in family_of.values() if side in ("validation", "test")}
+    # A newcomer that resembles train pieces and evaluated ones alike follows its family, and training is then refused.
+    trained = [each.content for each in overlaps if family_of[each.content][0] not in evaluated]
+    return {**sides, **dict.fromkeys(trained, "train")}
+
+
+def _manifest_of(origin: str) -> Path:
+    """The split.json of a folder, or of a model on the Hub."""
+    if Path(origin).exists():
+        return Path(origin, "split.json")
+    try:
+        return Path(hf_hub_download(origin, "split.json"))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ArgumentError(
+            f"split_from: {origin} is no folder or split.json, and no model on the Hub that has one"
+        ) from error
+
+
+def _select(pieces: Dataset, sides: list[str], rows: list[int]) -> tuple[Dataset, list[str]]:
+    return (pieces, sides) if len(rows) == len(sides) else (pieces.select(rows), [sides[row] for row in rows])
+
+
+def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> NoteTokenizer:
+    """The checkpoint's tokenizer when fine-tuning; otherwise a new one, fitted on train pieces where it is to be.
+
+    Raises:
+        ArgumentError: if there is no such tokenizer, or its settings don't fit.
+    """
+    if args.model_name_or_path is not None:
+        tokenizer = load_pretrained(AutoTokenizer, args.model_name_or_path)
+        if not isinstance(tokenizer, NoteTokenizer):
+            raise ArgumentError(f"{args.model_name_or_path} has no tokenizer of music but a {type(tokenizer).__name__}")
+        return tokenizer
+    tokenizer = _new_tokenizer(args)
+    if args.bpe_vocab_size is not None:
+        if not isinstance(tokenizer, pianogen_hf.RemiTokenizer):
+            raise ArgumentError("bpe_vocab_size needs --tokenizer RemiTokenizer")
+        try:
+            tokenizer.train_bpe(notes_of(pieces, sides, "train"), args.bpe_vocab_size)
+        except ValueError as error:
+            raise ArgumentError(f"bpe_vocab_size: {one_line(error)}") from error
+    return tokenizer
+
+
+def _new_tokenizer(args: ModelArguments) -> NoteTokenizer:
+    tokenizer_class = getattr(pianogen_hf, args.tokenizer, None)
+    if not (isinstance(tokenizer_class, type) and issubclass(tokenizer_class, NoteTokenizer)):
+        raise ArgumentError(f"unknown tokenizer {args.tokenizer!r}; see train.py --help")
+    for name in args.tokenizer_config:  # tokenizers of transformers take any key and ignore the unknown ones
+        if name not in inspect.signature(tokenizer_class).parameters:
+            raise ArgumentError(f"unknown key {name!r} in tokenizer_config of {args.tokenizer}")
+    try:
+        return tokenizer_class(**args.tokenizer_config)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"tokenizer_config: {one_line(error)}") from error
+
+
+def make_chunks(args: DataArguments, pieces: Dataset, sides: list[str], tokenizer: NoteTokenizer) -> dict[str, Any]:
+    """Examples of every side. Only the train side is augmented: on disk, or lazily, when an example is asked for.
+
+    Raises:
+        DataError: if a piece is beyond what the tokenizer can write.
+    """
+    cache_dir, is_lazy = Path(args.cache_dir).expanduser(), args.augmentation == "lazy"
+    augmentation = Augmentation(*(tuple(getattr(args, name)) for name in ("transpose", "velocity", "stretch")))
+    chunks: dict[str, Any] = build_chunks(
+        pieces,
+        ["" if is_lazy and side == "train" else side for side in sides],
+        tokenizer,
+        args.chunk_length,
+        cache_dir,
+        augmentation=augmentation,
+        seed=args.split_seed,
+        packing=args.packing,
+        num_proc=args.num_proc,
+    )
+    if is_lazy:
+        rows = [row for row, side in enumerate(sides) if side == "train"]
+        chunks["train"] = LazyChunks(
+            pieces,
+            rows,
+            tokenizer,
+            args.chunk_length,
+            augmentation,
+            args.split_seed,
+            cache_dir=cache_dir,
+            num_proc=args.num_proc,
+        )
+    return chunks
