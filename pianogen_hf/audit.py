@@ -15,7 +15,7 @@ import pianogen_hf
 from pianogen_hf.command_line import OneLineParser, UsageError
 from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.data.keys import normalized_keys
-from pianogen_hf.data.manifest import read_manifest, sides_by_content
+from pianogen_hf.data.manifest import read_manifest, side_of, sides_by_content
 from pianogen_hf.data.sources import DataError, list_sources, load_pieces, usable_pieces
 from pianogen_hf.evaluation.memorization import RunIndex, compare_with_base_rate
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
@@ -110,7 +110,9 @@ def _sides(args: argparse.Namespace) -> tuple[dict[str, Notes], dict[str, Notes]
     if manifest["parameters"]["normalize_key"]:
         pieces = normalized_keys(pieces, cache_dir)
     known = sides_by_content(manifest)
-    sides = [known.get(content, "") for content in pieces["content"]]
+    # By name, or by content where the folder is called otherwise now.
+    names = zip(pieces["piece_id"][:], pieces["content"][:], strict=True)
+    sides = [side_of(manifest, name) or known.get(content, "") for name, content in names]
     found = []
     for side in ("train", "validation"):
         names = [name for name, each in zip(pieces["piece_id"], sides, strict=True) if each == side]

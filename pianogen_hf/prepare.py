@@ -57,9 +57,9 @@ def load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]
     earlier = _earlier_sides(args.split_from, pieces) if args.split_from else _kept_sides(kept)
     sides = assign_sides(pieces, args.validation_fraction, args.test_fraction, args.split_seed, earlier)
     report = reading_report(read)
-    report["between_sides"] = [name for name, side in zip(pieces["piece_id"], sides, strict=True) if not side]
+    report["between_sides"] = [name for name, side in zip(pieces["piece_id"][:], sides, strict=True) if not side]
     pieces, sides = _select(pieces, sides, [row for row, side in enumerate(sides) if side])
-    if not args.split_from and not all(pieces["official_split"]):
+    if not args.split_from and not all(pieces["official_split"][:]):
         write_manifest(kept, split_manifest(pieces, sides, split_parameters(args)))
     if args.max_pieces is not None:
         rows, sides = limited_sides(sides, args.max_pieces)
@@ -105,9 +105,9 @@ def _earlier_sides(origin: str, pieces: Dataset) -> dict[str, str]:
     sides = sides_by_content(read_manifest(_manifest_of(origin)))
     if Path(origin).is_dir() and not Path(origin, "provenance.json").exists():
         return sides  # a data set, or a model without provenance: the manifest is all that is known
-    new = [row for row, content in enumerate(pieces["content"]) if content not in sides]
+    new = [row for row, content in enumerate(pieces["content"][:]) if content not in sides]
     overlaps = Provenance.load(origin).overlap(pieces.select(new), ["test"] * len(new))
-    rows = zip(pieces["content"], pieces["family_id"], strict=True)
+    rows = zip(pieces["content"][:], pieces["family_id"][:], strict=True)
     family_of = {content: (family, sides.get(content)) for content, family in rows}
     evaluated = {family for family, side in family_of.values() if side in ("validation", "test")}
     # A newcomer that resembles train pieces and evaluated ones alike follows its family, and training is then refused.
