@@ -24,6 +24,7 @@ from pianogen_hf.data.checks import (
     manifest_faults,
     model_leaks,
     name_leaks,
+    shared_families,
     table,
     tokenizer_faults,
 )
@@ -51,6 +52,7 @@ class _Report:
     counts: dict[str, int]
     findings: list[Finding] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
+    shared: dict[str, list[list[str]]] = field(default_factory=dict)  # families of several sources
 
     def add(self, check: str, findings: list[Finding]) -> None:
         self.checked.append(check)
@@ -63,6 +65,7 @@ class _Report:
             "counts": self.counts,
             "checked": self.checked,
             "findings": [finding.report() for finding in self.findings],
+            "families_of_several_sources": self.shared,
         }
 
 
@@ -111,6 +114,9 @@ def check(argv: list[str]) -> int:
 def _print(report: _Report, output: str | None) -> None:
     for line in table(report.findings):
         print(line)
+    for sources, families in report.shared.items():
+        number = sum(map(len, families))
+        print(f"{sources} share music: {number} pieces in {len(families)} families, such as {families[0][0]}")
     counts = ", ".join(f"{side} {count}" for side, count in report.counts.items())
     print(f"checked: {', '.join(report.checked)} ({counts})")
     official = sum(finding.official for finding in report.findings)
@@ -175,6 +181,7 @@ def _check_pieces(report: _Report, pieces: Dataset, sides: list[str]) -> list[np
     by_content = content_leaks(pieces, sides, fingerprints)
     report.add("content", by_content)
     report.add("families", family_leaks(pieces, sides, by_content))
+    report.shared = shared_families(pieces)
     return fingerprints
 
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 import pianogen_hf as pg
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.built import read_pieces
-from pianogen_hf.data.checks import Finding, pairs_across, table
+from pianogen_hf.data.checks import Finding, pairs_across, shared_families, table
 from pianogen_hf.data.chunks import build_chunks
 from pianogen_hf.data.families import fingerprint
 from pianogen_hf.data.manifest import read_manifest, split_manifest, write_manifest
@@ -406,3 +406,15 @@ def test_a_report_fits_on_a_screen():
     assert len(table(findings)) <= 20
     lines = table([each for each in findings if each.check == "content" and not each.official])
     assert "49.5%" in lines[1] and lines[-1] == "  ... and 32 more"
+
+
+def test_families_of_several_sources_are_told_though_they_are_no_leak():
+    pieces = Dataset.from_dict(
+        {
+            "piece_id": ["a/1", "a/2", "b/1", "b/2"],
+            "source": ["a", "a", "b", "b"],
+            "family_id": ["x", "y", "x", "z"],
+        }
+    )
+    assert shared_families(pieces) == {"a and b": [["a/1", "b/1"]]}
+    assert shared_families(pieces.select([0, 1])) == {}

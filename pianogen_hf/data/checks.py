@@ -250,3 +250,21 @@ def model_leaks(overlaps: Iterable[Any], model: str) -> list[Finding]:
     """
     found = [((each.trained_piece, each.piece), ("trained on", each.side), each.share or None) for each in overlaps]
     return [Finding("model", f"for {model}", *row) for row in found]
+
+
+def shared_families(pieces: Dataset) -> dict[str, list[list[str]]]:
+    """Families with pieces of several sources, as lists of piece_ids, by the names of the sources.
+
+    They are no leaks: they are what would leak if one of the sources were trained on and another evaluated.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    sources: dict[str, set[str]] = defaultdict(set)
+    columns = (pieces[name][:] for name in ("family_id", "piece_id", "source"))
+    for family, piece, source in zip(*columns, strict=True):
+        members[family].append(piece)
+        sources[family].add(source)
+    shared: dict[str, list[list[str]]] = defaultdict(list)
+    for family, names in members.items():
+        if len(sources[family]) > 1:
+            shared[" and ".join(sorted(sources[family]))].append(sorted(names))
+    return dict(sorted(shared.items()))
