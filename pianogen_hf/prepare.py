@@ -142,7 +142,7 @@ def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> N
         if not isinstance(tokenizer, NoteTokenizer):
             raise ArgumentError(f"{args.model_name_or_path} has no tokenizer of music but a {type(tokenizer).__name__}")
         return tokenizer
-    tokenizer = _new_tokenizer(args)
+    tokenizer = new_tokenizer(args)
     if args.bpe_vocab_size is not None:
         if not isinstance(tokenizer, pianogen_hf.RemiTokenizer):
             raise ArgumentError("bpe_vocab_size needs --tokenizer RemiTokenizer")
@@ -153,7 +153,12 @@ def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> N
     return tokenizer
 
 
-def _new_tokenizer(args: ModelArguments) -> NoteTokenizer:
+def new_tokenizer(args: ModelArguments) -> NoteTokenizer:
+    """The tokenizer that the arguments name, not fitted.
+
+    Raises:
+        ArgumentError: if there is no such class, or its settings don't fit.
+    """
     tokenizer_class = getattr(pianogen_hf, args.tokenizer, None)
     if not (isinstance(tokenizer_class, type) and issubclass(tokenizer_class, NoteTokenizer)):
         raise ArgumentError(f"unknown tokenizer {args.tokenizer!r}; see train.py --help")
