@@ -189,3 +189,31 @@ def test_save_and_load_keep_the_tokenizer(tmp_path):
     assert loaded.get_vocab() == TOKENIZER.get_vocab()
     assert loaded.encode_piece(notes) == TOKENIZER.encode_piece(notes)
     assert loaded.decode(loaded.encode_notes(notes)) == TOKENIZER.notes_to_text(notes)
+
+
+# Notes without voices, one step after the other -----------------------------------------------------------------------
+
+
+def naive_grid(rows):
+    """Rule 3 by its definition, step by step; rows of (first step, last step, pitch)."""
+    grid, alto, tenor = [], -1, -1
+    for step in range(max((last for _, last, _ in rows), default=-1) + 1):
+        chord = sorted({pitch for first, last, pitch in rows if first <= step <= last}, reverse=True)
+        inner = chord[1:-1]
+        alto, tenor = (voice if voice in inner else -1 for voice in (alto, tenor))
+        free = [pitch for pitch in inner if pitch not in (alto, tenor)]
+        alto = free.pop(0) if alto == -1 and free else alto
+        tenor = free.pop(0) if tenor == -1 and free else tenor
+        grid.append([chord[0] if chord else -1, alto, tenor, chord[-1] if len(chord) > 1 else -1])
+    return grid
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 8), st.integers(36, 81)), max_size=25))
+@settings(max_examples=150, deadline=None)
+def test_voices_by_height_are_those_of_the_definition(rows):
+    rows = [(first, first + more, pitch) for first, more, pitch in rows]
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    notes = Notes.from_columns(
+        4, onset_tick=columns[0], duration_tick=columns[1] - columns[0] + 1, pitch=columns[2], track=0
+    )
+    assert TOKENIZER.notes_to_grid(notes).tolist() == naive_grid(rows)

@@ -12,7 +12,8 @@ from symusic import Note, Score, TimeSignature, Track
 
 from pianogen_hf.tokenizers import tokenization_remi
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
-from pianogen_hf.tokenizers.notes import TIME_SIGNATURE_DTYPE, Notes
+from pianogen_hf.tokenizers.notes import TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Notes
+from pianogen_hf.tokenizers.remi_encoder import RemiEncoder
 from pianogen_hf.tokenizers.tokenization_remi import SCHEMES, RemiTokenizer
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "remi.json").read_text())
@@ -131,6 +132,93 @@ def test_names_are_unique_and_hold_no_spaces():
         assert len(set(names)) == len(tokenizer) == tokenizer.vocab_size == len(tokenizer.get_vocab())
         assert all(len(name.split()) == 1 for name in names)
         assert names[:3] == ["<pad>", "<bos>", "<eos>"] and not any("PAD" in name for name in names)
+
+
+# The fast encoder -----------------------------------------------------------------------------------------------------
+
+TEMPO_ROWS = st.lists(st.tuples(st.integers(0, 5000), st.integers(150_000, 2_000_000)), max_size=5)
+COVERED = {
+    "default": {},
+    "tempos and time signatures": {"use_tempos": True, "use_time_signatures": True},
+    "tempos": {"use_tempos": True, "delete_equal_successive_tempo_changes": True},
+    "sixteenths": {
+        "use_time_signatures": True,
+        "time_signature_range": {"16": [5, 7], "8": [3, 6, 7], "4": [3, 4], "2": [2]},
+    },
+    "doubles kept": {"remove_duplicated_notes": False, "use_time_signatures": True},
+    "finer": {"beat_res": {"0_2": 12, "2_7": 6}, "num_velocities": 9, "pitch_range": [40, 80]},
+}
+UNPAIRED = {
+    split: RemiTokenizer(config={"use_time_signatures": True, "encode_ids_split": split}) for split in ("bar", "no")
+}
+FAST = {name: RemiTokenizer(config=config) for name, config in COVERED.items()}
+
+
+@given(
+    rows=NOTE_ROWS.filter(len),
+    signatures=st.one_of(SIGNATURE_ROWS, SIGNATURE_ROWS.map(lambda rows: [(tick, (5, 16)) for tick, _ in rows])),
+    tempos=TEMPO_ROWS,
+    ticks_per_quarter=st.sampled_from([8, 12, 24, 96, 100, 220, 480, 1024]),
+)
+@relaxed
+@pytest.mark.parametrize("tokenizer", [*FAST.values(), BPE], ids=[*FAST, "byte pairs"])
+def test_fast_ids_are_those_of_miditok(tokenizer, rows, signatures, tempos, ticks_per_quarter):
+    notes = make_notes(rows, ticks_per_quarter, signatures)
+    notes = Notes(notes.table, ticks_per_quarter, np.array(tempos, dtype=TEMPO_DTYPE), notes.time_signatures)
+    expected = tokenizer._sequence(notes, encode_ids=True).ids
+    assert tokenizer.encode_notes(notes) == [index + tokenizer._offset for index in expected]
+
+
+@given(rows=NOTE_ROWS.filter(len), signatures=SIGNATURE_ROWS, split=st.sampled_from(["bar", "no"]))
+@relaxed
+def test_byte_pairs_learn_from_the_same_words_as_in_miditok(rows, signatures, split):
+    notes = make_notes(rows, signatures=signatures)
+    fast = UNPAIRED[split]._words(notes)
+    slow = copy.copy(UNPAIRED[split])
+    slow._encoder = None
+    assert fast == slow._words(notes)
+
+
+@pytest.mark.parametrize("tokenizer", [*FAST.values(), BPE], ids=[*FAST, "byte pairs"])
+def test_the_fast_path_is_the_one_taken(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "_sequence", None)  # MidiTok's own encoder is out of reach
+    assert len(tokenizer.encode_notes(random_piece(1))) > 100 and tokenizer._words(random_piece(1))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"use_rests": True, "beat_res_rest": {"0_1": 8, "1_2": 4}},
+        {"use_chords": True},
+        {"use_pitch_intervals": True},
+        {"use_programs": True},
+        {"use_velocities": False},
+        {"use_note_duration_programs": [1]},
+        {"encode_ids_split": "beat"},
+        {"use_time_signatures": True, "time_signature_range": {"16": [5], "4": [3, 4], "2": [2]}},  # no ticks of a 2/2
+        {"num_velocities": 127, "beat_res": {"0_4": 8, "4_300": 16}},  # more ids than fit into a sort key
+    ],
+    ids=lambda config: next(iter(config)),
+)
+def test_what_the_fast_encoder_does_not_cover_goes_through_miditok(config):
+    tokenizer = RemiTokenizer(config=config)
+    assert tokenizer._encoder is None
+    notes = random_piece(1)
+    expected = tokenizer._sequence(notes, encode_ids=True).ids
+    assert tokenizer.encode_notes(notes) == [index + tokenizer._offset for index in expected]
+
+
+def test_the_fast_encoder_refuses_what_it_does_not_cover():
+    with pytest.raises(ValueError, match="not covered"):
+        RemiEncoder(TOKENIZERS["TSD"]._miditok)
+
+
+def test_times_round_as_in_symusic_at_the_very_edge():
+    # 30 ticks of 480 are half a step, and as a product of floats the last number below a half.
+    for ticks_per_quarter in range(1, 1200, 7):
+        onsets = np.unique(np.arange(1, 40) * ticks_per_quarter // 16)
+        notes = make_notes([(onset, 1 + onset, 60, 64) for onset in onsets.tolist()], ticks_per_quarter)
+        assert np.array_equal(REMI._fast_events(notes), REMI._sequence(notes, encode_ids=False).ids)
 
 
 # Round trips ----------------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def encode(tokenizer: NoteTokenizer, piece_id: str, notes: Notes) -> np.ndarray:
         DataError: if the piece is beyond what the tokenizer can write.
     """
     try:
-        return np.array(tokenizer.encode_piece(notes), dtype=np.int32)
+        return tokenizer.piece_ids(notes).astype(np.int32)
     except ValueError as error:  # a piece of days, say: left out it would be missed, so it must be taken out
         raise DataError(f"{piece_id} can't be tokenized ({error}): take it out of the folder") from error
 

@@ -31,25 +31,71 @@ PEDAL_DOWN = 64  # a sustain controller value from here on means "down" (MIDI 1.
 _NOTE_ORDER = ("is_drum", "program", "track", "velocity", "duration_tick", "pitch", "onset_tick")  # last counts most
 
 
+def take_rows(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`table[rows]` for a mask or indices; numpy moves rows as bytes 20 times as fast as field by field."""
+    return _as_bytes(table)[rows].view(table.dtype)
+
+
+def copy_rows(table: np.ndarray) -> np.ndarray:
+    """`table.copy()`, fast for the same reason."""
+    return _as_bytes(table).copy().view(table.dtype)
+
+
+def join_rows(tables: list[np.ndarray]) -> np.ndarray:
+    """`np.concatenate(tables)` of tables of one dtype, fast for the same reason; a single one is not copied."""
+    if len(tables) == 1:
+        return tables[0]
+    return np.concatenate([_as_bytes(table) for table in tables]).view(tables[0].dtype)
+
+
+def _as_bytes(table: np.ndarray) -> np.ndarray:
+    return table.view((np.void, table.dtype.itemsize))
+
+
+def _sorted_by_tick(rows: np.ndarray) -> np.ndarray:
+    """The rows by tick, those of one tick in the order they had; without copying where they already stand so."""
+    tick = rows["tick"]
+    if bool((tick[1:] >= tick[:-1]).all()):
+        return rows
+    return take_rows(rows, np.argsort(tick, kind="stable"))
+
+
 def _sorted_unique_by_tick(rows: np.ndarray) -> np.ndarray:
     """Sort rows by tick; where several share a tick the last one wins, as it does for a player."""
-    rows = rows[np.argsort(rows["tick"], kind="stable")]
+    if len(rows) < 2:
+        return rows
+    rows = _sorted_by_tick(rows)
     keep = np.ones(len(rows), dtype=bool)
     keep[:-1] = rows["tick"][1:] != rows["tick"][:-1]
-    return rows[keep]
+    return take_rows(rows, keep)
 
 
 def _sorted_notes(table: np.ndarray) -> np.ndarray:
     """The rows by onset, then pitch, then the other fields; without copying where they already stand so."""
     key = (table["onset_tick"].astype(np.int64) << 16) + table["pitch"]
-    if bool(np.all(key[1:] > key[:-1])):
+    if bool((key[1:] > key[:-1]).all()):
         return table
-    return table[np.lexsort([table[name] for name in _NOTE_ORDER])]
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    equal = np.flatnonzero(key[1:] == key[:-1])
+    if len(equal):  # the other fields count only where onset and pitch leave it open
+        open_places = np.union1d(equal, equal + 1)
+        rows = take_rows(table, order[open_places])
+        order[open_places] = order[open_places][np.lexsort([rows[name] for name in _NOTE_ORDER])]
+    return take_rows(table, order)
 
 
 def default_tempos() -> np.ndarray:
     """The tempo map of a file that names no tempo: 120 quarters a minute."""
     return np.array([(0, DEFAULT_US_PER_QUARTER)], dtype=TEMPO_DTYPE)
+
+
+def _within_midi(table: np.ndarray) -> bool:
+    """Whether all values are MIDI's, in one pass per column; `table` is sorted by onset and not empty."""
+    # Bits above the seventh tell of numbers too high as well as of negative ones.
+    seven_bits = all(0 <= np.bitwise_or.reduce(table[name]) < 128 for name in ("pitch", "velocity", "program"))
+    others = table["onset_tick"][0], *(np.minimum.reduce(table[name]) for name in ("duration_tick", "track"))
+    return seven_bits and min(others) >= 0 and bool(np.minimum.reduce(table["velocity"]) > 0)
 
 
 @dataclass(eq=False)
@@ -79,26 +125,35 @@ class Notes:
     def __post_init__(self) -> None:
         self.table = _sorted_notes(np.asarray(self.table, dtype=NOTE_DTYPE))
         tempos = np.asarray(self.tempos, dtype=TEMPO_DTYPE)
-        if len(tempos) == 0 or tempos["tick"].min() > 0:
+        if len(tempos) == 0 or np.minimum.reduce(tempos["tick"]) > 0:
             tempos = np.concatenate([default_tempos(), tempos])
         self.tempos = _sorted_unique_by_tick(tempos)
         self.time_signatures = _sorted_unique_by_tick(np.asarray(self.time_signatures, dtype=TIME_SIGNATURE_DTYPE))
-        pedals = np.asarray(self.pedals, dtype=PEDAL_DTYPE)
-        self.pedals = pedals[np.argsort(pedals["tick"], kind="stable")]
+        self.pedals = _sorted_by_tick(np.asarray(self.pedals, dtype=PEDAL_DTYPE))
         self._check()
 
     def _check(self) -> None:
         """Refuse tables that no MIDI file can hold."""
+        if len(self.table) and not _within_midi(self.table):
+            self._refuse_values()
+        if not 1 <= self.ticks_per_quarter <= 32767:
+            raise ValueError(f"ticks_per_quarter must lie in 1..32767, got {self.ticks_per_quarter}")
+        tempos = self.tempos["us_per_quarter"]
+        if np.minimum.reduce(tempos) < 1 or np.maximum.reduce(tempos) >= 2**24:
+            raise ValueError("us_per_quarter must lie in 1..16777215")
+
+    def _refuse_values(self) -> None:
+        """Name the field that holds what it must not.
+
+        Raises:
+            ValueError: if there is one.
+        """
         limits = {"pitch": (0, 127), "velocity": (1, 127), "program": (0, 127), "track": (0, 32767)}
         limits |= {"onset_tick": (0, 2**31 - 1), "duration_tick": (0, 2**31 - 1)}
         for name, (low, high) in limits.items():
             values = self.table[name]
-            if len(values) and (values.min() < low or values.max() > high):
+            if values.min() < low or values.max() > high:
                 raise ValueError(f"{name} must lie in {low}..{high}, got {values.min()}..{values.max()}")
-        if not 1 <= self.ticks_per_quarter <= 32767:
-            raise ValueError(f"ticks_per_quarter must lie in 1..32767, got {self.ticks_per_quarter}")
-        if self.tempos["us_per_quarter"].min() < 1 or self.tempos["us_per_quarter"].max() >= 2**24:
-            raise ValueError("us_per_quarter must lie in 1..16777215")
 
     @classmethod
     def from_columns(cls, ticks_per_quarter: int = 480, tempos: np.ndarray | None = None, **columns) -> Notes:
@@ -181,7 +236,7 @@ class Notes:
     def tick_to_sec(self, ticks: np.ndarray) -> np.ndarray:
         """Seconds (float64) of ticks, any shape, through the tempo map."""
         ticks = np.asarray(ticks, dtype=np.float64)
-        row = np.searchsorted(self.tempos["tick"], ticks, side="right") - 1
+        row = np.searchsorted(self.tempos["tick"], ticks, side="right") - 1 if len(self.tempos) > 1 else 0
         us = self.tempos["us_per_quarter"][row]
         return self._tempo_starts_sec()[row] + (ticks - self.tempos["tick"][row]) * us * 1e-6 / self.ticks_per_quarter
 
@@ -195,7 +250,7 @@ class Notes:
 
     def where(self, mask: np.ndarray) -> Notes:
         """The notes that a boolean mask or an index array picks; tempo map, signatures and pedal stay."""
-        return replace(self, table=self.table[mask])
+        return replace(self, table=take_rows(self.table, mask))
 
     def transposed(self, semitones: int) -> Notes:
         """All notes moved by semitones.
@@ -203,7 +258,7 @@ class Notes:
         Raises:
             ValueError: if a pitch would leave 0..127.
         """
-        table = self.table.copy()
+        table = copy_rows(self.table)
         table["pitch"] += semitones
         return replace(self, table=table)
 
@@ -214,12 +269,19 @@ class Notes:
         lost. The pedal of a track without notes of its own holds the notes of all tracks (a pedal part written to a
         track of its own); otherwise each track has its own pedal. The result has no pedal events left.
         """
-        table = self.table.copy()
+        table = copy_rows(self.table)
+        if not len(self.pedals):
+            return replace(self, table=table)
+        last = self._last_event_tick()
+        if len(table) and table["track"].min() == table["track"].max():
+            table["duration_tick"] = _sustained_durations(table, self.pedals, last)
+            return replace(self, table=table, pedals=np.zeros(0, PEDAL_DTYPE))
         sounding = np.unique(table["track"])
         for track in sounding:
-            own = self.pedals[(self.pedals["track"] == track) | ~np.isin(self.pedals["track"], sounding)]
+            own = (self.pedals["track"] == track) | ~np.isin(self.pedals["track"], sounding)
             rows = np.flatnonzero(table["track"] == track)
-            table["duration_tick"][rows] = _sustained_durations(table[rows], own, self._last_event_tick())
+            notes, pedals = take_rows(table, rows), take_rows(self.pedals, own)
+            table["duration_tick"][rows] = _sustained_durations(notes, pedals, last)
         return replace(self, table=table, pedals=np.zeros(0, PEDAL_DTYPE))
 
     def _last_event_tick(self) -> int:
@@ -244,16 +306,18 @@ def next_onset_of_same_pitch(onset: np.ndarray, pitch: np.ndarray, default: int)
     upcoming = np.full(len(onset), default, dtype=np.int64)
     if len(onset) < 2:
         return upcoming
-    order = np.lexsort((onset, pitch))
+    # Notes come by onset, as a rule: then a stable sort by pitch alone does, which is ten times as fast.
+    rising = bool((onset[1:] >= onset[:-1]).all())
+    order = np.argsort(pitch, kind="stable") if rising else np.lexsort((onset, pitch))
     sorted_onset, sorted_pitch = onset[order].astype(np.int64), pitch[order]
-    new_strike = np.ones(len(onset), dtype=bool)
-    new_strike[1:] = (sorted_onset[1:] != sorted_onset[:-1]) | (sorted_pitch[1:] != sorted_pitch[:-1])
-    strike = np.cumsum(new_strike) - 1
-    first = np.flatnonzero(new_strike)
-    following = np.full(len(first), default, dtype=np.int64)
-    same_key = sorted_pitch[first[1:]] == sorted_pitch[first[:-1]]
-    following[:-1][same_key] = sorted_onset[first[1:]][same_key]
-    upcoming[order] = following[strike]
+    same_key = sorted_pitch[1:] == sorted_pitch[:-1]
+    later = np.full(len(onset), default, dtype=np.int64)
+    np.copyto(later[:-1], sorted_onset[1:], where=same_key)
+    together = same_key & (sorted_onset[1:] == sorted_onset[:-1])
+    if together.any():  # all of them look beyond the last of them
+        last = np.flatnonzero(np.append(~together, True))
+        later = np.repeat(later[last], np.diff(last, prepend=-1))
+    upcoming[order] = later
     return upcoming
 
 

@@ -79,13 +79,11 @@ class CrayKHTokenizer(NoteTokenizer):
             return np.zeros(0, dtype=np.int64)
         start, end, slot = runs
         first, beyond = int(start.min()), min(int(end.max()) - 1 + TAIL, MAX_COLUMNS)
-        length = end - start
-        column = np.arange(length.sum()) + np.repeat(start - np.cumsum(length) + length, length)
-        token = np.repeat(slot + self.num_special, length)
+        cells = _run_keys(_key(start, slot + self.num_special), end - start)
         spaces = np.arange(first, beyond)
         breaks = np.arange(COLUMNS_PER_LINE - 1, beyond, COLUMNS_PER_LINE)  # those before `first`: silent lines
         # Sorted by column, then id, the tokens are the text: pitches ascending, then the space, then the line break.
-        keys = np.concatenate([_key(column, token), _key(spaces, self._space), _key(breaks, self._line_break)])
+        keys = np.concatenate([cells, _key(spaces, self._space), _key(breaks, self._line_break)])
         keys.sort()
         new = np.ones(len(keys), dtype=bool)  # a cell that several runs fill sounds once
         np.not_equal(keys[1:], keys[:-1], out=new[1:])
@@ -178,6 +176,13 @@ class CrayKHTokenizer(NoteTokenizer):
 
 def _key(column: np.ndarray, token: np.ndarray | int) -> np.ndarray:
     return (column * _KEY_STRIDE + token).astype(np.int32)  # below 2 ** 25, and int32 sorts in half the time
+
+
+def _run_keys(first: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Keys of all cells of runs, one run after the other, from the keys of their first cells."""
+    before = np.cumsum(length) - length  # cells of earlier runs; where it overflows, so does what it is taken from
+    begin = first - (before * _KEY_STRIDE).astype(np.int32)
+    return np.repeat(begin, length) + np.arange(length.sum(), dtype=np.int32) * np.int32(_KEY_STRIDE)
 
 
 def _columns(notes: Notes, ticks: np.ndarray) -> np.ndarray:

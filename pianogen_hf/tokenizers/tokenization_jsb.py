@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .notes import NOTE_DTYPE, Notes
+from .notes import NOTE_DTYPE, Notes, take_rows
 from .tokenization_notes import NoteTokenizer
 
 VOICES = ("Soprano", "Alto", "Tenor", "Bass")
@@ -20,6 +20,7 @@ REST = -1  # in grids, as in the benchmark's JSON files
 STEPS_PER_QUARTER = 4
 MAX_STEPS = 2**17  # 4.5 hours at 120 quarters a minute: keeps a hostile tick from filling the memory
 _NUM_PITCHES = HIGHEST_PITCH - LOWEST_PITCH + 1
+_CHORD_BITS = 64  # enough for all pitches, and whole bytes
 _TICKS_PER_QUARTER = 480
 _TICKS_PER_STEP = _TICKS_PER_QUARTER // STEPS_PER_QUARTER
 _DECODED_VELOCITY = 80  # mezzo-forte; the grid has no velocities
@@ -72,7 +73,12 @@ class JSBTokenizer(NoteTokenizer):
         is_pitch = (grid >= LOWEST_PITCH) & (grid <= HIGHEST_PITCH)
         if not (is_pitch | (grid == REST)).all():
             raise ValueError(f"a grid holds pitches {LOWEST_PITCH}..{HIGHEST_PITCH} and {REST} for rests")
-        return np.where(is_pitch, grid - LOWEST_PITCH + self.num_special, self.rest_id).ravel().tolist()
+        return self._ids_of_grid(grid).tolist()
+
+    def _ids_of_grid(self, grid: np.ndarray) -> np.ndarray:
+        ids = (grid + (self.num_special - LOWEST_PITCH)).ravel()
+        ids[ids < self.num_special] = self.rest_id
+        return ids
 
     def ids_to_grid(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Grid of ids, int64 (num_steps, 4); special tokens are skipped, a cut last step is filled up with rests."""
@@ -85,10 +91,12 @@ class JSBTokenizer(NoteTokenizer):
     def notes_to_grid(self, notes: Notes) -> np.ndarray:
         """Grid of notes, int64 (num_steps, 4), from tick 0 to the end of the last note that is kept."""
         voice_of_track = _voice_of_track(notes)
-        rows = notes.table[~notes["is_drum"] & (notes["pitch"] >= LOWEST_PITCH) & (notes["pitch"] <= HIGHEST_PITCH)]
+        pitch = notes["pitch"]
+        rows = take_rows(notes.table, ~notes["is_drum"] & (pitch >= LOWEST_PITCH) & (pitch <= HIGHEST_PITCH))
         onset, offset = _steps(rows, notes.ticks_per_quarter)
-        in_time = onset < MAX_STEPS
-        rows, onset, offset = rows[in_time], onset[in_time], offset[in_time]
+        if onset.max(initial=0) >= MAX_STEPS:
+            in_time = onset < MAX_STEPS
+            rows, onset, offset = take_rows(rows, in_time), onset[in_time], offset[in_time]
         if voice_of_track is None:
             return _by_height(onset, offset, rows["pitch"])
         # Of assignments to one cell the last remains: the highest pitch.
@@ -119,7 +127,7 @@ class JSBTokenizer(NoteTokenizer):
     # NoteTokenizer ---------------------------------------------------------------------------------------------------
 
     def _encode(self, notes: Notes) -> np.ndarray:
-        return np.array(self.grid_to_ids(self.notes_to_grid(notes)), dtype=np.int64)
+        return self._ids_of_grid(self.notes_to_grid(notes))
 
     def _decode_events(self, ids: np.ndarray) -> Notes:
         return self.grid_to_notes(self.ids_to_grid(ids))
@@ -150,15 +158,16 @@ def _steps(rows: np.ndarray, ticks_per_quarter: int) -> tuple[np.ndarray, np.nda
     return first, np.minimum(np.maximum(end, first + 1), MAX_STEPS)
 
 
-def _run_cells(onset: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """The steps of all runs, one run after the other, shape (length.sum(),)."""
-    return np.arange(length.sum()) + np.repeat(onset - np.cumsum(length) + length, length)
+def _run_cells(onset: np.ndarray, length: np.ndarray, stride: int = 1) -> np.ndarray:
+    """The steps of all runs, one run after the other, shape (length.sum(),); `stride` apart, as `onset` counts them."""
+    cells = np.arange(length.sum())
+    return cells * stride + np.repeat(onset - (np.cumsum(length) - length) * stride, length)
 
 
 def _voice_of_track(notes: Notes) -> np.ndarray | None:
     """The voice (0..3) of each track index, or None where tracks are no voices."""
-    pitched = notes.table[~notes["is_drum"]]
-    tracks = np.unique(pitched["track"])
+    pitched = take_rows(notes.table, ~notes["is_drum"])
+    tracks = np.flatnonzero(np.bincount(pitched["track"]))
     voice_of_track = np.zeros(tracks.max(initial=-1) + 1, dtype=np.int64)
     names = [notes.track_names[track].strip().capitalize() for track in tracks if track < len(notes.track_names)]
     if len(set(names)) == len(tracks) and set(names) <= set(VOICES):
@@ -176,27 +185,65 @@ def _voice_of_track(notes: Notes) -> np.ndarray | None:
 def _by_height(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.ndarray:
     """Grid of notes without voices: rule 3 of `JSBTokenizer`."""
     length = offset - onset
-    sounding = np.zeros((offset.max(initial=0), _NUM_PITCHES), dtype=bool)
-    sounding[_run_cells(onset, length), np.repeat(pitch - LOWEST_PITCH, length)] = True
-    changes = np.flatnonzero(np.any(sounding[1:] != sounding[:-1], axis=1)) + 1
-    starts = np.concatenate([[0], changes]) if len(sounding) else np.zeros(0, dtype=np.int64)
-    voices, chords = [REST] * len(VOICES), []
-    for chord in sounding[starts]:
-        voices = _voices_of_chord((np.flatnonzero(chord)[::-1] + LOWEST_PITCH).tolist(), voices)
-        chords.append(voices)
-    grid = np.array(chords, dtype=np.int64).reshape(-1, len(VOICES))
-    return np.repeat(grid, np.diff(starts, append=len(sounding)), axis=0)
+    # A row of 64 bits per step: bit 0 is the lowest pitch. The chord of a step is then one number.
+    sounding = np.zeros((offset.max(initial=0), _CHORD_BITS), dtype=bool)
+    cells = _run_cells(onset * _CHORD_BITS, length, _CHORD_BITS)
+    sounding.ravel()[cells + np.repeat(pitch - LOWEST_PITCH, length)] = True
+    chords = np.packbits(sounding, axis=1, bitorder="little").view("<i8").ravel()
+    starts = np.flatnonzero(np.diff(chords, prepend=-1))
+    grid = _voices_of_chords(chords[starts])
+    return np.repeat(grid, np.diff(starts, append=len(chords)), axis=0)
 
 
-def _voices_of_chord(pitches: list[int], last: list[int]) -> list[int]:
-    """The four voices of falling pitches, after those of the step before."""
-    if len(pitches) < 2:
-        return [*pitches, REST, REST, REST, REST][: len(VOICES)]
-    inner = pitches[1:-1]
-    alto, tenor = (voice if voice in inner else REST for voice in last[1:3])
-    free = [pitch for pitch in inner if pitch not in (alto, tenor)]
-    if alto == REST and free:
-        alto = free.pop(0)
-    if tenor == REST and free:
-        tenor = free.pop(0)
-    return [pitches[0], alto, tenor, pitches[-1]]
+def _voices_of_chords(chords: np.ndarray) -> np.ndarray:
+    """The four voices of each chord, int64 (num_chords, 4), with the inner ones after those of the chord before.
+
+    Args:
+        chords: a set bit for each pitch, int64 (num_chords,).
+    """
+    soprano = _highest_bit(chords)
+    bass = (chords ^ soprano) & -(chords ^ soprano)
+    inner = chords ^ soprano ^ bass
+    alto = _highest_bit(inner)
+    tenor = _highest_bit(inner ^ alto)
+    goes_on = np.flatnonzero(inner[1:] & inner[:-1]) + 1  # elsewhere nobody keeps a pitch, and the above is all
+    alto[goes_on], tenor[goes_on] = _kept_voices(inner, alto, tenor, goes_on)
+    bits = np.stack([soprano, alto, tenor, bass], axis=1)
+    return np.where(bits, _bit_number(bits) + LOWEST_PITCH, REST)
+
+
+def _kept_voices(
+    inner: np.ndarray, alto: np.ndarray, tenor: np.ndarray, goes_on: np.ndarray
+) -> tuple[list[int], list[int]]:
+    """Alto and tenor of those chords that share inner pitches with the one before: who sang one of them stays on it."""
+    all_inner, fresh_alto, fresh_tenor = inner.tolist(), alto.tolist(), tenor.tolist()
+    altos: list[int] = []
+    tenors: list[int] = []
+    last = -1
+    for chord in goes_on.tolist():
+        if last != chord - 1:
+            high, low = fresh_alto[chord - 1], fresh_tenor[chord - 1]
+        pitches = all_inner[chord]
+        high &= pitches
+        low &= pitches
+        free = pitches ^ high ^ low
+        if free:
+            if not high:
+                high = 1 << free.bit_length() - 1
+                free ^= high
+            if free and not low:
+                low = 1 << free.bit_length() - 1
+        altos.append(high)
+        tenors.append(low)
+        last = chord
+    return altos, tenors
+
+
+def _bit_number(bits: np.ndarray) -> np.ndarray:
+    """Index of the highest bit of each number below 2 ** 53, -1 of 0."""
+    return np.frexp(bits.astype(np.float64))[1].astype(np.int64) - 1
+
+
+def _highest_bit(numbers: np.ndarray) -> np.ndarray:
+    """The highest bit of each number below 2 ** 53, alone; 0 of 0."""
+    return np.where(numbers, np.int64(1) << np.maximum(_bit_number(numbers), 0), 0)

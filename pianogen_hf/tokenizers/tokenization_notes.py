@@ -83,7 +83,11 @@ class NoteTokenizer(PreTrainedTokenizer):
 
     def encode_piece(self, notes: Notes) -> list[int]:
         """A whole piece as models are trained on it: `<bos>`, its events, `<eos>`."""
-        return [self.bos_token_id, *self.encode_notes(notes), self.eos_token_id]
+        return self.piece_ids(notes).tolist()
+
+    def piece_ids(self, notes: Notes) -> np.ndarray:
+        """What `encode_piece` gives, as an int64 array: no list of ten thousand numbers is made of it on the way."""
+        return np.concatenate([[self.bos_token_id], self._encode(notes), [self.eos_token_id]]).astype(np.int64)
 
     def decode_notes(self, ids: Sequence[int] | np.ndarray) -> Notes:
         """Notes of ids (list, array or 1-D tensor); special tokens are skipped, anything decodes.

@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .notes import Notes, next_onset_of_same_pitch
+from .notes import Notes
 from .tokenization_notes import NoteTokenizer
 
 STEPS_PER_SEC = 100
 MAX_SHIFT = 100  # steps: one second, the longest single time shift
 VELOCITY_BIN = 4
 _SPECIAL, _NOTE_ON, _NOTE_OFF, _TIME_SHIFT, _VELOCITY = range(5)
+_PITCH_BITS, _BIN_BITS = 7, 5
 
 
 class PerformanceTokenizer(NoteTokenizer):
@@ -55,44 +56,53 @@ class PerformanceTokenizer(NoteTokenizer):
 
     def _encode(self, notes: Notes) -> np.ndarray:
         onset, offset, pitch, velocity_bin = self._quantised(notes)
-        num_notes = len(onset)
-        # One row per note-off, then one per note-on; the sort puts offs before ons at one instant, each by pitch.
-        step = np.concatenate([offset, onset])
-        is_on = np.arange(2 * num_notes) >= num_notes
-        order = np.lexsort([np.concatenate([pitch, pitch]), is_on, step])
-        step, is_on = step[order], is_on[order]
-        row_pitch, row_velocity = np.tile(pitch, 2)[order], np.tile(velocity_bin, 2)[order]
+        # One number for each note-on and note-off holds all there is to say of it, and sorts as events stand: by step,
+        # offs before ons, each by pitch. Steps stay below 2 ** 42 at the slowest tempo that MIDI can hold.
+        note_on = (onset << 1 | 1) << _PITCH_BITS | pitch
+        keys = np.concatenate([(offset << 1 << _PITCH_BITS | pitch) << _BIN_BITS, note_on << _BIN_BITS | velocity_bin])
+        keys.sort()
+        is_on = (keys >> (_PITCH_BITS + _BIN_BITS) & 1).astype(bool)
 
-        wait = np.diff(step, prepend=0)
-        full_shifts, rest = np.divmod(wait, MAX_SHIFT)
-        changes_velocity = np.zeros(len(step), dtype=bool)
-        changes_velocity[is_on] = np.diff(row_velocity[is_on], prepend=-1) != 0
+        wait = np.diff(keys >> (1 + _PITCH_BITS + _BIN_BITS), prepend=0)
+        full_shifts = wait // MAX_SHIFT
+        rest = wait - full_shifts * MAX_SHIFT
+        ons = np.flatnonzero(is_on)
+        bins = keys[ons] & (2**_BIN_BITS - 1)
+        changes = ons[np.diff(bins, prepend=-1) != 0]
+        width = full_shifts + 1
+        width += rest > 0
+        width[changes] += 1
 
-        width = full_shifts + (rest > 0) + changes_velocity + 1
         end = np.cumsum(width)
         # Whatever is not overwritten below is a full time shift: only long waits leave any.
         ids = np.full(end[-1] if len(end) else 0, self._first[_TIME_SHIFT] + MAX_SHIFT - 1)
-        kind = np.where(is_on, _NOTE_ON, _NOTE_OFF)
-        ids[end - 1] = self._first[kind] + row_pitch - self.lowest_pitch
-        ids[(end - 2)[changes_velocity]] = self._first[_VELOCITY] + row_velocity[changes_velocity]
-        has_rest = rest > 0
-        ids[(end - 2 - changes_velocity)[has_rest]] = self._first[_TIME_SHIFT] + rest[has_rest] - 1
+        row_pitch = keys >> _BIN_BITS & (2**_PITCH_BITS - 1)
+        ids[end - 1] = row_pitch + np.where(is_on, *(self._first[[_NOTE_ON, _NOTE_OFF]] - self.lowest_pitch))
+        ids[end[changes] - 2] = self._first[_VELOCITY] + (keys[changes] & (2**_BIN_BITS - 1))
+        waits = np.flatnonzero(rest)
+        ids[(end - width + full_shifts)[waits]] = rest[waits] + (self._first[_TIME_SHIFT] - 1)
         return ids
 
     def _quantised(self, notes: Notes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Onset and offset in steps, pitch and velocity bin, shape (num_kept,): no two notes of a key overlap."""
-        notes = notes.where((notes["pitch"] >= self.lowest_pitch) & (notes["pitch"] <= self.highest_pitch))
+        pitch = notes["pitch"]
+        if len(notes) and (pitch.min() < self.lowest_pitch or pitch.max() > self.highest_pitch):
+            notes = notes.where((pitch >= self.lowest_pitch) & (pitch <= self.highest_pitch))
         notes = notes.with_sustain()
         onset = np.rint(notes.onset_sec * STEPS_PER_SEC).astype(np.int64)
         offset = np.maximum(np.rint(notes.offset_sec * STEPS_PER_SEC).astype(np.int64), onset + 1)
-        pitch = notes["pitch"].astype(np.int64)
-        longest_first = np.lexsort([-offset, onset, pitch])
-        onset, offset, pitch = onset[longest_first], offset[longest_first], pitch[longest_first]
-        velocity_bin = notes["velocity"][longest_first].astype(np.int64) // VELOCITY_BIN
-        keep = np.ones(len(onset), dtype=bool)
-        keep[1:] = (onset[1:] != onset[:-1]) | (pitch[1:] != pitch[:-1])
-        onset, offset, pitch, velocity_bin = onset[keep], offset[keep], pitch[keep], velocity_bin[keep]
-        offset = np.minimum(offset, next_onset_of_same_pitch(onset, pitch, default=np.iinfo(np.int64).max))
+        # Notes come by onset: a stable sort by pitch leaves the strikes of each key in their order.
+        by_key = np.argsort(notes["pitch"], kind="stable")
+        columns = [column[by_key] for column in (onset, offset, notes["pitch"], notes["velocity"] // VELOCITY_BIN)]
+        onset, offset, pitch, velocity_bin = columns
+        same_key = pitch[1:] == pitch[:-1]
+        double = same_key & (onset[1:] == onset[:-1])
+        if double.any():
+            longest_first = np.lexsort([-offset, onset, pitch])
+            keep = longest_first[np.append(True, ~double)]
+            onset, offset, pitch, velocity_bin = (column[keep] for column in columns)
+            same_key = pitch[1:] == pitch[:-1]
+        offset[:-1][same_key] = np.minimum(offset[:-1], onset[1:])[same_key]
         return onset, offset, pitch, velocity_bin
 
     def _decode_events(self, ids: np.ndarray) -> Notes:

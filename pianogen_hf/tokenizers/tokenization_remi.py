@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .notes import NOTE_DTYPE, TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Notes
+from .remi_encoder import RemiEncoder
 from .tokenization_notes import SPECIAL_TOKENS, NoteTokenizer
 
 try:  # only for this one file: a checkpoint with another tokenizer must load without MidiTok
@@ -91,6 +92,9 @@ class RemiTokenizer(NoteTokenizer):
         library_class = getattr(miditok, scheme)
         self._miditok = library_class(params=vocab_file) if vocab_file else library_class(miditok_config)
         self.config = _plain_config(self._miditok.config, keys)
+        # MidiTok itself remains for what the fast encoder does not cover, and decodes.
+        covered = RemiEncoder.covers(self._miditok) and self._miditok.config.encode_ids_split != "beat"
+        self._encoder = RemiEncoder(self._miditok) if covered else None
         self.pitch_range = tuple(self._miditok.config.pitch_range)
         super().__init__(scheme=scheme, config=self.config, **kwargs)
         self._build_grammar()
@@ -145,6 +149,9 @@ class RemiTokenizer(NoteTokenizer):
 
     def _words(self, notes: Notes) -> list[str]:
         """The piece as MidiTok hands it to the BPE trainer: one character per event, one string per bar."""
+        fast = self._fast_events(notes)
+        if fast is not None:
+            return self._fast_words(fast)
         sequence = self._sequence(notes, encode_ids=False)
         split = {"bar": sequence.split_per_bars, "beat": sequence.split_per_beats, "no": lambda: [sequence]}
         parts = split[self._miditok.config.encode_ids_split]()
@@ -162,8 +169,32 @@ class RemiTokenizer(NoteTokenizer):
     # Notes <-> ids ---------------------------------------------------------------------------------------------------
 
     def _encode(self, notes: Notes) -> np.ndarray:
-        ids = self._sequence(notes, encode_ids=True).ids
+        fast = self._fast_events(notes)
+        if fast is None:
+            ids = self._sequence(notes, encode_ids=True).ids
+        elif self._miditok.is_trained:
+            ids = self._miditok._model.encode(self._fast_words(fast), is_pretokenized=True).ids
+        else:
+            return fast + self._offset
         return np.array(ids, dtype=np.int64) + self._offset
+
+    def _fast_events(self, notes: Notes) -> np.ndarray | None:
+        """MidiTok's ids of single events, made without it; None where only MidiTok knows them."""
+        latest = int(notes["onset_tick"].max(initial=0)) + int(notes["duration_tick"].max(initial=0))
+        limit = _MAX_QUARTERS * notes.ticks_per_quarter
+        if latest > limit and notes.end_tick > limit:  # the exact end only where the quick bound is not enough
+            raise ValueError(f"pieces longer than {_MAX_QUARTERS} quarters can't be encoded in beats")
+        return None if self._encoder is None else self._encoder.encode(notes)
+
+    def _fast_words(self, ids: np.ndarray) -> list[str]:
+        """Single events as characters, one string per bar where byte pairs keep to bars."""
+        characters = self._miditok._vocab_base_id_to_byte
+        codes = np.array([ord(characters[index]) for index in range(len(characters))], dtype="<u4")
+        text = codes[ids].tobytes().decode("utf-32-le")
+        if self._miditok.config.encode_ids_split == "no":
+            return [text]
+        starts = np.flatnonzero(ids == self._miditok.vocab["Bar_None"]).tolist()
+        return [text[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
 
     def _sequence(self, notes: Notes, encode_ids: bool) -> miditok.TokSequence:
         sequences = self._miditok.encode(self._score(notes), encode_ids=encode_ids)
@@ -171,8 +202,6 @@ class RemiTokenizer(NoteTokenizer):
 
     def _score(self, notes: Notes) -> Any:
         """All notes in one piano track, ordered as symusic orders those of a file."""
-        if notes.end_tick > _MAX_QUARTERS * notes.ticks_per_quarter:
-            raise ValueError(f"pieces longer than {_MAX_QUARTERS} quarters can't be encoded in beats")
         order = np.lexsort([notes[name] for name in ("velocity", "pitch", "duration_tick", "onset_tick")])
         track: Any = Track(program=0)
         track.notes = Note.from_numpy(
