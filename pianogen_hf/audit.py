@@ -111,8 +111,8 @@ def _sides(args: argparse.Namespace) -> tuple[dict[str, Notes], dict[str, Notes]
         pieces = normalized_keys(pieces, cache_dir)
     known = sides_by_content(manifest)
     # By name, or by content where the folder is called otherwise now.
-    names = zip(pieces["piece_id"][:], pieces["content"][:], strict=True)
-    sides = [side_of(manifest, name) or known.get(content, "") for name, content in names]
+    rows = zip(pieces["piece_id"][:], pieces["content"][:], strict=True)
+    sides = [side_of(manifest, name) or known.get(content, "") for name, content in rows]
     found = []
     for side in ("train", "validation"):
         names = [name for name, each in zip(pieces["piece_id"], sides, strict=True) if each == side]

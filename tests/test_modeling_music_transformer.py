@@ -19,7 +19,7 @@ from pianogen_hf.models.modeling_music_transformer import (
 )
 
 VOCAB = 23
-BOTH = pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+EVERY = pytest.mark.parametrize("implementation", ["eager", "sdpa", "relative"])
 # Distances clipped (3 < length), exact, more than needed, and with a window.
 SHAPES = pytest.mark.parametrize(
     ("max_relative_distance", "attention_window"), [(3, None), (12, None), (40, None), (3, 5), (20, 4), (2, 2)]
@@ -41,7 +41,7 @@ def make_config(**overrides) -> MusicTransformerConfig:
     return MusicTransformerConfig(**{**values, **overrides})
 
 
-def make_model(implementation: str = "sdpa", seed: int = 0, **overrides) -> MusicTransformerForCausalLM:
+def make_model(implementation: str | None = None, seed: int = 0, **overrides) -> MusicTransformerForCausalLM:
     torch.manual_seed(seed)
     model = MusicTransformerForCausalLM(make_config(**overrides, attn_implementation=implementation)).eval()
     # The small standard initialisation would hide mistakes: with larger weights, positions matter to the logits.
@@ -91,41 +91,43 @@ def naive_logits(model: MusicTransformerForCausalLM, ids: torch.Tensor, visible:
 # --- relative positions -----------------------------------------------------------------------------------------------
 
 
-@given(length=st.integers(1, 12), max_distance=st.integers(1, 20), seed=st.integers(0, 99))
-def test_skew_equals_the_lookup_of_each_distance(length, max_distance, seed):
-    num_distances = min(max_distance, length)
+@given(length=st.integers(1, 12), past=st.integers(0, 9), max_distance=st.integers(1, 20), seed=st.integers(0, 99))
+def test_skew_equals_the_lookup_of_each_distance(length, past, max_distance, seed):
+    num_distances = min(max_distance, past + length)
     logits = torch.randn(2, 3, length, num_distances, generator=torch.Generator().manual_seed(seed))
-    skewed = skew(logits.flip(-1), length)
-    assert skewed.shape == (2, 3, length, length) and skewed.isfinite().all()
+    skewed = skew(logits.flip(-1), past + length)
+    assert skewed.shape == (2, 3, length, past + length) and skewed.isfinite().all()
     for i in range(length):
-        for j in range(i + 1):
-            assert torch.equal(skewed[..., i, j], logits[..., i, min(i - j, num_distances - 1)])
+        for j in range(past + i + 1):
+            assert torch.equal(skewed[..., i, j], logits[..., i, min(past + i - j, num_distances - 1)])
 
 
 @settings(deadline=None)
-@given(length=st.integers(1, 14), max_distance=st.integers(1, 20))
-def test_skewed_bias_equals_looked_up_bias_and_has_the_same_gradient(length, max_distance):
+@given(length=st.integers(1, 14), past=st.integers(0, 9), max_distance=st.integers(1, 20))
+def test_skewed_bias_equals_looked_up_bias_and_has_the_same_gradient(length, past, max_distance):
     embedding = MusicTransformerRelativeEmbedding(make_config(max_relative_distance=max_distance))
     torch.nn.init.normal_(embedding.weight)
     queries = torch.randn(2, 3, length, 8)
-    distance = (torch.arange(length)[:, None] - torch.arange(length)).clamp(0, max_distance - 1)
-    causal = torch.ones(length, length).tril()
+    distance = torch.arange(past, past + length)[:, None] - torch.arange(past + length)
     gradients = []
-    for relative_distance in (None, distance):
-        bias = embedding(queries, relative_distance) * causal
+    for relative_distance in (None, distance.clamp(0, max_distance - 1)):
+        bias = embedding(queries, relative_distance, past + length) * (distance >= 0)
         gradients.append((bias, torch.autograd.grad((bias**2).sum(), embedding.weight)[0]))
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
 
 
-def test_no_index_is_built_without_a_past():
+def test_no_index_is_built_where_keys_end_with_the_queries():
     config = make_config()
+    cache = DynamicCache(config=config)
     assert clipped_distances(7, None, 5, torch.device("cpu")) is None
-    assert clipped_distances(7, DynamicCache(config=config), 5, torch.device("cpu")) is None
+    assert clipped_distances(7, cache, 5, torch.device("cpu")) is None
+    cache.update(torch.zeros(1, 3, 7, 8), torch.zeros(1, 3, 7, 8), 0)
+    assert clipped_distances(1, cache, 5, torch.device("cpu")) is None
     static = clipped_distances(2, StaticCache(config=config, max_cache_len=6), 3, torch.device("cpu"))
     assert static.tolist() == [[0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
 
 
-@BOTH
+@EVERY
 @SHAPES
 def test_forward_equals_the_naive_definition(implementation, max_relative_distance, attention_window):
     model = make_model(implementation, max_relative_distance=max_relative_distance, attention_window=attention_window)
@@ -140,7 +142,7 @@ def test_forward_equals_the_naive_definition(implementation, max_relative_distan
             torch.testing.assert_close(logits[row, seen], expected[seen], atol=1e-5, rtol=1e-5)
 
 
-@BOTH
+@EVERY
 def test_distances_matter_and_absolute_positions_do_not(implementation):
     model = make_model(implementation, attention_window=4, num_hidden_layers=1)
     ids = make_ids(1, 20)
@@ -152,7 +154,7 @@ def test_distances_matter_and_absolute_positions_do_not(implementation):
         torch.testing.assert_close(last, model(ids[:, 9:]).logits[0, -1])  # the beginning of the count is not
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("attention_window", [None, 4])
 def test_left_padding_changes_nothing(implementation, attention_window):
     model = make_model(implementation, attention_window=attention_window)
@@ -179,7 +181,7 @@ def test_packed_sequences_do_not_see_one_another():
 # --- causality --------------------------------------------------------------------------------------------------------
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("attention_window", [None, 3])
 def test_outputs_have_no_gradient_outside_their_receptive_field(implementation, attention_window):
     model = make_model(implementation, attention_window=attention_window, num_hidden_layers=1)
@@ -205,7 +207,7 @@ def cached_logits(model, ids, mask, cache, chunks):
     return torch.cat(logits, dim=1)
 
 
-@BOTH
+@EVERY
 @SHAPES
 @pytest.mark.parametrize("cache_class", [DynamicCache, StaticCache])
 @pytest.mark.parametrize("chunks", [[1] * 12, [5] + [1] * 7, [1, 4, 2, 5], [3, 9]])
@@ -251,7 +253,7 @@ def greedy_by_hand(model, ids, steps):
     return ids
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("attention_window", [None, 4])
 @pytest.mark.parametrize("cache_implementation", [None, "static"])
 def test_greedy_generation_equals_argmax_without_cache(implementation, attention_window, cache_implementation):
@@ -278,7 +280,7 @@ def test_left_padded_batch_generates_what_each_prompt_does_alone(cache_implement
         assert torch.equal(batch[row, 9:], alone[0, prompt.shape[1] :])
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -392,7 +394,7 @@ def test_gradient_checkpointing_gives_equal_gradients():
     torch.testing.assert_close(gradients_of(model, ids), plain)
 
 
-@BOTH
+@EVERY
 def test_bfloat16_is_close_to_float32(implementation):
     model = make_model(implementation)
     ids = make_ids(2, 9)
@@ -410,7 +412,7 @@ def test_bfloat16_is_close_to_float32(implementation):
         assert (logits - expected)[seen].abs().mean() < 0.1
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("autocast", [False, True])
 def test_rows_of_padding_give_no_nan_in_training(implementation, autocast):
     model = make_model(implementation).train()

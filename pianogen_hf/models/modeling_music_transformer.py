@@ -31,28 +31,29 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_music_transformer import MusicTransformerConfig
+from .relative_attention_dispatch import RELATIVE_ATTENTION, keys_end_with_queries
 
 
-def skew(distance_logits: torch.Tensor, length: int) -> torch.Tensor:
+def skew(distance_logits: torch.Tensor, key_length: int) -> torch.Tensor:
     """Turn logits per (query, distance) into logits per (query, key) without an index (paper, section 3.4.1).
 
     The paper pads one column on the left, reads the memory with rows one shorter, and drops the first row: each row is
     thereby shifted one further than the row above. Here the padding also repeats the farthest column, which makes all
-    distances beyond the last one share it.
+    distances beyond the last one share it, and there may be more keys than queries.
 
     Args:
-        distance_logits: Shape `(..., length, num_distances)` with `num_distances <= length`, **farthest distance
-            first**: the last column is distance 0.
-        length: Number of queries and of keys.
+        distance_logits: Shape `(..., query_length, num_distances)` with `num_distances <= key_length`, **farthest
+            distance first**: the last column is distance 0.
+        key_length: Number of keys; the queries are the last of them.
 
     Returns:
-        Shape `(..., length, length)`: entry `(i, j)` holds the logit of query `i` at distance
-        `min(i - j, num_distances - 1)` for `j <= i`, and an arbitrary finite logit above the diagonal.
+        Shape `(..., query_length, key_length)`: an entry at distance `d >= 0` holds the logit of its query at distance
+        `min(d, num_distances - 1)`; above the diagonal there is an arbitrary finite logit.
     """
-    num_distances = distance_logits.shape[-1]
-    farthest = distance_logits[..., :1].expand(*distance_logits.shape[:-1], length + 1 - num_distances)
-    padded = torch.cat([farthest, distance_logits], dim=-1)  # (..., length, length + 1)
-    return padded.view(*padded.shape[:-2], length + 1, length)[..., 1:, :]
+    query_length, num_distances = distance_logits.shape[-2:]
+    farthest = distance_logits[..., :1].expand(*distance_logits.shape[:-1], key_length + 1 - num_distances)
+    padded = torch.cat([farthest, distance_logits], dim=-1)  # (..., query_length, key_length + 1)
+    return padded.flatten(-2)[..., query_length:].unflatten(-1, (query_length, key_length))
 
 
 def clipped_distances(
@@ -70,14 +71,14 @@ def clipped_distances(
         device: Where the result is needed.
 
     Returns:
-        Integers of shape `(query_length, key_length)`, or `None` if queries and keys are the same tokens, for which
-        `skew` needs no index.
+        Integers of shape `(query_length, key_length)`, or `None` if the keys end with the queries, so that distances
+        follow from the order and `skew` needs no index.
     """
     if past_key_values is None:
         return None
     key_length, key_offset = past_key_values.get_mask_sizes(query_length, 0)
     query_offset = past_key_values.get_query_offset(0)  # an int, or a tensor from a static cache
-    if isinstance(query_offset, int) and query_offset == 0 and key_length == query_length:
+    if keys_end_with_queries(query_length, query_offset, key_length, key_offset):
         return None
     query_positions = torch.arange(query_length, device=device) + query_offset
     key_positions = torch.arange(key_length, device=device) + key_offset
@@ -113,24 +114,29 @@ class MusicTransformerRelativeEmbedding(nn.Module):
         # (num_heads, max_relative_distance, head_dim): weight[h, d] is the embedding of distance d in tokens
         self.weight = nn.Parameter(torch.empty(config.num_attention_heads, config.max_relative_distance, head_dim))
 
-    def forward(self, query_states: torch.Tensor, relative_distance: torch.Tensor | None) -> torch.Tensor:
-        """Dense bias of the relative positions, the one place where queries meet distances.
+    def forward(
+        self, query_states: torch.Tensor, relative_distance: torch.Tensor | None, key_length: int
+    ) -> torch.Tensor:
+        """Dense bias of the relative positions, for attention functions that know no distances.
 
         Args:
             query_states: Shape `(batch, num_heads, query_length, head_dim)`, already scaled.
             relative_distance: Result of `clipped_distances`.
+            key_length: Number of keys.
 
         Returns:
             Shape `(batch, num_heads, query_length, key_length)`; meaningless where a key lies in the future.
         """
-        query_length = query_states.shape[2]
-        if relative_distance is None:
-            # Flipping the small table instead of its product with the queries avoids a copy of the large one.
-            farthest_first = self.weight[:, :query_length].flip(1)
-            return skew(torch.matmul(query_states, farthest_first.transpose(1, 2)), query_length)
-        # Unlike matmul, einsum does not copy the table for each sequence of the batch: decoding is 100 times faster.
-        distance_logits = torch.einsum("bhqd,hmd->bhqm", query_states, self.weight)
-        return distance_logits.gather(-1, relative_distance.expand(*distance_logits.shape[:2], -1, -1))
+        if relative_distance is not None:
+            # Unlike matmul, einsum does not copy the table for each sequence of the batch.
+            distance_logits = torch.einsum("bhqd,hmd->bhqm", query_states, self.weight)
+            return distance_logits.gather(-1, relative_distance.expand(*distance_logits.shape[:2], -1, -1))
+        nearest_first = self.weight[:, :key_length]
+        if query_states.shape[2] == 1:  # one query needs no skew: its distances in the order of the keys
+            distance_logits = torch.einsum("bhqd,hmd->bhqm", query_states, nearest_first)
+            beyond = distance_logits[..., -1:].expand(-1, -1, -1, key_length - nearest_first.shape[1])
+            return torch.cat([distance_logits, beyond], dim=-1).flip(-1)
+        return skew(torch.matmul(query_states, nearest_first.flip(1).transpose(1, 2)), key_length)
 
 
 class MusicTransformerMLP(nn.Module):
@@ -223,12 +229,15 @@ class MusicTransformerAttention(nn.Module):
         if past_key_values is not None:
             key_states, value_states = past_key_values.update(key_states, value_states, self.layer_idx)
 
-        # Attention functions add the bias after scaling the products of queries and keys, hence the scaled queries.
-        position_bias = self.relative_embedding(query_states * self.scaling, relative_distance)
+        implementation = self.config._attn_implementation
+        positions: dict = {"relative_embedding": self.relative_embedding, "relative_distance": relative_distance}
+        if implementation != RELATIVE_ATTENTION:
+            # Other functions add the bias after scaling the products of queries and keys, hence the scaled queries.
+            scaled = query_states * self.scaling
+            bias = self.relative_embedding(scaled, relative_distance, key_states.shape[2])
+            positions = {"position_bias": bias}
 
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         attn_output, attn_weights = attention_interface(
             self,
             query_states,
@@ -237,7 +246,8 @@ class MusicTransformerAttention(nn.Module):
             attention_mask,
             dropout=0.0 if not self.training else self.attention_dropout,
             scaling=self.scaling,
-            position_bias=position_bias,
+            sliding_window=self.config.attention_window,
+            **positions,
             **kwargs,
         )
 
@@ -289,7 +299,8 @@ class MusicTransformerPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["MusicTransformerDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
-    # Flash kernels take no bias. Flex takes one, but it has no backward on CPU and refuses attention dropout.
+    # Flash kernels take no bias. Flex takes one, but it has no backward on CPU and refuses attention dropout: the
+    # default uses it where it can.
     _supports_flash_attn = False
     _supports_flex_attn = False
     _supports_sdpa = True
@@ -300,6 +311,10 @@ class MusicTransformerPreTrainedModel(PreTrainedModel):
         "hidden_states": MusicTransformerDecoderLayer,
         "attentions": MusicTransformerAttention,
     }
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """Let the relative attention, which chooses by device and call, be the default instead of `sdpa`."""
+        return super().get_correct_attn_implementation(requested_attention or RELATIVE_ATTENTION, is_init_check)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -377,9 +392,10 @@ class MusicTransformerModel(MusicTransformerPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
             # With a bias, sdpa cannot use its causal flag and would rebuild the causal mask in every layer.
-            allow_is_causal_skip=False,
+            allow_is_causal_skip=self.config._attn_implementation == RELATIVE_ATTENTION,
         )
-        causal_mask = additive_mask(causal_mask, inputs_embeds.dtype)  # type: ignore[arg-type]
+        if self.config._attn_implementation != RELATIVE_ATTENTION:
+            causal_mask = additive_mask(causal_mask, inputs_embeds.dtype)  # type: ignore[arg-type]
         relative_distance = clipped_distances(
             inputs_embeds.shape[1], past_key_values, self.config.max_relative_distance, inputs_embeds.device
         )
