@@ -1,7 +1,9 @@
 # What is named here is exported, loaded when first used, known to the Auto classes (registration.py) and tested.
 # Editors and type checkers read it, too.
 from .models.configuration_music_transformer import MusicTransformerConfig
+from .models.configuration_piano_encoder import PianoEncoderConfig
 from .models.modeling_music_transformer import MusicTransformerForCausalLM, MusicTransformerModel
+from .models.modeling_piano_encoder import PianoEncoderForCausalLM, PianoEncoderForMaskedLM, PianoEncoderModel
 from .tokenizers.midi import MidiError, notes_to_midi_bytes, read_midi, write_midi
 from .tokenizers.notes import Notes
 from .tokenizers.tokenization_craykh import CrayKHTokenizer
@@ -24,6 +26,10 @@ __all__ = [
     "NoteTokenizer",
     "Notes",
     "PerformanceTokenizer",
+    "PianoEncoderConfig",
+    "PianoEncoderForCausalLM",
+    "PianoEncoderForMaskedLM",
+    "PianoEncoderModel",
     "RemiTokenizer",
     "notes_to_midi_bytes",
     "read_midi",

@@ -18,30 +18,23 @@ _WATCHED = ("transformers.", "pianogen_hf.")
 
 def register() -> None:
     """Register every exported config, model and tokenizer; a model by the last word of its name."""
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        PreTrainedConfig,
-        PreTrainedModel,
-    )
+    import transformers as hf
 
     import pianogen_hf as pg
 
     parts = [part for part in (getattr(pg, name) for name in pg.__all__) if isinstance(part, type)]
-    configs = [part for part in parts if issubclass(part, PreTrainedConfig)]
+    configs = [part for part in parts if issubclass(part, hf.PreTrainedConfig)]
     for config_class in configs:
-        AutoConfig.register(config_class.model_type, config_class)
-    for model_class in (part for part in parts if issubclass(part, PreTrainedModel)):
-        auto_class = AutoModelForCausalLM if model_class.__name__.endswith("ForCausalLM") else AutoModel
+        hf.AutoConfig.register(config_class.model_type, config_class)
+    heads = {"ForCausalLM": hf.AutoModelForCausalLM, "ForMaskedLM": hf.AutoModelForMaskedLM, "Model": hf.AutoModel}
+    for model_class in (part for part in parts if issubclass(part, hf.PreTrainedModel)):
+        auto_class = next(auto_class for name, auto_class in heads.items() if model_class.__name__.endswith(name))
         auto_class.register(model_class.config_class, model_class)
     # Any tokenizer serves any model: AutoTokenizer finds it by the class name in tokenizer_config.json.
-    for tokenizer_class in (
-        part for part in parts if issubclass(part, pg.NoteTokenizer) and part is not pg.NoteTokenizer
-    ):
+    tokenizers = [part for part in parts if issubclass(part, pg.NoteTokenizer) and part is not pg.NoteTokenizer]
+    for tokenizer_class in tokenizers:
         for config_class in configs:
-            AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
+            hf.AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
 
 
 def register_when_loaded() -> None:

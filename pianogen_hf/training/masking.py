@@ -1,0 +1,152 @@
+"""The masked way of training (V1 and V2): batches with hidden ids, and a Trainer that bounds the bits per note.
+
+Scheme: Hoogeboom et al. 2021, "Autoregressive Diffusion Models", https://arxiv.org/abs/2110.02037, section 3: the
+number of hidden ids is drawn uniformly from 1 to all, so that the loss bounds the likelihood of the order-agnostic
+model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from transformers import EvalPrediction
+
+from pianogen_hf.models.order_agnostic import draw_mask, label_nats
+from pianogen_hf.training.callbacks import EpochCallback
+from pianogen_hf.training.collator import IGNORED, ChunkCollator
+from pianogen_hf.training.trainer import PianoTrainer
+
+_EVALUATION_SEED = 0  # one for all runs: models are compared under the same masks
+
+
+class MaskingCollator:
+    """Pads chunks as `ChunkCollator` does, and hides a random part of the ids that are to be predicted.
+
+    The mask of a chunk follows from the seed, the epoch, and the chunk's name (`piece_id`, `start`), and from nothing
+    else: not from its ids, which would tell of what is hidden, nor from the batch it is in or from what was drawn
+    before, so that a resumed run sees the masks that the unbroken one would have seen. In another epoch it is another.
+
+    Args:
+        pad_token_id: what fills short rows of `input_ids`.
+        mask_token_id: what stands where an id is hidden, `config.mask_token_id`.
+        seed: of the masks.
+    """
+
+    def __init__(self, pad_token_id: int, mask_token_id: int, seed: int = 0) -> None:
+        self.pad_token_id, self.mask_token_id, self.seed = pad_token_id, mask_token_id, seed
+        self._pad = ChunkCollator(pad_token_id)
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers see it change
+
+    def set_epoch(self, epoch: int) -> None:
+        """Turn to the masks of another epoch, in this process and in workers; between batches, not within one."""
+        self._epoch.fill_(epoch)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make one batch.
+
+        Args:
+            rows: each with `input_ids`, `first_label`, `piece_id` and `start`, as `build_chunks` writes them.
+
+        Returns:
+            `input_ids`, `attention_mask`, `labels`: int64, shape (batch, longest row). `labels` are all ids from
+            `first_label` on, hidden or not, as `PianoEncoderForMaskedLM` takes them.
+        """
+        batch = self._pad(rows)
+        for index, row in enumerate(rows):
+            size = len(row["input_ids"])  # without the padding, on which the draw must not depend
+            targets = batch["labels"][index : index + 1, :size] != IGNORED
+            batch["input_ids"][index, :size][self._hidden(targets, row)[0]] = self.mask_token_id
+        return batch
+
+    def _hidden(self, targets: torch.Tensor, row: dict[str, Any]) -> torch.Tensor:
+        """Which of the targets of one row are hidden, shape (1, size): k of them, k uniform in 1..all."""
+        name = f"{self.seed}/{int(self._epoch)}/{row['start']}/{row['piece_id']}".encode()
+        digest = hashlib.blake2b(name, digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest))
+        num_targets = int(targets.sum())
+        num_masked = torch.randint(1, max(num_targets, 1) + 1, (1,), generator=generator)
+        return draw_mask(targets, num_masked, generator)
+
+
+class MaskedPianoTrainer(PianoTrainer):
+    """A `PianoTrainer` for `PianoEncoderForMaskedLM`.
+
+    Differs from its parent in that the model's own loss is used (there is no next token), that evaluation hides the
+    same ids every time and in every run, and that its `bits_per_note` is an estimate, from one mask per chunk, of an
+    upper bound (see the model): what a code would take that tells how many ids the piece has (`length_bits`) and then
+    the ids in random order, window by window. `nats_per_token` and `accuracy` are of ids in random order, too.
+
+    Args:
+        data_collator: draws the masks of training.
+        **kwargs: as for `PianoTrainer`.
+
+    Raises:
+        ValueError: with label smoothing, which would reward the model for ids that it sees.
+    """
+
+    data_collator: MaskingCollator
+
+    def __init__(self, *, data_collator: MaskingCollator, **kwargs: Any) -> None:
+        super().__init__(data_collator=data_collator, **kwargs)
+        if self.args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is for the next-token way of training")
+        self.compute_loss_func = None
+        self.preprocess_logits_for_metrics = masked_token_scores  # type: ignore[assignment]
+        self.add_callback(EpochCallback(data_collator.set_epoch))
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """The parent's, with masks that are the same each time."""
+        for_training = self.data_collator
+        self.data_collator = MaskingCollator(for_training.pad_token_id, for_training.mask_token_id, _EVALUATION_SEED)
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = for_training
+
+    def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        nats, is_right = prediction.predictions  # type: ignore[misc]
+        counted = np.asarray(prediction.label_ids) != IGNORED
+        num_tokens = max(int(counted.sum()), 1)
+        total_nats = float(np.where(counted, nats, 0).sum(dtype=np.float64))
+        bits = total_nats / math.log(2) + length_bits(self.eval_dataset)
+        return {
+            "loss": total_nats / num_tokens,
+            "nats_per_token": total_nats / num_tokens,
+            "accuracy": float(np.where(counted, is_right, 0).sum(dtype=np.float64)) / num_tokens,
+            "bits_per_note": bits / max(self.eval_notes, 1),
+        }
+
+
+def masked_token_scores(outputs: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per label its weighted nats and whether the likeliest id is right, weighted.
+
+    Args:
+        outputs: a tuple that begins with the logits, shape (batch, length, vocab), and ends with the label weights,
+            shape (batch, length): 0 where the id is not hidden.
+        labels: shape (batch, length).
+
+    Returns:
+        Two float32 tensors of shape (batch, length).
+    """
+    logits, weights = outputs[0], outputs[-1].float()
+    return label_nats(logits, labels) * weights, (logits.argmax(-1) == labels) * weights
+
+
+def length_bits(chunks: Any) -> float:
+    """What it takes to tell how many ids each piece has, which a model that fills places is told.
+
+    A piece of n ids is given the probability 1 / (n (n + 1)): these sum to 1, and need no knowledge of other pieces.
+
+    Args:
+        chunks: rows with `piece_id`, `input_ids` and `first_label`, each id of a piece a label once.
+    """
+    sizes: Counter[str] = Counter()
+    for row in chunks:
+        sizes[row["piece_id"]] += len(row["input_ids"]) - row["first_label"]
+    return sum(math.log2(size) + math.log2(size + 1) for size in sizes.values() if size)
