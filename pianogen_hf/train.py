@@ -22,8 +22,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     EarlyStoppingCallback,
     GenerationMixin,
+    PreTrainedConfig,
     PreTrainedModel,
     set_seed,
 )
@@ -52,6 +54,7 @@ from pianogen_hf.training.arguments import (
 )
 from pianogen_hf.training.callbacks import EpochCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.collator import ChunkCollator
+from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
 from pianogen_hf.training.trainer import PianoTrainer
 
 
@@ -218,7 +221,8 @@ def _make_model(args: ModelArguments, tokenizer: NoteTokenizer, chunk_length: in
     """The checkpoint when fine-tuning; otherwise a new model of the sizes in `model_config`."""
     name = args.model_name_or_path
     if name is not None:
-        model = load_pretrained(AutoModelForCausalLM, name, use_safetensors=True, dtype=torch.float32)
+        auto_class = _auto_class(load_pretrained(AutoConfig, name))
+        model = load_pretrained(auto_class, name, use_safetensors=True, dtype=torch.float32)
     else:
         model = _new_model(args, tokenizer, chunk_length)
     if model.config.vocab_size < len(tokenizer):
@@ -227,6 +231,11 @@ def _make_model(args: ModelArguments, tokenizer: NoteTokenizer, chunk_length: in
     if context is not None and context < chunk_length:
         raise ArgumentError(f"chunk_length {chunk_length} is more than the {context} ids that the model is made for")
     return model
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """The head to train: next tokens, unless the model is one that looks both ways."""
+    return AutoModelForCausalLM if getattr(config, "is_causal", True) else AutoModelForMaskedLM
 
 
 def _new_model(args: ModelArguments, tokenizer: NoteTokenizer, chunk_length: int) -> PreTrainedModel:
@@ -245,7 +254,7 @@ def _new_model(args: ModelArguments, tokenizer: NoteTokenizer, chunk_length: int
     }
     try:
         config = AutoConfig.for_model(args.model_type, **{**settings, **args.model_config})
-        return AutoModelForCausalLM.from_config(config)
+        return _auto_class(config).from_config(config)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ArgumentError(f"model_config: {one_line(error)}") from error
 
@@ -264,22 +273,32 @@ def _make_trainer(
         callbacks.append(EpochCallback(chunks["train"].set_epoch))
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    options: dict[str, Any] = {}
+    is_masked = isinstance(model, pianogen_hf.PianoEncoderForMaskedLM)
+    if is_masked:
+        if args.label_smoothing_factor:
+            raise ArgumentError("label_smoothing_factor would reward a masked model for ids that it sees: leave it out")
+        options["data_collator"] = MaskingCollator(tokenizer.pad_token_id, model.config.mask_token_id, args.seed)
+    else:
+        options["data_collator"] = ChunkCollator(tokenizer.pad_token_id)
     if args.sample_steps is not None:
+        if is_masked:
+            raise ArgumentError("sample_steps: a masked model writes no piece from left to right; leave it out")
 
         def write_sample(model: GenerationMixin, path: Path) -> None:
             _write_sample(model, tokenizer, path, args.sample_notes, args.seed)
 
         callbacks.append(SampleCallback(write_sample, args.sample_steps))
-    trainer = PianoTrainer(
+    trainer = (MaskedPianoTrainer if is_masked else PianoTrainer)(
         eval_notes=eval_notes,
         write_beside=write_beside,
         model=model,
         args=args,
         train_dataset=chunks["train"],
         eval_dataset=chunks["validation"],
-        data_collator=ChunkCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
         callbacks=callbacks,
+        **options,
     )
     return trainer, interrupt
 

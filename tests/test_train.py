@@ -16,7 +16,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GPT2LMHeadModel
 
 import pianogen_hf
 from pianogen_hf.train import main, scores_table
@@ -290,6 +290,16 @@ def test_several_sources_are_one_data_set(options, midi_folder, tmp_path, capsys
     manifest = read_json(tmp_path / "model" / "split.json")
     assert set(manifest["sources"]) == {midi_folder.name, "other"}
     assert str(tmp_path) not in json.dumps(manifest)
+
+
+def test_a_model_that_looks_both_ways_is_trained_by_masking(options, tmp_path, capsys):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    masked = {"model_type": "piano_encoder", "model_config": json.dumps({**sizes, "is_causal": False})}
+    assert main(options(tmp_path / "model", **masked)) == 0
+    assert type(AutoModelForMaskedLM.from_pretrained(tmp_path / "model")) is pianogen_hf.PianoEncoderForMaskedLM
+    assert read_json(tmp_path / "model" / "metrics.json")["validation"]["bits_per_note"] > 0
+    assert main(options(tmp_path / "more", model_name_or_path=tmp_path / "model", model_config=None)) == 0
+    assert "sample_steps" in one_line_error(options(tmp_path / "other", **masked, sample_steps=1), capsys)
 
 
 def test_lazy_augmentation_resumes_bit_by_bit(options, tmp_path):
