@@ -17,7 +17,7 @@ _WATCHED = ("transformers.", "pianogen_hf.")
 
 
 def register() -> None:
-    """Register every exported config, model and tokenizer; a model by the last word of its name."""
+    """Register every exported config, model, tokenizer and feature extractor; a model by the last word of its name."""
     import transformers as hf
 
     import pianogen_hf as pg
@@ -30,6 +30,9 @@ def register() -> None:
     for model_class in (part for part in parts if issubclass(part, hf.PreTrainedModel)):
         auto_class = next(auto_class for name, auto_class in heads.items() if model_class.__name__.endswith(name))
         auto_class.register(model_class.config_class, model_class)
+    for extractor_class in (part for part in parts if issubclass(part, hf.SequenceFeatureExtractor)):
+        config_class = getattr(pg, extractor_class.__name__.replace("FeatureExtractor", "Config"))
+        hf.AutoFeatureExtractor.register(config_class, extractor_class)
     # Any tokenizer serves any model: AutoTokenizer finds it by the class name in tokenizer_config.json.
     tokenizers = [part for part in parts if issubclass(part, pg.NoteTokenizer) and part is not pg.NoteTokenizer]
     for tokenizer_class in tokenizers:
