@@ -15,6 +15,7 @@ commands:
   generate   make music, from a prompt or nothing      pianogen generate --prompt my.mid --seconds 30 --wav
   data       build, check for leaks, or describe data  pianogen data check --source folder=~/midi
   audit      how much a model copies from its train    pianogen audit --model runs/my-model --data_path ~/midi
+  export     make a model several times as fast        pianogen export --model runs/my-model --output runs/my-model
   scores     what a trained model reached              pianogen scores runs/my-model
   roundtrip  what each encoding loses on your files    pianogen roundtrip ~/midi
 
@@ -27,6 +28,7 @@ _MODULES = {
     "generate": "pianogen_hf.generate",
     "data": "pianogen_hf.data_command",
     "audit": "pianogen_hf.audit",
+    "export": "pianogen_hf.export_command",
 }
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer
 
 from pianogen_hf.command_line import OneLineParser
 from pianogen_hf.data.built import is_built, read_pieces, read_splits
@@ -34,7 +33,7 @@ from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.data.provenance import Provenance
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.data.splits import SIDES
-from pianogen_hf.loading import load_pretrained
+from pianogen_hf.loading import load_tokenizer
 from pianogen_hf.prepare import load_split
 from pianogen_hf.tokenizers.midi import write_whole
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
@@ -142,14 +141,7 @@ def _check_folder(folder: Path, options: list[str], model: str | None) -> _Repor
         raise DataError(f"{folder} is no data set: for MIDI files write --source folder={folder}")
     if not tokenizer or model:
         raise ArgumentError("chunks are checked with --tokenizer, a folder or Hub id, and without --model")
-    return _check_chunks(read_splits(folder), _load_tokenizer(tokenizer))
-
-
-def _load_tokenizer(name: str) -> NoteTokenizer:
-    tokenizer = load_pretrained(AutoTokenizer, name)
-    if not isinstance(tokenizer, NoteTokenizer):
-        raise ArgumentError(f"{name} has no tokenizer of music but a {type(tokenizer).__name__}")
-    return tokenizer
+    return _check_chunks(read_splits(folder), load_tokenizer(tokenizer))
 
 
 def _check_built(folder: Path, model: str | None) -> _Report:
@@ -169,7 +161,7 @@ def _check_built(folder: Path, model: str | None) -> _Report:
     if (folder / "chunks").is_dir():
         _check_tokenized(report, folder, pieces, sides, fingerprints)
         if not own:
-            tokenizer = _load_tokenizer(str(folder / "tokenizer"))
+            tokenizer = load_tokenizer(str(folder / "tokenizer"))
             report.add("tokenizer", tokenizer_faults(tokenizer, notes_of(pieces, sides, "train")))
     _check_models(report, pieces, sides, [name for name in dict.fromkeys((own, model)) if name])
     return report
@@ -188,7 +180,7 @@ def _check_pieces(report: _Report, pieces: Dataset, sides: list[str]) -> list[np
 def _check_tokenized(
     report: _Report, folder: Path, pieces: Dataset, sides: list[str], fingerprints: list[np.ndarray]
 ) -> None:
-    tokenizer, chunks = _load_tokenizer(str(folder / "tokenizer")), read_splits(folder / "chunks")
+    tokenizer, chunks = load_tokenizer(str(folder / "tokenizer")), read_splits(folder / "chunks")
     none = next(iter(chunks.values())).select([])
     names = list(pieces["piece_id"])
     rows = {side: [row for row, each in enumerate(sides) if each == side] for side in SIDES}

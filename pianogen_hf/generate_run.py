@@ -13,7 +13,7 @@ from transformers.utils import logging
 from pianogen_hf import BUNDLED_MODEL
 from pianogen_hf.generate import output_paths
 from pianogen_hf.generation.continuation import Continuation, GenerationError, Length, continue_notes
-from pianogen_hf.loading import load_model
+from pianogen_hf.loading import load_engine, load_model
 from pianogen_hf.rendering.audio import AudioError, save_wav
 from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, MidiError, read_midi, write_midi
@@ -40,7 +40,9 @@ def _generate(args: argparse.Namespace) -> None:
     wants_default = args.seconds is None and args.notes is None and args.bars is None
     length = Length(30.0 if wants_default else args.seconds, args.notes, args.bars)
     prompt = _read_prompt(args)
-    model, tokenizer = load_model(args.model or BUNDLED_MODEL)
+    name = args.model or BUNDLED_MODEL
+    model: Any  # either kind has what generation asks of a model
+    model, tokenizer = load_model(name) if args.engine == "torch" else load_engine(name, args.engine)
     bar_format = "Generating |{bar}| {n:.0f}% {elapsed}"
     with tqdm(total=100, bar_format=bar_format, delay=1e-6) as progress:  # a delay: errors come before any bar
         results = continue_notes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import pianogen_hf  # noqa: F401  makes its parts known to the Auto classes
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.training.arguments import ArgumentError
+
+if TYPE_CHECKING:
+    from pianogen_hf.generation.engine import OnnxEngine
 
 
 def load_model(name: str | Path) -> tuple[PreTrainedModel, NoteTokenizer]:
@@ -22,9 +25,7 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, NoteTokenizer]:
     """
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise ArgumentError(f"{name} holds no model (no config.json)")
-    tokenizer = load_pretrained(AutoTokenizer, str(name))
-    if not isinstance(tokenizer, NoteTokenizer):
-        raise ArgumentError(f"{name} has no tokenizer of music (it is a {type(tokenizer).__name__})")
+    tokenizer = load_tokenizer(str(name))
     options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
         model, info = load_pretrained(AutoModelForCausalLM, str(name), **options)
@@ -36,6 +37,37 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, NoteTokenizer]:
         raise ArgumentError(f"{name} has {model.config.vocab_size} outputs for {len(tokenizer)} ids of its tokenizer")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return model.to(device).eval(), tokenizer
+
+
+def load_engine(name: str | Path, engine: str) -> tuple[OnnxEngine, NoteTokenizer]:
+    """What `pianogen export` wrote of a model, as an engine that generates on the CPU, and its tokenizer.
+
+    Args:
+        name: folder or Hub id.
+        engine: "onnx", or "int8" for weights of 8 bits.
+
+    Raises:
+        ArgumentError: if it can't be loaded, or its tokenizer is none of this package's.
+    """
+    from pianogen_hf.generation.engine import EngineError, OnnxEngine  # needs the onnx extra
+
+    tokenizer = load_tokenizer(str(name))
+    try:
+        return OnnxEngine.from_pretrained(name, "int8" if engine == "int8" else "float32"), tokenizer
+    except EngineError as error:
+        raise ArgumentError(str(error)) from error
+
+
+def load_tokenizer(name: str) -> NoteTokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ArgumentError: if it can't be loaded, or is none of this package's.
+    """
+    tokenizer = load_pretrained(AutoTokenizer, name)
+    if not isinstance(tokenizer, NoteTokenizer):
+        raise ArgumentError(f"{name} has no tokenizer of music but a {type(tokenizer).__name__}")
+    return tokenizer
 
 
 def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:

@@ -12,7 +12,6 @@ from typing import Any
 from datasets import Dataset
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoTokenizer
 
 import pianogen_hf
 from pianogen_hf.data.augment import Augmentation
@@ -31,7 +30,7 @@ from pianogen_hf.data.sources import (
     usable_pieces,
 )
 from pianogen_hf.data.splits import assign_sides, limited_sides
-from pianogen_hf.loading import load_pretrained, one_line
+from pianogen_hf.loading import load_tokenizer, one_line
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.training.arguments import ArgumentError, DataArguments, ModelArguments
@@ -138,10 +137,7 @@ def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> N
         ArgumentError: if there is no such tokenizer, or its settings don't fit.
     """
     if args.model_name_or_path is not None:
-        tokenizer = load_pretrained(AutoTokenizer, args.model_name_or_path)
-        if not isinstance(tokenizer, NoteTokenizer):
-            raise ArgumentError(f"{args.model_name_or_path} has no tokenizer of music but a {type(tokenizer).__name__}")
-        return tokenizer
+        return load_tokenizer(args.model_name_or_path)
     tokenizer = new_tokenizer(args)
     if args.bpe_vocab_size is not None:
         if not isinstance(tokenizer, pianogen_hf.RemiTokenizer):

@@ -1,0 +1,257 @@
+"""The Music Transformer as an ONNX graph that takes some tokens and a cache, for ONNX Runtime on a CPU.
+
+One graph serves prompts and single tokens. Its attention is ONNX Runtime's GroupQueryAttention, which writes keys and
+values into the cache where it lies (bind the same memory to `past_*` and `present_*`) and, with `attention_window`,
+keeps no more than that. The relative positions enter as its bias: the logit of each distance, from one product of the
+queries with the table of embeddings, is laid out over the keys by what `placement` gives. With 8 bits, weights are
+integers with a scale per output, what they are multiplied with is made integers on the way (DynamicQuantizeMatMul), and
+keys and values are integers with a fixed scale per channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
+
+CACHE_SLACK = 64  # keys that a windowed cache holds beyond the window, so that it is compacted only now and then
+_CONTRIB = "com.microsoft"
+_OPSET, _IR_VERSION = 20, 10
+# Of 127: on processors without VNNI the sum of two products saturates unless one factor keeps to 7 bits.
+_LIMIT = 63
+_ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "relu": ("Relu", {}),
+    "gelu": ("Gelu", {}),
+    "gelu_new": ("Gelu", {"approximate": "tanh"}),
+}
+
+Scales = list[tuple[np.ndarray, np.ndarray]]
+Shape = list[str | int | None]
+
+
+class ExportError(ValueError):
+    """A model that can't be exported; the message is one line."""
+
+
+def build_graph(
+    weights: Mapping[str, np.ndarray], config: MusicTransformerConfig, cache_scales: Scales | None = None
+) -> onnx.ModelProto:
+    """Build the graph of a causal Music Transformer.
+
+    Inputs: `input_ids` (batch, length); `total_length` (scalar, int32) and `last_key` (batch, int32), the number of
+    tokens so far, these included, and one less; what `placement` gives; `past_key.N` and `past_value.N` (batch,
+    num_heads, capacity, head_dim). Either batch or length must be 1.
+    Outputs: `logits` (batch, length, vocab_size), `present_key.N` and `present_value.N`.
+
+    Args:
+        weights: The float32 state dict of `MusicTransformerForCausalLM`.
+        config: Its configuration.
+        cache_scales: For 8 bits: per layer the scales of keys and values, shape `(num_heads, head_dim)`; None for
+            float32.
+
+    Returns:
+        The graph with its weights.
+
+    Raises:
+        ExportError: If the activation is none of those that the graph knows.
+    """
+    if config.hidden_act not in _ACTIVATIONS:
+        raise ExportError(f"hidden_act {config.hidden_act!r} can't be exported: {', '.join(_ACTIVATIONS)} can")
+    return _GraphBuilder(weights, config, cache_scales).build()
+
+
+def placement(num_rows: int, length: int, total_length: int, num_distances: int) -> dict[str, np.ndarray]:
+    """Inputs that lay the logits of distances out over keys.
+
+    Rows of distances become as long as needed: cropped, or filled with the clipped ones. With several queries they are
+    one longer still, so that, read with rows of the right length, each is shifted one further than the row above (the
+    "skewing" of the Music Transformer's paper, section 3.4.1).
+
+    Args:
+        num_rows: Size of the batch; 1 where `length` is more than 1.
+        length: Number of queries.
+        total_length: Number of tokens, the queries included.
+        num_distances: `max_relative_distance`.
+
+    Returns:
+        `distance_pads`, `distance_skip` and `bias_shape`, int64.
+    """
+    shift = length if length > 1 else 0
+    pads = [0, 0, total_length + (shift > 0) - num_distances, 0, 0, 0]
+    values = {"distance_pads": pads, "distance_skip": [shift], "bias_shape": [0, num_rows, length, total_length]}
+    return {name: np.array(value, dtype=np.int64) for name, value in values.items()}
+
+
+class _GraphBuilder:
+    """Collects nodes and weights; the methods return the names of what they compute."""
+
+    def __init__(
+        self, weights: Mapping[str, np.ndarray], config: MusicTransformerConfig, cache_scales: Scales | None
+    ) -> None:
+        self.weights, self.config, self.cache_scales = weights, config, cache_scales
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // self.num_heads
+        self.cache_type = TensorProto.FLOAT if cache_scales is None else TensorProto.INT8
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+
+    def build(self) -> onnx.ModelProto:
+        self._input("input_ids", TensorProto.INT64, ["batch", "length"])
+        self._input("total_length", TensorProto.INT32, [])
+        self._input("last_key", TensorProto.INT32, ["batch"])
+        for name, value in placement(1, 1, 1, 1).items():
+            self._input(name, TensorProto.INT64, list(value.shape))
+        shape: Shape = ["batch", "length", self.config.vocab_size]
+        self.outputs.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape))
+        embedding = self._constant("embedding", self.weights["model.embed_tokens.weight"])
+        hidden = self._op("Gather", [embedding, "input_ids"])
+        norm = self._norm_weights("model.layers.0.input_layernorm")
+        normed = self._op("LayerNormalization", [hidden, *norm], epsilon=self.config.layer_norm_eps)
+        for layer in range(self.config.num_hidden_layers):
+            hidden, normed = self._layer(layer, hidden, normed)
+        self._linear(normed, "lm_head", self.weights["lm_head.weight"], output="logits")
+        graph = helper.make_graph(
+            self.nodes, "music_transformer", self.inputs, self.outputs, list(self.constants.values())
+        )
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_CONTRIB, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="pianogen_hf")
+
+    def _layer(self, layer: int, hidden: str, normed: str) -> tuple[str, str]:
+        """One decoder layer.
+
+        Returns:
+            The residual stream after it, and the same normalised for what follows.
+        """
+        prefix = f"model.layers.{layer}."
+        attended = self._attention(layer, normed)
+        attended = self._linear(attended, f"{prefix}o", self.weights[f"{prefix}self_attn.o_proj.weight"])
+        hidden, normed = self._add_and_norm(hidden, attended, f"{prefix}post_attention_layernorm")
+        name, attributes = _ACTIVATIONS[self.config.hidden_act]
+        inner = self._linear(normed, f"{prefix}fc1", *self._linear_weights(f"{prefix}mlp.fc1"))
+        inner = self._op(name, [inner], **attributes)
+        weight, bias = self._linear_weights(f"{prefix}mlp.fc2")
+        added = self._linear(inner, f"{prefix}fc2", weight)
+        is_last = layer == self.config.num_hidden_layers - 1
+        next_norm = "model.norm" if is_last else f"model.layers.{layer + 1}.input_layernorm"
+        return self._add_and_norm(hidden, added, next_norm, self._constant(f"{prefix}fc2.bias", bias))
+
+    def _attention(self, layer: int, normed: str) -> str:
+        prefix = f"model.layers.{layer}.self_attn."
+        projections = [self.weights[f"{prefix}{name}_proj.weight"] for name in "qkv"]
+        packed = self._linear(normed, f"{prefix}qkv", np.concatenate(projections))
+        names = [f"past_key.{layer}", f"past_value.{layer}", f"present_key.{layer}", f"present_value.{layer}"]
+        shape: Shape = ["batch", self.num_heads, "capacity", self.head_dim]
+        for name in names[:2]:
+            self._input(name, self.cache_type, shape)
+        self.outputs += [helper.make_tensor_value_info(name, self.cache_type, shape) for name in names[2:]]
+        inputs = [
+            packed,
+            "",
+            "",
+            *names[:2],
+            "last_key",
+            "total_length",
+            "",
+            "",
+            "",
+            self._relative_bias(layer, packed),
+        ]
+        attributes: dict = {"num_heads": self.num_heads, "kv_num_heads": self.num_heads, "scale": self.head_dim**-0.5}
+        if self.config.attention_window is not None:
+            attributes |= {"local_window_size": self.config.attention_window, "sliding_window_cache": 1}
+        if self.cache_scales is not None:
+            scales = zip("kv", self.cache_scales[layer], strict=True)
+            inputs += ["", *(self._constant(f"{prefix}{name}_scale", each[None, :, None]) for name, each in scales)]
+            attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+        output = f"{prefix}output"
+        self._op("GroupQueryAttention", inputs, [output, *names[2:]], _CONTRIB, **attributes)
+        return output
+
+    def _relative_bias(self, layer: int, packed: str) -> str:
+        """Bias of the attention logits, (batch, num_heads, length, total_length)."""
+        size = self.config.hidden_size
+        begin, end, axis = (self._constant(f"number_{number}", np.array([number])) for number in (0, size, 2))
+        query = self._op("Slice", [packed, begin, end, axis])
+        query = self._op("Reshape", [query, self._constant("heads", np.array([-1, self.num_heads, self.head_dim]))])
+        table = self.weights[f"model.layers.{layer}.self_attn.relative_embedding.weight"]
+        # Softmax ignores a shift of a row, so clipped distances may count as 0: they need no product.
+        table = (table - table[:, -1:])[:, ::-1] * self.head_dim**-0.5
+        logits = self._distance_logits(layer, query, table)  # (num_heads, rows, distances), farthest first
+        logits = self._op("Pad", [logits, "distance_pads"])
+        rows = self._op("Reshape", [logits, self._constant("flat", np.array([self.num_heads, -1]))])
+        end, axis = (self._constant(f"number_{number}", np.array([number])) for number in (2**62, 1))
+        rows = self._op("Slice", [rows, "distance_skip", end, axis])
+        bias = self._op("Reshape", [rows, "bias_shape"])  # (num_heads, batch, length, total_length)
+        return self._op("Transpose", [bias], perm=[1, 0, 2, 3])
+
+    def _distance_logits(self, layer: int, query: str, table: np.ndarray) -> str:
+        """Products of queries (rows, num_heads, head_dim) and the scaled table (num_heads, distances, head_dim)."""
+        if self.cache_scales is None:
+            name = self._constant(f"relative.{layer}", table.transpose(0, 2, 1))
+            return self._op("FusedMatMul", [query, name], domain=_CONTRIB, transBatchA=1)
+        integers, scale = _quantized(table)  # (num_heads, distances, head_dim), (num_heads, distances)
+        name = self._constant(f"relative.{layer}", integers.transpose(0, 2, 1))
+        query = self._op("Transpose", [query], perm=[1, 0, 2])
+        query, query_scale, zero = self._ops("DynamicQuantizeLinear", [query], 3)
+        inputs = [query, name, query_scale, self._constant("one", np.array(1, np.float32)), zero]
+        logits = self._op("MatMulIntegerToFloat", inputs, domain=_CONTRIB)
+        return self._op("Mul", [logits, self._constant(f"relative_scale.{layer}", scale[:, None])])
+
+    def _linear(
+        self, hidden: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None, output: str | None = None
+    ) -> str:
+        """`hidden @ weight.T + bias`; weight has shape (outputs, inputs)."""
+        outputs = [output] if output else None
+        biases = [] if bias is None else [self._constant(f"{name}.bias", bias)]
+        if self.cache_scales is None:
+            product = self._op("MatMul", [hidden, self._constant(name, weight.T)], outputs)
+            return self._op("Add", [product, *biases]) if biases else product
+        integers, scales = _quantized(weight)
+        inputs = [hidden, self._constant(name, integers.T), self._constant(f"{name}.scales", scales), "", *biases]
+        return self._op("DynamicQuantizeMatMul", inputs, outputs, _CONTRIB)
+
+    def _add_and_norm(self, hidden: str, added: str, norm: str, bias: str | None = None) -> tuple[str, str]:
+        inputs = [hidden, added, *self._norm_weights(norm), *([bias] if bias else [])]
+        outputs = [f"{norm}.normed", "", "", f"{norm}.sum"]
+        self._op("SkipLayerNormalization", inputs, outputs, _CONTRIB, epsilon=self.config.layer_norm_eps)
+        return outputs[3], outputs[0]
+
+    def _norm_weights(self, name: str) -> list[str]:
+        return [self._constant(f"{name}.{part}", self.weights[f"{name}.{part}"]) for part in ("weight", "bias")]
+
+    def _linear_weights(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+
+    def _input(self, name: str, kind: int, shape: Shape) -> None:
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def _op(
+        self, kind: str, inputs: list[str], outputs: list[str] | None = None, domain: str = "", **attributes: Any
+    ) -> str:
+        outputs = outputs or [f"{kind}_{len(self.nodes)}"]
+        node = helper.make_node(kind, inputs, outputs, name=f"{kind}_{len(self.nodes)}", domain=domain, **attributes)
+        self.nodes.append(node)
+        return outputs[0]
+
+    def _ops(self, kind: str, inputs: list[str], count: int) -> list[str]:
+        outputs = [f"{kind}_{len(self.nodes)}_{index}" for index in range(count)]
+        self._op(kind, inputs, outputs)
+        return outputs
+
+
+def _quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integers (..., inputs) of a weight, and the scale of each output."""
+    largest = np.abs(weight).max(-1)
+    scale = np.where(largest > 0, largest, 1).astype(np.float32) / _LIMIT  # what is all zero stays so with any scale
+    return np.round(weight / scale[..., None]).astype(np.int8), scale
