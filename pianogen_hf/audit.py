@@ -20,12 +20,12 @@ from pianogen_hf.data.sources import DataError, list_sources, load_pieces, usabl
 from pianogen_hf.evaluation.memorization import RunIndex, compare_with_base_rate
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.loading import load_model
-from pianogen_hf.prepare import programs_of
+from pianogen_hf.prepare import load_split, programs_of
 from pianogen_hf.publishing.model_card import CardError, write_card
 from pianogen_hf.tokenizers.midi import MidiError, read_midi, write_whole
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
-from pianogen_hf.training.arguments import ArgumentError
+from pianogen_hf.training.arguments import ArgumentError, DataArguments
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -34,13 +34,11 @@ def make_parser() -> argparse.ArgumentParser:
         prog="pianogen audit",
         description="Generate pieces and measure how much of them is exact runs of train pieces, in any key, against "
         "the share that held-out pieces have. Ends with exit code 1 if the model copies more than chance.",
-        epilog="Examples: pianogen audit ; pianogen audit --model runs/mine --data_path ~/midi ; "
-        "pianogen audit --midi out.mid",
+        epilog="Examples: pianogen audit ; pianogen audit --model runs/mine --source folder=~/midi ; pianogen audit "
+        "--midi out.mid ; any music against any data: pianogen audit --midi out.mid --source folder=~/midi",
     )
     add = parser.add_argument
-    add(
-        "--model", default=pianogen_hf.BUNDLED_MODEL, help="model folder with its split.json (default: the bundled one)"
-    )
+    add("--model", help="model folder with its split.json (default: the bundled one)")
     add("--source", nargs="+", help="where the pieces it was trained on lie, as for train.py: folder=PATH, ...")
     add("--data_path", help="the PATH, where there is only one source")
     add("--midi", metavar="FILE.mid", help="audit this file instead of what the model generates")
@@ -72,6 +70,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _audit(args: argparse.Namespace) -> dict[str, Any]:
+    if args.midi and args.source and not args.model:
+        return _audit_file(args)
+    args.model = args.model or pianogen_hf.BUNDLED_MODEL
     model, tokenizer = load_model(args.model)
     train, heldout = _sides(args)
     as_grid = isinstance(tokenizer, pianogen_hf.JSBTokenizer)
@@ -83,10 +84,24 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     audited = [read_midi(args.midi)] if args.midi else _generated(model, tokenizer, args)
     generated = index.audit_set(form(notes) for notes in audited)
     base_rate = index.audit_set(form(notes) for notes in heldout.values())
-    comparison = compare_with_base_rate(generated, base_rate)
     settings = {} if args.midi else {name: getattr(args, name) for name in ("num_samples", "notes", "seed")}
-    figures = {"generated": generated, "heldout": base_rate, "comparison": comparison, "train_pieces": len(train)}
-    return {**figures, "settings": settings}
+    return _report(generated, base_rate, len(train)) | {"settings": settings}
+
+
+def _report(generated: dict[str, Any], base_rate: dict[str, Any], num_pieces: int) -> dict[str, Any]:
+    comparison = compare_with_base_rate(generated, base_rate)
+    return {"generated": generated, "heldout": base_rate, "comparison": comparison, "train_pieces": num_pieces}
+
+
+def _audit_file(args: argparse.Namespace) -> dict[str, Any]:
+    """One file against all pieces of a data set; how much any piece has in common with others, its own split tells."""
+    pieces, sides, _ = load_split(DataArguments(source=args.source, data_path=args.data_path, cache_dir=args.cache_dir))
+    train, heldout = (list(notes_of(pieces, sides, side)) for side in ("train", "validation"))
+    everything = list(notes_of(pieces, ["all"] * len(sides), "all"))
+    names = pieces["piece_id"][:]
+    base_rate = RunIndex().fit([str(row) for row in range(len(train))], train).audit_set(heldout)
+    generated = RunIndex().fit(names, everything).audit_set([read_midi(args.midi)])
+    return _report(generated, base_rate, len(names)) | {"settings": {}}
 
 
 def _record(model: Path, report: dict[str, Any]) -> None:

@@ -100,6 +100,7 @@ def _train(argv: list[str]) -> int:
         tokenizer = make_tokenizer(model_args, pieces, sides)
         chunks = make_chunks(data_args, pieces, sides, tokenizer)
     model = _make_model(model_args, tokenizer, data_args.chunk_length)
+    _check_masked(training_args, model)
     if resume is not None:
         _check_resumed(training_args, manifest, model, resume)
     # Only now, when all that a user can get wrong is behind us, is anything written.
@@ -233,6 +234,16 @@ def _make_model(args: ModelArguments, tokenizer: NoteTokenizer, chunk_length: in
     return model
 
 
+def _check_masked(args: PianoTrainingArguments, model: PreTrainedModel) -> None:
+    """Refuse what a model that looks both ways can't do."""
+    if not isinstance(model, pianogen_hf.PianoEncoderForMaskedLM):
+        return
+    if args.label_smoothing_factor:
+        raise ArgumentError("label_smoothing_factor would reward a masked model for ids that it sees: leave it out")
+    if args.sample_steps is not None:
+        raise ArgumentError("sample_steps: a masked model writes no piece from left to right; leave it out")
+
+
 def _auto_class(config: PreTrainedConfig) -> Any:
     """The head to train: next tokens, unless the model is one that looks both ways."""
     return AutoModelForCausalLM if getattr(config, "is_causal", True) else AutoModelForMaskedLM
@@ -276,14 +287,10 @@ def _make_trainer(
     options: dict[str, Any] = {}
     is_masked = isinstance(model, pianogen_hf.PianoEncoderForMaskedLM)
     if is_masked:
-        if args.label_smoothing_factor:
-            raise ArgumentError("label_smoothing_factor would reward a masked model for ids that it sees: leave it out")
         options["data_collator"] = MaskingCollator(tokenizer.pad_token_id, model.config.mask_token_id, args.seed)
     else:
         options["data_collator"] = ChunkCollator(tokenizer.pad_token_id)
     if args.sample_steps is not None:
-        if is_masked:
-            raise ArgumentError("sample_steps: a masked model writes no piece from left to right; leave it out")
 
         def write_sample(model: GenerationMixin, path: Path) -> None:
             _write_sample(model, tokenizer, path, args.sample_notes, args.seed)

@@ -50,6 +50,16 @@ def test_a_held_out_piece_given_as_a_file_rings_none(trained):
     assert run(trained, "--midi", str(trained[1] / NAMES[7])) == 0
 
 
+def test_a_file_is_audited_against_any_data_set(trained, capsys):
+    _, music, folder = trained
+    options = ["--source", f"folder={music}", "--cache_dir", str(folder / "cache")]
+    pg.write_midi(pg.read_midi(music / NAMES[7]).transposed(-3), folder / "copy.mid")
+    assert main(["--midi", str(folder / "copy.mid"), *options]) == 1
+    assert f"music/{NAMES[7]}" in capsys.readouterr().out
+    pg.write_midi(some_notes(99, num_notes=120), folder / "new.mid")
+    assert main(["--midi", str(folder / "new.mid"), *options]) == 0
+
+
 @pytest.mark.parametrize("broken", ["split", "pieces", "midi"])
 def test_what_is_missing_is_said_in_one_line(trained, capsys, broken):
     if broken == "split":
