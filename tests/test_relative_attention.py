@@ -25,6 +25,15 @@ from pianogen_hf.models.relative_attention import (
 )
 from pianogen_hf.models.relative_attention_dispatch import flex_mask, flex_relative_attention, relative_attention_mask
 
+
+@pytest.fixture(autouse=True, scope="module")
+def blocks_for_short_sequences():
+    """Tests are short; what they are about is the long."""
+    limit, relative_attention_dispatch.MAX_DENSE_KEYS = relative_attention_dispatch.MAX_DENSE_KEYS, 0
+    yield
+    relative_attention_dispatch.MAX_DENSE_KEYS = limit
+
+
 SCALING = 0.4
 # Global, clipped, windowed, both, a window wider than the sequence, and a single embedding.
 FORMS = pytest.mark.parametrize(
@@ -369,6 +378,14 @@ def test_training_and_prompts_run_in_blocks_and_decoding_looks_up(monkeypatch):
     assert calls_of(monkeypatch, loss) == {"blocks": 2, "dense": 0}
     generate = lambda: model.eval().generate(ids, max_new_tokens=4, eos_token_id=None)  # noqa: E731
     assert calls_of(monkeypatch, generate) == {"blocks": 2, "dense": 6}
+
+
+def test_short_sequences_are_dense_and_give_the_same(monkeypatch):
+    model, ids = make_model().eval(), torch.randint(3, 20, (2, 12))
+    in_blocks = model(ids, use_cache=False).logits
+    monkeypatch.setattr(relative_attention_dispatch, "MAX_DENSE_KEYS", 12)
+    assert calls_of(monkeypatch, lambda: model(ids, use_cache=False)) == {"blocks": 0, "dense": 2}
+    torch.testing.assert_close(model(ids, use_cache=False).logits, in_blocks, atol=1e-5, rtol=1e-5)
 
 
 def test_checkpointing_draws_the_same_dropout_again():
