@@ -287,7 +287,7 @@ def join_families(pieces: Dataset, cache_dir: str | os.PathLike) -> Dataset:
         pieces: with `family_id`, "" where the source names none, and `fingerprint`.
         cache_dir: where the answer is kept; a second call with the same pieces only reads it.
     """
-    fingerprints, known = _fingerprints(pieces), pieces["family_id"][:]
+    fingerprints, known = stored_fingerprints(pieces), pieces["family_id"][:]
     kept = Path(cache_dir) / "families" / f"{_key(fingerprints, known)}.json"
     if kept.exists():
         family_ids = json.loads(kept.read_text(encoding="utf-8"))
@@ -298,8 +298,8 @@ def join_families(pieces: Dataset, cache_dir: str | os.PathLike) -> Dataset:
     return pieces.remove_columns("family_id").add_column("family_id", family_ids, feature=column)
 
 
-def _fingerprints(pieces: Dataset) -> list[np.ndarray]:
-    """The column as arrays that share its memory."""
+def stored_fingerprints(pieces: Dataset) -> list[np.ndarray]:
+    """The `fingerprint` column, each uint64, shape (1 + num_grams,), as arrays that share its memory."""
     found: list[np.ndarray] = []
     for chunk in pieces.select_columns("fingerprint").with_format("arrow")[:]["fingerprint"].chunks:
         values, offsets = chunk.flatten().to_numpy(), chunk.offsets.to_numpy()

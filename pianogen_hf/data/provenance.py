@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from pianogen_hf.data.families import related_pairs
+from pianogen_hf.data.families import related_pairs, stored_fingerprints
 from pianogen_hf.data.provenance_files import find_files, read_files, write_files
 from pianogen_hf.data.sources import DataError
 
@@ -173,7 +173,7 @@ class Provenance:
         found = {row: (by_content[each], 1.0) for row, each in enumerate(evaluated["content"]) if each in by_content}
         # `related_pairs` names each piece whose notes are all the same with one other: here one stands for them all.
         alike: dict[int, list[int]] = {}
-        fingerprints = _fingerprints(evaluated)
+        fingerprints = stored_fingerprints(evaluated)
         for row, each in enumerate(fingerprints):
             alike.setdefault(int(each[0]), []).append(row)
         distinct = {int(each.fingerprint[0]): (name, each.fingerprint) for name, each in trained.items()}
@@ -217,7 +217,9 @@ class Provenance:
         """
         train = pieces.select([row for row, side in enumerate(sides) if side == "train"])
         trained_on = dict(self.trained_on)
-        rows = zip(*(train[name] for name in ("piece_id", "family_id", "content")), _fingerprints(train), strict=True)
+        rows = zip(
+            *(train[name] for name in ("piece_id", "family_id", "content")), stored_fingerprints(train), strict=True
+        )
         for name, family, content, fingerprint in rows:
             trained_on.setdefault(_key(name, family, content, trained_on), TrainedPiece(family, content, fingerprint))
         run = {
@@ -260,16 +262,6 @@ def _pairs(
         for a, b, share in related_pairs([*(each for _, each in some), *evaluated]):
             if a < len(some) <= b:
                 yield some[a][0], b - len(some), share
-
-
-def _fingerprints(pieces: Dataset) -> list[np.ndarray]:
-    """The `fingerprint` column, each uint64, shape (1 + num_grams,), without a Python number for each gram."""
-    column = pieces.select_columns(["fingerprint"]).with_format("arrow")[:].column("fingerprint")
-    fingerprints: list[np.ndarray] = []
-    for chunk in column.chunks:
-        ends = np.cumsum(chunk.value_lengths().to_numpy())
-        fingerprints += np.split(chunk.flatten().to_numpy(), ends)[:-1]
-    return fingerprints
 
 
 def _key(name: str, family: str, content: str, taken: Mapping[str, TrainedPiece]) -> str:
