@@ -14,13 +14,11 @@ from tqdm import tqdm
 import pianogen_hf
 from pianogen_hf.command_line import OneLineParser, UsageError
 from pianogen_hf.data.chunks import notes_of
-from pianogen_hf.data.keys import normalized_keys
-from pianogen_hf.data.manifest import read_manifest, side_of, sides_by_content
-from pianogen_hf.data.sources import DataError, list_sources, load_pieces, usable_pieces
+from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluation.memorization import RunIndex, compare_with_base_rate
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.loading import load_model
-from pianogen_hf.prepare import load_split, programs_of
+from pianogen_hf.prepare import load_split, pieces_of_model, write_json
 from pianogen_hf.publishing.model_card import CardError, write_card
 from pianogen_hf.tokenizers.midi import MidiError, read_midi, write_whole
 from pianogen_hf.tokenizers.notes import Notes
@@ -96,8 +94,10 @@ def _report(generated: dict[str, Any], base_rate: dict[str, Any], num_pieces: in
 def _audit_file(args: argparse.Namespace) -> dict[str, Any]:
     """One file against all pieces of a data set; how much any piece has in common with others, its own split tells."""
     pieces, sides, _ = load_split(DataArguments(source=args.source, data_path=args.data_path, cache_dir=args.cache_dir))
-    train, heldout = (list(notes_of(pieces, sides, side)) for side in ("train", "validation"))
     everything = list(notes_of(pieces, ["all"] * len(sides), "all"))
+    train, heldout = (
+        [notes for notes, own in zip(everything, sides, strict=True) if own == side] for side in ("train", "validation")
+    )
     names = pieces["piece_id"][:]
     base_rate = RunIndex().fit([str(row) for row in range(len(train))], train).audit_set(heldout)
     generated = RunIndex().fit(names, everything).audit_set([read_midi(args.midi)])
@@ -109,25 +109,13 @@ def _record(model: Path, report: dict[str, Any]) -> None:
     path = model / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     metrics["copy_audit"] = report
-    write_whole(path, (json.dumps(metrics, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_json(path, metrics)
     write_card(model)
 
 
 def _sides(args: argparse.Namespace) -> tuple[dict[str, Notes], dict[str, Notes]]:
     """Train and validation pieces by name, as the model's own split.json tells them apart."""
-    path = Path(args.model, "split.json")
-    if not path.exists():
-        raise ArgumentError(f"{args.model} has no split.json: what it was trained on is unknown")
-    manifest = read_manifest(path)
-    files = list_sources(args.source or manifest["parameters"]["source"], args.data_path)
-    cache_dir = Path(args.cache_dir).expanduser()
-    pieces = usable_pieces(load_pieces(files, cache_dir, programs_of(manifest["parameters"]["programs"])))
-    if manifest["parameters"]["normalize_key"]:
-        pieces = normalized_keys(pieces, cache_dir)
-    known = sides_by_content(manifest)
-    # By name, or by content where the folder is called otherwise now.
-    rows = zip(pieces["piece_id"][:], pieces["content"][:], strict=True)
-    sides = [side_of(manifest, name) or known.get(content, "") for name, content in rows]
+    pieces, sides, manifest = pieces_of_model(args.model, args.source, args.data_path, args.cache_dir)
     found = []
     for side in ("train", "validation"):
         names = [name for name, each in zip(pieces["piece_id"], sides, strict=True) if each == side]

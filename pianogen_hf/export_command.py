@@ -213,26 +213,17 @@ def total_nats(engine: OnnxEngine, rows: list[np.ndarray]) -> float:
 def _heldout(args: argparse.Namespace) -> list[Any]:
     """Validation pieces as the model's own split.json tells them apart; none if they are not at hand."""
     from pianogen_hf.data.chunks import notes_of
-    from pianogen_hf.data.keys import normalized_keys
-    from pianogen_hf.data.manifest import read_manifest, sides_by_content
-    from pianogen_hf.data.sources import DataError, list_sources, load_pieces, usable_pieces
-    from pianogen_hf.prepare import programs_of
+    from pianogen_hf.data.sources import DataError
+    from pianogen_hf.prepare import pieces_of_model
 
-    path, cache_dir = Path(args.model, "split.json"), Path(args.cache_dir).expanduser()
-    if not path.exists():
+    if not Path(args.model, "split.json").exists():
         return []
-    manifest = read_manifest(path)
     try:
-        files = list_sources(args.source or manifest["parameters"]["source"], args.data_path)
-        pieces = usable_pieces(load_pieces(files, cache_dir, programs_of(manifest["parameters"]["programs"])))
+        pieces, sides, _ = pieces_of_model(args.model, args.source, args.data_path, args.cache_dir)
     except DataError:
         if args.source:
             raise
         return []
-    if manifest["parameters"]["normalize_key"]:
-        pieces = normalized_keys(pieces, cache_dir)
-    known = sides_by_content(manifest)
-    sides = [known.get(content, "") for content in pieces["content"][:]]
     return list(notes_of(pieces, sides, "validation"))[:_MAX_HELDOUT]
 
 

@@ -6,6 +6,7 @@ Wiring shared by `train.py`, `pianogen data` and `pianogen audit`, so that what 
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pianogen_hf.data.chunks import build_chunks, notes_of
 from pianogen_hf.data.families import join_families
 from pianogen_hf.data.keys import normalized_keys
 from pianogen_hf.data.lazy import LazyChunks
-from pianogen_hf.data.manifest import read_manifest, sides_by_content, split_manifest, write_manifest
+from pianogen_hf.data.manifest import read_manifest, side_of, sides_by_content, split_manifest, write_manifest
 from pianogen_hf.data.provenance import Provenance
 from pianogen_hf.data.sources import (
     DataError,
@@ -31,7 +32,7 @@ from pianogen_hf.data.sources import (
 )
 from pianogen_hf.data.splits import assign_sides, limited_sides
 from pianogen_hf.loading import load_tokenizer, one_line
-from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS
+from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, write_whole
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.training.arguments import ArgumentError, DataArguments, ModelArguments
 
@@ -67,6 +68,43 @@ def load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]
         if side not in sides:
             raise DataError(f"no piece is left for {side}: change validation_fraction or test_fraction, or add files")
     return (normalized_keys(pieces, cache_dir, args.num_proc) if args.normalize_key else pieces), sides, report
+
+
+def pieces_of_model(
+    folder: str, source: list[str] | None, data_path: str | None, cache_dir: str
+) -> tuple[Dataset, list[str], dict[str, Any]]:
+    """Pieces as the split.json in a model's folder tells them apart.
+
+    Args:
+        folder: the model.
+        source: where the pieces lie; None for the sources it was trained on.
+        data_path: the path, where there is only one source.
+        cache_dir: where train.py keeps what it read.
+
+    Returns:
+        The pieces; the side of each, "" for one that the model does not know; and the manifest.
+
+    Raises:
+        ArgumentError: if the model has no split.json. DataError: if that is broken, or the sources can't be used.
+    """
+    path, cache = Path(folder, "split.json"), Path(cache_dir).expanduser()
+    if not path.exists():
+        raise ArgumentError(f"{folder} has no split.json: what it was trained on is unknown")
+    manifest = read_manifest(path)
+    parameters = manifest["parameters"]
+    files = list_sources(source or parameters["source"], data_path)
+    pieces = usable_pieces(load_pieces(files, cache, programs_of(parameters["programs"])))
+    if parameters["normalize_key"]:
+        pieces = normalized_keys(pieces, cache)
+    known = sides_by_content(manifest)
+    # By name, or by content where the folder is called otherwise now.
+    rows = zip(pieces["piece_id"][:], pieces["content"][:], strict=True)
+    return pieces, [side_of(manifest, name) or known.get(content, "") for name, content in rows], manifest
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write figures or reports, whole or not at all, in a form that can be compared by line."""
+    write_whole(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def programs_of(name: str) -> tuple[int, ...] | None:

@@ -40,10 +40,10 @@ from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.loading import load_pretrained, one_line
-from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, split_parameters
+from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, split_parameters, write_json
 from pianogen_hf.publishing.model_card import CardError, write_card
 from pianogen_hf.rendering.piano_roll import save_piano_roll
-from pianogen_hf.tokenizers.midi import MidiError, write_midi, write_whole
+from pianogen_hf.tokenizers.midi import MidiError, write_midi
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.training.arguments import (
     ArgumentError,
@@ -115,7 +115,7 @@ def _train(argv: list[str]) -> int:
     if is_main:
         Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
         write_beside(Path(training_args.output_dir))
-        _write_json(Path(training_args.output_dir, "reading_report.json"), report)
+        write_json(Path(training_args.output_dir, "reading_report.json"), report)
     trainer, interrupt = _make_trainer(
         training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside
     )
@@ -178,14 +178,12 @@ def _provenance(
     allow_contamination: bool,
 ) -> Provenance:
     """What the model will have been trained on: refused where that takes in what it is to be evaluated on."""
-    if started_from is None:
-        return Provenance.new().extended(manifest, pieces, sides, [], shlex.join(["train.py", *argv]), None)
-    before = Provenance.load(started_from)
+    before = Provenance.load(started_from) if started_from else Provenance.new()
     if is_resumed and before.runs and before.runs[-1]["split"] == manifest["hash"]:
         return before  # the same run goes on
     overlaps = before.overlap(pieces, sides)
     if overlaps and not allow_contamination:
-        raise ArgumentError(refusal(overlaps, started_from))
+        raise ArgumentError(refusal(overlaps, str(started_from)))
     return before.extended(manifest, pieces, sides, overlaps, shlex.join(["train.py", *argv]), started_from)
 
 
@@ -284,19 +282,18 @@ def _make_trainer(
         callbacks.append(EpochCallback(chunks["train"].set_epoch))
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-    options: dict[str, Any] = {}
-    is_masked = isinstance(model, pianogen_hf.PianoEncoderForMaskedLM)
-    if is_masked:
-        options["data_collator"] = MaskingCollator(tokenizer.pad_token_id, model.config.mask_token_id, args.seed)
-    else:
-        options["data_collator"] = ChunkCollator(tokenizer.pad_token_id)
+    trainer_class: type[PianoTrainer] = PianoTrainer
+    collator: Any = ChunkCollator(tokenizer.pad_token_id)
+    if isinstance(model, pianogen_hf.PianoEncoderForMaskedLM):
+        trainer_class = MaskedPianoTrainer
+        collator = MaskingCollator(tokenizer.pad_token_id, model.config.mask_token_id, args.seed)
     if args.sample_steps is not None:
 
         def write_sample(model: GenerationMixin, path: Path) -> None:
             _write_sample(model, tokenizer, path, args.sample_notes, args.seed)
 
         callbacks.append(SampleCallback(write_sample, args.sample_steps))
-    trainer = (MaskedPianoTrainer if is_masked else PianoTrainer)(
+    trainer = trainer_class(
         eval_notes=eval_notes,
         write_beside=write_beside,
         model=model,
@@ -305,7 +302,7 @@ def _make_trainer(
         eval_dataset=chunks["validation"],
         processing_class=tokenizer,
         callbacks=callbacks,
-        **options,
+        data_collator=collator,
     )
     return trainer, interrupt
 
@@ -350,7 +347,7 @@ def _finish(
             for side in ("train", "validation")
         }
         metrics["baselines"] = grid_baselines(grids["train"], grids["validation"], trainer.eval_notes)
-    _write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", metrics)
     write_card(folder, card_text)
     print(scores_table(folder))
 
@@ -396,7 +393,3 @@ def scores_table(folder: Path) -> str:
     }
     lines = [f"{'validation pieces of ' + metrics['source']:44s} bits per note (lower is better)"]
     return "\n".join(lines + [f"  {name:42s} {values['bits_per_note']:.3f}" for name, values in rows.items()])
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_whole(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())

@@ -6,7 +6,18 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
+
+
+@pytest.fixture(scope="module")
+def blocks_for_short_sequences():
+    """Tests are short; what they are about is the long."""
+    from pianogen_hf.models import relative_attention_dispatch
+
+    limit, relative_attention_dispatch.MAX_DENSE_KEYS = relative_attention_dispatch.MAX_DENSE_KEYS, 0
+    yield
+    relative_attention_dispatch.MAX_DENSE_KEYS = limit

@@ -94,7 +94,7 @@ def test_two_sources_of_one_name_are_refused(tmp_path):
         ("maestro", "empty", "maestro-v"),
         ("dataset", "empty", "no data set that `pianogen data build` wrote"),
         ("spotify", "empty", "unknown source 'spotify'"),
-        ("/home/me/midi", None, "unknown source"),
+        ("elsewhere/midi", None, "unknown source"),
         ("folder", "file.mid", "no folder"),
         ("folder=elsewhere", "empty", "has its path already"),
         ("bach", "empty", "built in"),

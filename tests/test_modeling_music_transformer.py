@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
 
-from pianogen_hf.models import relative_attention_dispatch
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.models.modeling_music_transformer import (
     MusicTransformerForCausalLM,
@@ -19,13 +18,7 @@ from pianogen_hf.models.modeling_music_transformer import (
     skew,
 )
 
-
-@pytest.fixture(autouse=True, scope="module")
-def blocks_for_short_sequences():
-    """Tests are short; what they are about is the long."""
-    limit, relative_attention_dispatch.MAX_DENSE_KEYS = relative_attention_dispatch.MAX_DENSE_KEYS, 0
-    yield
-    relative_attention_dispatch.MAX_DENSE_KEYS = limit
+pytestmark = pytest.mark.usefixtures("blocks_for_short_sequences")
 
 
 VOCAB = 23

@@ -25,13 +25,7 @@ from pianogen_hf.models.relative_attention import (
 )
 from pianogen_hf.models.relative_attention_dispatch import flex_mask, flex_relative_attention, relative_attention_mask
 
-
-@pytest.fixture(autouse=True, scope="module")
-def blocks_for_short_sequences():
-    """Tests are short; what they are about is the long."""
-    limit, relative_attention_dispatch.MAX_DENSE_KEYS = relative_attention_dispatch.MAX_DENSE_KEYS, 0
-    yield
-    relative_attention_dispatch.MAX_DENSE_KEYS = limit
+pytestmark = pytest.mark.usefixtures("blocks_for_short_sequences")
 
 
 SCALING = 0.4

@@ -18,11 +18,10 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from pianogen_hf.data.bach import BachError, list_bach
+from pianogen_hf.data.bach import SIDES, BachError, list_bach
 from pianogen_hf.tokenizers.midi import MIDI_SUFFIXES
 
-_SIDES = ("train", "validation", "test")
-_SIDE_NAMES = {**{side: side for side in _SIDES}, **dict.fromkeys(("valid", "val", "dev"), "validation")}
+_SIDE_NAMES = {**{side: side for side in SIDES}, **dict.fromkeys(("valid", "val", "dev"), "validation")}
 
 
 class DataError(ValueError):
@@ -220,7 +219,7 @@ def _table_rows(table: Path) -> list[dict[str, str]]:
 def _side(value: str, table: Path) -> str:
     side = value.strip().lower()
     if side and side not in _SIDE_NAMES:
-        raise DataError(f"{table} has the split {value!r}: it must be one of {', '.join(_SIDES)}")
+        raise DataError(f"{table} has the split {value!r}: it must be one of {', '.join(SIDES)}")
     return _SIDE_NAMES.get(side, "")
 
 
@@ -240,9 +239,9 @@ def _list_maestro(folder: Path) -> list[PieceFile]:
             rows = [(row["midi_filename"], row["split"]) for row in csv.DictReader(file)]
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{tables[-1]} is no table of MAESTRO (midi_filename, split): {error}") from error
-    unknown = next((side for _, side in rows if side not in _SIDES), None)
+    unknown = next((side for _, side in rows if side not in SIDES), None)
     if unknown is not None:
-        raise DataError(f"{tables[-1]} has the split {unknown!r}: it must be one of {', '.join(_SIDES)}")
+        raise DataError(f"{tables[-1]} has the split {unknown!r}: it must be one of {', '.join(SIDES)}")
     # Some copies hold only part of the release: what does not lie there is no file of this folder.
     present = [(name, side) for name, side in rows if (folder / name).is_file()]
     pieces = [PieceFile(f"maestro/{name}", "maestro", str(folder / name), "", side) for name, side in present]

@@ -6,7 +6,6 @@ an edited or broken file is known. It is no signature: who means to deceive can 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -15,12 +14,14 @@ from typing import Any
 
 from datasets import Dataset
 
+from pianogen_hf.data.sealed import hash_of, text_of
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.data.splits import SIDES
 from pianogen_hf.tokenizers.midi import write_whole
 
 FORMAT = 1  # raised when the form changes
 COLUMNS = ["side", "family", "content"]
+_FLAT = {"columns"}
 _FIELDS = {"format", "parameters", "counts", "notes", "columns", "sources", "pieces", "hash"}
 
 
@@ -56,7 +57,7 @@ def split_manifest(pieces: Dataset, sides: list[str], parameters: dict[str, Any]
         "sources": {source: {"pieces": count, "notes": notes} for source, (count, notes) in per_source.items()},
         "pieces": rows,
     }
-    return {**manifest, "hash": _hash(manifest)}
+    return {**manifest, "hash": hash_of(manifest)}
 
 
 def _totals(groups: list[str], pieces: Dataset) -> dict[str, tuple[int, int]]:
@@ -67,35 +68,13 @@ def _totals(groups: list[str], pieces: Dataset) -> dict[str, tuple[int, int]]:
     return {group: (counts[group], notes[group]) for group in sorted(counts)}
 
 
-def _hash(manifest: dict[str, Any]) -> str:
-    """SHA-256 of all fields but the hash itself, as JSON with sorted keys and no spaces."""
-    said = {name: value for name, value in manifest.items() if name != "hash"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 def write_manifest(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
     """Write it whole or not at all, with sorted keys and a line for each piece, so that two can be compared by line.
 
     Raises:
         MidiError: if the folder can't be written to.
     """
-    write_whole(path, _text(manifest).encode())
-
-
-def _text(manifest: dict[str, Any]) -> str:
-    fields = [f" {_json(name)}: {_lines(value)}" for name, value in sorted(manifest.items())]
-    return "{\n" + ",\n".join(fields) + "\n}\n"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _lines(value: Any) -> str:
-    """One line for each entry of a map; anything else on one line."""
-    if not isinstance(value, dict) or not value:
-        return _json(value)
-    return "{\n" + ",\n".join(f"  {_json(name)}: {_json(entry)}" for name, entry in sorted(value.items())) + "\n }"
+    write_whole(path, text_of(manifest, _FLAT))
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
@@ -116,7 +95,7 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
     if manifest["format"] != FORMAT:
         raise DataError(f"{path} is a split.json of format {manifest['format']}, this version reads {FORMAT}")
     # The text, too, must be as written: JSON may say one thing twice, and then not what a reader sees first.
-    if manifest["hash"] != _hash(manifest) or text != _text(manifest) or not _has_form(manifest):
+    if manifest["hash"] != hash_of(manifest) or text.encode() != text_of(manifest, _FLAT) or not _has_form(manifest):
         raise DataError(f"{path} was edited since it was written: take an unedited copy, or make the split anew")
     return manifest
 

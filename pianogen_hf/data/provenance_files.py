@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from pianogen_hf.data.sealed import hash_of, text_of
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.tokenizers.midi import write_whole
 
@@ -45,7 +46,7 @@ def write_files(folder: str | os.PathLike, content: Mapping[str, Any], fingerpri
     arrays = save_arrays({"fingerprints": joined, "lengths": lengths})
     said = {"format": FORMAT, **content, "fingerprints": hashlib.sha256(arrays).hexdigest()}
     write_whole(Path(folder, ARRAYS_NAME), arrays)
-    write_whole(Path(folder, JSON_NAME), _text({**said, "hash": _hash(said)}))
+    write_whole(Path(folder, JSON_NAME), text_of({**said, "hash": hash_of(said)}))
 
 
 def read_files(name: str, paths: tuple[Path, Path]) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -64,7 +65,7 @@ def read_files(name: str, paths: tuple[Path, Path]) -> tuple[dict[str, Any], lis
         if content["format"] != FORMAT:
             raise DataError(f"{name} has a {JSON_NAME} of format {content['format']}, this version reads {FORMAT}")
         # The text, too, must be as written: JSON may say one thing twice, and then not what a reader sees first.
-        if text.encode() != _text(content) or content.pop("hash") != _hash(content):
+        if text.encode() != text_of(content) or content.pop("hash") != hash_of(content):
             raise DataError(f"{name} has a {JSON_NAME} that was edited since it was written: take an unedited copy")
         if content["fingerprints"] != hashlib.sha256(arrays).hexdigest():
             raise DataError(f"{name} has a {ARRAYS_NAME} that is not whole, or not that of its {JSON_NAME}")
@@ -76,29 +77,6 @@ def read_files(name: str, paths: tuple[Path, Path]) -> tuple[dict[str, Any], lis
         reason = " ".join(str(error).split())[:100]
         raise DataError(f"{name} has a broken {JSON_NAME} or {ARRAYS_NAME}: {reason}") from error
     return content, fingerprints
-
-
-def _hash(said: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _text(content: Mapping[str, Any]) -> bytes:
-    """Sorted keys, and one line for each entry of a map or list."""
-    fields = [f" {_json(name)}: {_lines(value)}" for name, value in sorted(content.items())]
-    # A command line may hold a path that is no UTF-8: Python has it as surrogates, JSON has escapes for them.
-    return ("{\n" + ",\n".join(fields) + "\n}\n").encode("utf-8", "backslashreplace")
-
-
-def _lines(value: Any) -> str:
-    if isinstance(value, dict) and value:
-        return "{\n" + ",\n".join(f"  {_json(name)}: {_json(each)}" for name, each in sorted(value.items())) + "\n }"
-    if isinstance(value, list) and value:
-        return "[\n" + ",\n".join(f"  {_json(each)}" for each in value) + "\n ]"
-    return _json(value)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def find_files(

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from datasets import Dataset
 
+from pianogen_hf.data.bach import SIDES
 from pianogen_hf.data.sources import DataError
-
-SIDES = ("train", "validation", "test")
 
 
 def assign_sides(
