@@ -16,8 +16,9 @@ from pianogen_hf.training.trainer import PianoTrainer
 
 @pytest.fixture(autouse=True)
 def restored_signals():
-    """A failing test must not leave the test run deaf to Ctrl-C."""
+    """No test leaves the run deaf to Ctrl-C, or finds it so: a shell has its background jobs ignore that."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
