@@ -17,27 +17,27 @@ _WATCHED = ("transformers.", "pianogen_hf.")
 
 
 def register() -> None:
-    """Register every exported config, model, tokenizer and feature extractor; a model by the last word of its name."""
+    """Register every exported config, model, tokenizer and feature extractor, as their names tell."""
     import transformers as hf
 
     import pianogen_hf as pg
+    from pianogen_hf.models.carried_code import auto_class
 
     parts = [part for part in (getattr(pg, name) for name in pg.__all__) if isinstance(part, type)]
     configs = [part for part in parts if issubclass(part, hf.PreTrainedConfig)]
     for config_class in configs:
         hf.AutoConfig.register(config_class.model_type, config_class)
-    heads = {"ForCausalLM": hf.AutoModelForCausalLM, "ForMaskedLM": hf.AutoModelForMaskedLM, "Model": hf.AutoModel}
     for model_class in (part for part in parts if issubclass(part, hf.PreTrainedModel)):
-        auto_class = next(auto_class for name, auto_class in heads.items() if model_class.__name__.endswith(name))
-        auto_class.register(model_class.config_class, model_class)
+        getattr(hf, str(auto_class(model_class))).register(model_class.config_class, model_class)
     for extractor_class in (part for part in parts if issubclass(part, hf.SequenceFeatureExtractor)):
         config_class = getattr(pg, extractor_class.__name__.replace("FeatureExtractor", "Config"))
         hf.AutoFeatureExtractor.register(config_class, extractor_class)
-    # Any tokenizer serves any model: AutoTokenizer finds it by the class name in tokenizer_config.json.
-    tokenizers = [part for part in parts if issubclass(part, pg.NoteTokenizer) and part is not pg.NoteTokenizer]
-    for tokenizer_class in tokenizers:
-        for config_class in configs:
-            hf.AutoTokenizer.register(config_class, tokenizer_class=tokenizer_class, exist_ok=True)
+    # Any tokenizer serves any model: AutoTokenizer finds it by the class name in tokenizer_config.json. Registered with
+    # our configs, it would also be found where that file is missing, and give way to code in a checkpoint.
+    no_model = type("NoModelConfig", (hf.PreTrainedConfig,), {})
+    for tokenizer_class in (part for part in parts if issubclass(part, pg.NoteTokenizer)):
+        if tokenizer_class is not pg.NoteTokenizer:
+            hf.AutoTokenizer.register(no_model, tokenizer_class=tokenizer_class, exist_ok=True)
 
 
 def register_when_loaded() -> None:

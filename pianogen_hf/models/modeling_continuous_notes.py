@@ -27,13 +27,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import DynamicCache, TopPLogitsWarper
+from transformers import DynamicCache, GenerationMixin, TopPLogitsWarper
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
+from .carried_code import CarriesCode
 from .configuration_continuous_notes import ContinuousNotesConfig
 from .logistic_mixture import VELOCITY_UNIT, LogisticMixture, draw, time_cells, velocity_cells
 
@@ -241,7 +242,7 @@ def end_row(config: ContinuousNotesConfig, like: torch.Tensor) -> torch.Tensor:
     return like.new_tensor([0.0, float(config.eos_token_id), 0.0, 0.0])
 
 
-class ContinuousNotesModel(LlamaModel):
+class ContinuousNotesModel(CarriesCode, LlamaModel):
     """The decoder without the heads.
 
     Differs from `LlamaModel`: a step is a note, and its embedding is the sum of those of its four fields.
@@ -308,10 +309,11 @@ class ContinuousNotesModel(LlamaModel):
         return self.dropout(embeds + self.embed_velocity(velocity) + self.embed_duration(duration))
 
 
-class ContinuousNotesForCausalLM(LlamaPreTrainedModel):
+class ContinuousNotesForCausalLM(CarriesCode, LlamaPreTrainedModel, GenerationMixin):
     """The decoder with a head per field, its likelihood, and a sampling loop of its own.
 
-    Differs from `LlamaForCausalLM`: notes are drawn field by field, so `generate` is not that of `GenerationMixin`.
+    Differs from `LlamaForCausalLM`: notes are drawn field by field, so `generate` is not that of `GenerationMixin`,
+    which stands here for what transformers asks of a model that generates.
     """
 
     config: ContinuousNotesConfig
@@ -393,7 +395,7 @@ class ContinuousNotesForCausalLM(LlamaPreTrainedModel):
         return torch.where(counts, mass, 0.0), torch.where(counts, density, 0.0), logits
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         input_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,

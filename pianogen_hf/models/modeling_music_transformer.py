@@ -30,6 +30,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .carried_code import CarriesCode
 from .configuration_music_transformer import MusicTransformerConfig
 from .relative_attention_dispatch import RELATIVE_ATTENTION, keys_end_with_queries
 
@@ -291,7 +292,7 @@ class MusicTransformerDecoderLayer(GradientCheckpointingLayer):
         return residual + self.dropout(hidden_states)
 
 
-class MusicTransformerPreTrainedModel(PreTrainedModel):
+class MusicTransformerPreTrainedModel(CarriesCode, PreTrainedModel):
     """What the models have in common: configuration, initialisation, and what the attention can and cannot do."""
 
     config: MusicTransformerConfig  # the Auto classes read this as a class: postponed annotations would break them

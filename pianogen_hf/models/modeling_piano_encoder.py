@@ -30,6 +30,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .carried_code import CarriesCode
 from .configuration_piano_encoder import PianoEncoderConfig
 from .order_agnostic import IGNORED, draw_mask, label_nats, label_weights
 from .refilling import Drawing, draft, repair
@@ -164,7 +165,7 @@ class PianoEncoderLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 
-class PianoEncoderPreTrainedModel(PreTrainedModel):
+class PianoEncoderPreTrainedModel(CarriesCode, PreTrainedModel):
     """What the models have in common: configuration, initialisation, and what the attention can do."""
 
     config: PianoEncoderConfig  # the Auto classes read this as a class: postponed annotations would break them

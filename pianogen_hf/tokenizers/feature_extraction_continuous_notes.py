@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 
-from .midi import read_midi
+from .midi import notes_to_midi_bytes, read_midi
 from .notes import Notes, take_rows
 
 TIME_SHIFT, PITCH, VELOCITY, DURATION = range(4)
@@ -41,6 +41,7 @@ class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
     """
 
     model_input_names = ["input_values", "attention_mask"]
+    _auto_class = "AutoFeatureExtractor"  # so `save_pretrained` writes code files, too, for who has not this package
     time_unit: ClassVar[str] = "second"
     lost_fields: ClassVar[tuple[str, ...]] = ("program", "track")
     pitch_range: ClassVar[tuple[int, int]] = (0, 127)
@@ -110,6 +111,17 @@ class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
         onset, duration = np.cumsum(array[:, TIME_SHIFT]), np.maximum(array[:, DURATION], 1e-3)
         notes = Notes.from_seconds(onset, duration, np.rint(array[:, PITCH]), np.rint(array[:, VELOCITY]))
         return _one_strike_at_a_time(notes)
+
+    def to_midi(self, music: Any) -> bytes:
+        """A MIDI file, as `pathlib.Path("out.mid").write_bytes` wants it.
+
+        Args:
+            music: rows of one piece, as for `decode_notes`, or `Notes`.
+
+        Raises:
+            ValueError: as for `decode_notes`.
+        """
+        return notes_to_midi_bytes(music if isinstance(music, Notes) else self.decode_notes(music))
 
     def _quantised(self, notes: Notes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Onset and duration in steps, pitch and velocity, shape (num_kept,), by onset in steps, then pitch."""

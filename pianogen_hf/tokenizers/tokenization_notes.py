@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizer
 from transformers.tokenization_utils_base import BatchEncoding
 
-from .midi import MIDI_SUFFIXES, read_midi
+from .midi import MIDI_SUFFIXES, notes_to_midi_bytes, read_midi
 from .notes import Notes
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
@@ -37,6 +38,7 @@ class NoteTokenizer(PreTrainedTokenizer):
     """
 
     model_input_names = ["input_ids", "attention_mask"]
+    _auto_class = "AutoTokenizer"  # so `save_pretrained` writes code files, too, for who has not this package
     time_unit: ClassVar[str] = "second"
     lost_fields: ClassVar[tuple[str, ...]] = ()
     tokens_per_step: ClassVar[int] = 1
@@ -126,6 +128,19 @@ class NoteTokenizer(PreTrainedTokenizer):
         """Notes of event text."""
         return self.decode_notes([self._convert_token_to_id_with_added_voc(token) for token in self.tokenize(text)])
 
+    def to_midi(self, music: Any) -> bytes:
+        """A MIDI file, as `pathlib.Path("out.mid").write_bytes` wants it.
+
+        Args:
+            music: ids (list, array or 1-D tensor), event text or `Notes`.
+
+        Raises:
+            ValueError: for ids outside the vocabulary, or text with unknown events.
+        """
+        if isinstance(music, str):
+            music = self.text_to_notes(music)
+        return notes_to_midi_bytes(music if isinstance(music, Notes) else self.decode_notes(music))
+
     # PreTrainedTokenizer ---------------------------------------------------------------------------------------------
 
     def __call__(self, music: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
@@ -167,7 +182,15 @@ class NoteTokenizer(PreTrainedTokenizer):
         return {**self._ids, **self._added_tokens_encoder}
 
     def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
-        return text.split()
+        return [event for word in text.split() for event in self._events_of(word)]
+
+    def _events_of(self, word: str) -> list[str]:
+        """The event, or several without a space between, as a "text-generation" pipeline joins prompt and answer."""
+        if word in self._ids:
+            return [word]
+        longest_first = sorted(self._names, key=len, reverse=True)
+        events = re.findall("|".join(map(re.escape, longest_first)), word)
+        return events if "".join(events) == word else [word]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Event text of tokens."""
