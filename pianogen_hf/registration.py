@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any, NoReturn
 
 _AUTO = tuple(f"transformers.models.auto.{name}_auto" for name in ("configuration", "modeling", "tokenization"))
 _WATCHED = ("transformers.", "pianogen_hf.")
@@ -32,12 +33,24 @@ def register() -> None:
     for extractor_class in (part for part in parts if issubclass(part, hf.SequenceFeatureExtractor)):
         config_class = getattr(pg, extractor_class.__name__.replace("FeatureExtractor", "Config"))
         hf.AutoFeatureExtractor.register(config_class, extractor_class)
+        hf.AutoTokenizer.register(config_class, tokenizer_class=_NoTokenizer)
     # Any tokenizer serves any model: AutoTokenizer finds it by the class name in tokenizer_config.json. Registered with
     # our configs, it would also be found where that file is missing, and give way to code in a checkpoint.
     no_model = type("NoModelConfig", (hf.PreTrainedConfig,), {})
     for tokenizer_class in (part for part in parts if issubclass(part, pg.NoteTokenizer)):
         if tokenizer_class is not pg.NoteTokenizer:
             hf.AutoTokenizer.register(no_model, tokenizer_class=tokenizer_class, exist_ok=True)
+
+
+class _NoTokenizer:
+    """What AutoTokenizer finds for models that read no text: its own error would ask for sentencepiece."""
+
+    @classmethod
+    def from_pretrained(cls, name: str, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ValueError(
+            f"{name} has no tokenizer, and no text pipeline fits it: its notes are numbers. "
+            "AutoFeatureExtractor.from_pretrained gives what makes them, and model.generate continues them"
+        )
 
 
 def register_when_loaded() -> None:

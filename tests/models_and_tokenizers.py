@@ -17,6 +17,7 @@ CAUSAL_MODELS = [
     for name in pg.__all__
     if name.endswith("ForCausalLM") and getattr(pg, name).main_input_name == "input_ids"
 ]
+MASKED_MODELS = [getattr(pg, name) for name in pg.__all__ if name.endswith("ForMaskedLM")]
 
 
 def tiny_model(model_class, vocab_size=64, **settings):

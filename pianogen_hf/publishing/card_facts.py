@@ -44,7 +44,7 @@ class ModelFolder:
             CardError: if there is no config.json, or one of the files can't be read.
         """
         names = ("config", "tokenizer_config", "metrics", "split", "provenance")
-        model = cls(*(_read_json(folder / f"{name}.json") for name in names))
+        model = cls(*(read_json(folder / f"{name}.json") for name in names))
         if not model.config:
             raise CardError(f"{folder} holds no model (no config.json)")
         if model.split and model.split.get("columns") != ["side", "family", "content"]:
@@ -82,7 +82,12 @@ def describe(source: str) -> str:
     return _KNOWN[source][0] if source in _KNOWN else source
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON map; empty where there is no such file.
+
+    Raises:
+        CardError: if it can't be read, or holds something else.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -99,7 +104,7 @@ def card_facts(model: ModelFolder) -> dict[str, Any]:
     metrics, split = model.metrics, model.split
     return {
         "summary": _summary(model),
-        "has_code": bool(model.config.get("auto_map")),
+        "has_code": any("auto_map" in each for each in (model.config, model.tokenizer_config)),
         "contaminated": [_overlap(each) for each in model.contaminated],
         "unknown": None if model.unknown is None else [code(name) for name in model.unknown],
         "scores": _score_rows(metrics),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, GenerationConfig, Trainer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pianogen_hf.training.collator import IGNORED
@@ -20,9 +20,9 @@ from pianogen_hf.training.collator import IGNORED
 class PianoTrainer(Trainer):
     """A `Trainer` for next-token models of music.
 
-    Differs from its parent in three points: label smoothing is applied to the shifted labels of any causal model and to
-    training only; evaluation reports nats per token, next-token accuracy and bits per note; and every checkpoint is
-    complete with what tells of its data.
+    Differs from its parent in four points: label smoothing is applied to the shifted labels of any causal model and to
+    training only; evaluation reports nats per token, next-token accuracy and bits per note; every checkpoint is
+    complete with what tells of its data; and what a checkpoint does not say of generation is set to sampling.
 
     Args:
         eval_notes: notes in the reference pieces of the evaluation set, for bits per note.
@@ -38,6 +38,8 @@ class PianoTrainer(Trainer):
             preprocess_logits_for_metrics=token_scores,  # type: ignore[arg-type]
             **kwargs,
         )
+        if self.model.can_generate():
+            _sample_by_default(self.model.generation_config)
 
     def get_train_dataloader(self) -> DataLoader:
         """The parent's, with a generator of its own: making workers must not change what dropout draws next."""
@@ -80,6 +82,15 @@ class PianoTrainer(Trainer):
             "accuracy": float(np.where(counted, is_right, 0).sum()) / num_tokens,
             "bits_per_note": total_nats / math.log(2) / max(self.eval_notes, 1),
         }
+
+
+def _sample_by_default(generation_config: GenerationConfig) -> None:
+    """Let `generate()` and pipelines draw where a checkpoint does not say how: the likeliest music soon goes in circles.
+
+    All three are said, because a pipeline has a temperature of its own for what is not.
+    """
+    if generation_config.do_sample is None:
+        generation_config.update(do_sample=True, temperature=1.0, top_p=0.95)
 
 
 def token_scores(logits: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,102 @@
+"""What a model folder answers through the Auto classes alone: in a test with the package, and as a program without it.
+
+As a program it takes a JSON file with `folders` (name: folder), `again` (names of those to be saved and loaded once
+more) and `needs_miditok` (a folder), and writes JSON to the standard output.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+PROMPT = list(range(3, 11))
+
+
+class Absent:
+    """Finds none of these packages, wherever they are installed."""
+
+    names = {"pianogen_hf", "lazy_loader", "miditok"}
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+
+def load(folder, **how):
+    """The head that was saved, and what makes its inputs."""
+    import transformers as hf
+
+    config = hf.AutoConfig.from_pretrained(folder, **how)
+    head = next((each for each in ("ForCausalLM", "ForMaskedLM") if each in config.architectures[0]), "ForCausalLM")
+    model = getattr(hf, f"AutoModel{head}").from_pretrained(folder, **how)
+    reader = hf.AutoFeatureExtractor if Path(folder, "preprocessor_config.json").exists() else hf.AutoTokenizer
+    return model, reader.from_pretrained(folder, **how)
+
+
+def answers(folder, **how):
+    """Logits, generated ids or notes, their MIDI file read back, and a pipeline's text, in JSON's types."""
+    import torch
+    import transformers as hf
+
+    model, reader = load(folder, **how)
+    base = hf.AutoModel.from_pretrained(folder, **how)
+    told = {"classes": [type(each).__name__ for each in (model, base, model.config, reader)]}
+    torch.manual_seed(0)
+    if hasattr(reader, "sampling_rate"):
+        notes = model.generate(max_new_tokens=8, min_new_tokens=8, seed=1)
+        told["logits"] = model(notes, labels=notes[..., 1].long()).logits[0, -1].tolist()
+        told["written"] = notes[0].tolist()
+        midi = reader.to_midi(notes[0])
+        told["read back"] = reader(midi)["input_values"][0].tolist()
+        return told
+    ids = torch.tensor([[reader.bos_token_id, *PROMPT]])
+    told["logits"] = model(ids).logits[0, -1].tolist()
+    if hasattr(model, "refill"):
+        written = model.refill(ids, torch.arange(ids.shape[1])[None] > 3, steps=3)
+    else:
+        told["generation"] = hf.GenerationConfig.from_pretrained(folder).to_diff_dict()
+        written = model.generate(ids, max_new_tokens=12, do_sample=True)
+        pipeline = hf.pipeline("text-generation", model=folder, **how)
+        text = pipeline(reader.decode(PROMPT), max_new_tokens=6)[0]["generated_text"]
+        told["text"] = [text, reader.to_midi(text).hex()]
+    told["written"] = written[0].tolist()
+    midi = reader.to_midi(written[0])
+    assert len(reader.decode_notes(written[0])) == len(reader.decode_notes(reader(midi)["input_ids"]))
+    told["read back"] = reader(midi)["input_ids"]
+    return told
+
+
+def without_miditok(folder):
+    """The message that its tokenizer gives."""
+    from transformers import AutoTokenizer
+
+    try:
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    except ImportError as error:
+        return str(error)
+
+
+def main(path):
+    """Answer without the package."""
+    sys.meta_path.insert(0, Absent())
+    try:
+        importlib.import_module("pianogen_hf")
+    except ModuleNotFoundError:
+        pass
+    else:
+        raise AssertionError("the package can be imported")
+    work = json.loads(Path(path).read_text())
+    told = {"without miditok": without_miditok(work["needs_miditok"])}
+    Absent.names.discard("miditok")
+    told["first"] = {name: answers(folder, trust_remote_code=True) for name, folder in work["folders"].items()}
+    told["again"] = {}
+    for name in work["again"]:
+        folder = work["folders"][name]
+        for part in load(folder, trust_remote_code=True):
+            part.save_pretrained(f"{folder}-again")
+        told["again"][name] = answers(f"{folder}-again", trust_remote_code=True)
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
