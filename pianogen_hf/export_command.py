@@ -119,10 +119,13 @@ def _write(folder: Path, precision: str, graph: bytes) -> None:
 
 def _write_beside(folder: Path, name: str, model: PreTrainedModel, tokenizer: NoteTokenizer) -> None:
     """What the engine and its users need besides the graph, unless it is there already."""
+    from pianogen_hf.publishing.added_code import add_code
+
     if Path(name).is_dir() and folder.exists() and folder.samefile(name):
         return
     for each in (model.config, model.generation_config, tokenizer):
         each.save_pretrained(folder)
+    add_code(folder)  # of the configuration, which a model would have brought
 
 
 def _samples(engine: OnnxEngine) -> list[np.ndarray]:
@@ -131,7 +134,8 @@ def _samples(engine: OnnxEngine) -> list[np.ndarray]:
 
     first = engine.config.bos_token_id or 0
     length = min(engine.config.max_position_embeddings, 1024)
-    settings: dict[str, Any] = {"do_sample": True, "top_k": 0, "num_return_sequences": _NUM_SAMPLES}
+    settings: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    settings["num_return_sequences"] = _NUM_SAMPLES
     # No id ends a sample: after its end a model goes on with something, and all samples have one length.
     ids = engine.generate(torch.tensor([[first]]), max_new_tokens=max(length - 1, 1), eos_token_id=[], **settings)
     return list(ids.numpy())

@@ -129,6 +129,17 @@ def test_the_model_and_its_tokenizer_load_by_the_auto_classes(finished):
     assert [getattr(model.config, name) for name in special] == [getattr(tokenizer, name) for name in special]
 
 
+def test_every_checkpoint_carries_its_code_and_draws_by_default(finished):
+    for folder in (finished, finished / "checkpoint-2"):
+        code = {path.name for path in folder.glob("*.py")}
+        assert code >= {"configuration_music_transformer.py", "modeling_music_transformer.py", "midi.py"}
+        assert "tokenization_performance.py" in code
+        assert "AutoModelForCausalLM" in read_json(folder / "config.json")["auto_map"]
+        assert "AutoTokenizer" in read_json(folder / "tokenizer_config.json")["auto_map"]
+        generation = read_json(folder / "generation_config.json")
+        assert (generation["do_sample"], generation["temperature"], generation["top_p"]) == (True, 1.0, 0.95)
+
+
 def test_metrics_say_how_they_came_about(finished):
     metrics = read_json(finished / "metrics.json")
     assert (metrics["steps"], metrics["world_size"], metrics["seed"]) == (2, 1, 42)

@@ -1,15 +1,13 @@
 """What a model folder answers through the Auto classes alone: in a test with the package, and as a program without it.
 
-As a program it takes a JSON file with `folders` (name: folder), `again` (names of those to be saved and loaded once
-more) and `needs_miditok` (a folder), and writes JSON to the standard output.
+As a program it takes a JSON file with `folders` (name: folder), `prompt` (a MIDI file), `again` (names of folders to
+be saved and loaded once more) and `needs_miditok` (a folder), and writes JSON to the standard output.
 """
 
 import importlib
 import json
 import sys
 from pathlib import Path
-
-PROMPT = list(range(3, 11))
 
 
 class Absent:
@@ -33,7 +31,7 @@ def load(folder, **how):
     return model, reader.from_pretrained(folder, **how)
 
 
-def answers(folder, **how):
+def answers(folder, prompt, **how):
     """Logits, generated ids or notes, their MIDI file read back, and a pipeline's text, in JSON's types."""
     import torch
     import transformers as hf
@@ -43,25 +41,31 @@ def answers(folder, **how):
     told = {"classes": [type(each).__name__ for each in (model, base, model.config, reader)]}
     torch.manual_seed(0)
     if hasattr(reader, "sampling_rate"):
-        notes = model.generate(max_new_tokens=8, min_new_tokens=8, seed=1)
+        inputs = reader(Path(prompt), is_prompt=True, return_tensors="pt")
+        notes = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, seed=1)
         told["logits"] = model(notes, labels=notes[..., 1].long()).logits[0, -1].tolist()
         told["written"] = notes[0].tolist()
         midi = reader.to_midi(notes[0])
         told["read back"] = reader(midi)["input_values"][0].tolist()
         return told
-    ids = torch.tensor([[reader.bos_token_id, *PROMPT]])
-    told["logits"] = model(ids).logits[0, -1].tolist()
+    inputs = reader(Path(prompt), return_tensors="pt")
+    ids = inputs["input_ids"]
+    told["logits"] = model(**inputs).logits[0, -1].tolist()
     if hasattr(model, "refill"):
-        written = model.refill(ids, torch.arange(ids.shape[1])[None] > 3, steps=3)
+        written = model.refill(ids, torch.arange(ids.shape[1])[None] > 12, steps=3)
     else:
         told["generation"] = hf.GenerationConfig.from_pretrained(folder).to_diff_dict()
-        written = model.generate(ids, max_new_tokens=12, do_sample=True)
+        written = model.generate(
+            **inputs,
+            max_new_tokens=24,
+            do_sample=True,
+            prefix_allowed_tokens_fn=lambda _, ids: reader.allowed_next(ids).nonzero()[0].tolist(),
+        )
         pipeline = hf.pipeline("text-generation", model=folder, **how)
-        text = pipeline(reader.decode(PROMPT), max_new_tokens=6)[0]["generated_text"]
+        text = pipeline(reader.decode(ids[0, 1:]), max_new_tokens=6)[0]["generated_text"]
         told["text"] = [text, reader.to_midi(text).hex()]
     told["written"] = written[0].tolist()
     midi = reader.to_midi(written[0])
-    assert len(reader.decode_notes(written[0])) == len(reader.decode_notes(reader(midi)["input_ids"]))
     told["read back"] = reader(midi)["input_ids"]
     return told
 
@@ -86,15 +90,16 @@ def main(path):
     else:
         raise AssertionError("the package can be imported")
     work = json.loads(Path(path).read_text())
+    prompt = work["prompt"]
     told = {"without miditok": without_miditok(work["needs_miditok"])}
     Absent.names.discard("miditok")
-    told["first"] = {name: answers(folder, trust_remote_code=True) for name, folder in work["folders"].items()}
+    told["first"] = {name: answers(folder, prompt, trust_remote_code=True) for name, folder in work["folders"].items()}
     told["again"] = {}
     for name in work["again"]:
         folder = work["folders"][name]
         for part in load(folder, trust_remote_code=True):
             part.save_pretrained(f"{folder}-again")
-        told["again"][name] = answers(f"{folder}-again", trust_remote_code=True)
+        told["again"][name] = answers(f"{folder}-again", prompt, trust_remote_code=True)
     print(json.dumps(told))
 
 

@@ -7,6 +7,7 @@ FSDP2 the class that torch made of it, with a file of torch. Here it is every Au
 
 import inspect
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,10 @@ def auto_class(model_class: type) -> str | None:
 
 def auto_map(model_class: type[PreTrainedModel]) -> dict[str, str]:
     """What config.json is to tell of an architecture: each Auto class with the file and class that serve it."""
-    module = inspect.getmodule(model_class)
+    module = sys.modules[model_class.__module__]
     classes = [each for _, each in inspect.getmembers(module, inspect.isclass) if each.__module__ == module.__name__]
-    loaded_by = {auto_class(each): reference(each) for each in classes if auto_class(each)}
-    return {"AutoConfig": reference(model_class.config_class), **loaded_by}
+    loaded_by = {name: reference(each) for each in classes if (name := auto_class(each)) is not None}
+    return {"AutoConfig": reference(model_class.config_class), **loaded_by}  # type: ignore[arg-type]
 
 
 def reference(part: type) -> str:

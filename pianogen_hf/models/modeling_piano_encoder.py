@@ -287,8 +287,8 @@ class PianoEncoderForCausalLM(PianoEncoderPreTrainedModel, GenerationMixin):
     def __init__(self, config: PianoEncoderConfig):
         if not config.is_causal:
             raise ValueError(
-                "PianoEncoderForCausalLM needs is_causal=True: otherwise it would see what it is asked for. A model that "
-                "looks both ways is loaded by AutoModelForMaskedLM, and writes by `refill`"
+                "PianoEncoderForCausalLM needs is_causal=True: otherwise it would see what it is asked for. A model "
+                "that looks both ways is loaded by AutoModelForMaskedLM, and writes by `refill`"
             )
         super().__init__(config)
         self.model = PianoEncoderModel(config)

@@ -63,7 +63,7 @@ def _auto_map(part: type) -> dict[str, Any]:
 
 def _model(config: dict[str, Any]) -> type | None:
     """The base model, whose file has the heads, too."""
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_MAPPING:
         return None
     return _ours(MODEL_MAPPING[CONFIG_MAPPING[model_type]], CarriesCode)

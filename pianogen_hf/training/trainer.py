@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, GenerationConfig, Trainer
+from transformers import EvalPrediction, GenerationConfig, PreTrainedModel, Trainer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pianogen_hf.training.collator import IGNORED
@@ -38,7 +38,7 @@ class PianoTrainer(Trainer):
             preprocess_logits_for_metrics=token_scores,  # type: ignore[arg-type]
             **kwargs,
         )
-        if self.model.can_generate():
+        if isinstance(self.model, PreTrainedModel) and self.model.can_generate():
             _sample_by_default(self.model.generation_config)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -85,9 +85,9 @@ class PianoTrainer(Trainer):
 
 
 def _sample_by_default(generation_config: GenerationConfig) -> None:
-    """Let `generate()` and pipelines draw where a checkpoint does not say how: the likeliest music soon goes in circles.
+    """Let `generate()` draw where a checkpoint does not say how: the likeliest music soon goes in circles.
 
-    All three are said, because a pipeline has a temperature of its own for what is not.
+    The temperature is said, too, because pipelines have one of their own.
     """
     if generation_config.do_sample is None:
         generation_config.update(do_sample=True, temperature=1.0, top_p=0.95)
