@@ -313,7 +313,7 @@ class ContinuousNotesForCausalLM(CarriesCode, LlamaPreTrainedModel, GenerationMi
     """The decoder with a head per field, its likelihood, and a sampling loop of its own.
 
     Differs from `LlamaForCausalLM`: notes are drawn field by field, so `generate` is not that of `GenerationMixin`,
-    which stands here for what transformers asks of a model that generates.
+    which stands here for what transformers asks of a model that generates. No pipeline of transformers fits.
     """
 
     config: ContinuousNotesConfig

@@ -365,7 +365,8 @@ class PianoEncoderForMaskedLM(PianoEncoderPreTrainedModel):
     """The encoder, seeing both sides, with a projection to the vocabulary: trained on ids that are hidden from it.
 
     The id `config.mask_token_id` (= `vocab_size`) hides a token; the model can neither see what is behind it nor
-    predict a mask. It generates by `refill`, from nothing as well as in a gap of a given piece.
+    predict a mask. It generates by `refill`, from nothing as well as in a gap of a given piece. No pipeline of
+    transformers fits: "fill-mask" wants a mask among the tokenizer's tokens, and fills one place at a time.
 
     On likelihood. The pseudo-log-likelihood that is often computed with masked models (hide one id at a time, add up)
     is no log-likelihood of anything: every id is predicted from all others, and bits per note made of it can't be
