@@ -71,14 +71,19 @@ def load_tokenizer(name: str) -> NoteTokenizer:
 
 
 def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
-    """`auto_class.from_pretrained` with one-line errors.
+    """`auto_class.from_pretrained` with one-line errors, which neither runs code of a checkpoint nor asks whether to.
 
     Raises:
         ArgumentError: if there is no such folder or model, or it can't be opened.
     """
     try:
-        return auto_class.from_pretrained(name, **kwargs)
+        return auto_class.from_pretrained(name, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ArgumentError(
+                f"{name} can't be opened as a model: neither this package nor transformers knows its kind, and code that "
+                "comes with a model is not run here"
+            ) from error
         if Path(name).is_dir():
             raise ArgumentError(f"{name} can't be opened as a model: {one_line(error)}") from error
         raise ArgumentError(

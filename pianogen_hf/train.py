@@ -194,7 +194,7 @@ def _check_resumed(
 
     Every process looks for itself: if only one of them gave up, the others would wait for it.
     """
-    before = AutoConfig.from_pretrained(checkpoint).to_dict()
+    before = load_pretrained(AutoConfig, checkpoint).to_dict()
     for name, value in model.config.to_dict().items():
         if type(value) is int and before.get(name) != value:  # sizes: with another one the weights would not fit
             raise ArgumentError(f"{checkpoint} has {name} {before.get(name)}, the run now asks for {value}")

@@ -24,9 +24,7 @@ class CarriesCode:
 
     config: Any
 
-    def save_pretrained(
-        self, save_directory: Any, is_main_process: bool = True, *args: Any, push_to_hub: bool = False, **kwargs: Any
-    ) -> None:
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """Save weights, configuration and code; arguments as for [`PreTrainedModel`]."""
         # A class that was made of one of ours, by torch or in a notebook, is loaded as the one that it was made of.
         carrier = next((each for each in type(self).__mro__ if auto_class(each)), None)
@@ -34,9 +32,7 @@ class CarriesCode:
             self.config.auto_map = auto_map(carrier)
             if is_main_process:
                 copy_code(carrier, save_directory)
-        super().save_pretrained(  # type: ignore[misc]
-            save_directory, is_main_process, *args, push_to_hub=push_to_hub, **kwargs
-        )
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]
 
 
 def auto_class(model_class: type) -> str | None:
