@@ -81,8 +81,8 @@ def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise ArgumentError(
-                f"{name} can't be opened as a model: neither this package nor transformers knows its kind, and code that "
-                "comes with a model is not run here"
+                f"{name} can't be opened as a model: neither this package nor transformers knows its kind, and code "
+                "that comes with a model is not run here"
             ) from error
         if Path(name).is_dir():
             raise ArgumentError(f"{name} can't be opened as a model: {one_line(error)}") from error

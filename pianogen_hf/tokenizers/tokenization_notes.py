@@ -46,7 +46,8 @@ class NoteTokenizer(PreTrainedTokenizer):
     pitch_range: tuple[int, int] = (0, 127)
 
     def __init__(self, **kwargs: Any) -> None:
-        for name in ("is_local", "local_files_only"):  # how it was loaded, which transformers would save
+        # How it was loaded, which transformers would save and take for settings of the tokenizer.
+        for name in ("auto_map", "is_local", "local_files_only"):
             kwargs.pop(name, None)
         self._names = [*SPECIAL_TOKENS.values(), *self._event_names()]
         self._ids = {name: index for index, name in enumerate(self._names)}
