@@ -171,7 +171,8 @@ def test_processes_that_are_not_the_main_one_write_no_code(tmp_path):
 def test_how_a_tokenizer_was_loaded_is_not_saved(folders, tmp_path):
     folder = folders["GPT2Config-PerformanceTokenizer"]
     loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    assert not {"auto_map", "is_local", "local_files_only"} & loaded.init_kwargs.keys()  # chunks are found again by these
+    # Prepared chunks are found again by these settings.
+    assert not {"auto_map", "is_local", "local_files_only"} & loaded.init_kwargs.keys()
     loaded.save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer_config.json").read_text() == Path(folder, "tokenizer_config.json").read_text()
 
