@@ -16,6 +16,7 @@ commands:
   data       build, check for leaks, or describe data  pianogen data check --source folder=~/midi
   audit      how much a model copies from its train    pianogen audit --model runs/my-model --data_path ~/midi
   export     make a model several times as fast        pianogen export --model runs/my-model --output runs/my-model
+  space      a page on which visitors try a model      pianogen space --model runs/my-model --output page
   scores     what a trained model reached              pianogen scores runs/my-model
   roundtrip  what each encoding loses on your files    pianogen roundtrip ~/midi
 
@@ -29,6 +30,7 @@ _MODULES = {
     "data": "pianogen_hf.data_command",
     "audit": "pianogen_hf.audit",
     "export": "pianogen_hf.export_command",
+    "space": "pianogen_hf.space_command",
 }
 
 
