@@ -95,6 +95,13 @@ def check_size(prompt: Notes | None) -> None:
         raise GenerationError(f"this piece has {len(prompt):,} notes; up to {MAX_PIECE_NOTES:,} can be continued here")
 
 
+class Round(NamedTuple):
+    """What one press of Generate or Extend has made, and which of it the visitor looks at."""
+
+    ideas: list[Continuation]
+    chosen: int = 0
+
+
 class Knobs(NamedTuple):
     """What a visitor can turn, in the order of the page."""
 
@@ -139,26 +146,31 @@ def compose(prompt: Notes | None, knobs: Knobs, seed: int, tell: Callable[..., A
     return results, " ".join(remarks)
 
 
-def show(history: list[list[Continuation]], chosen: int = 0) -> dict[Any, Any]:
-    """What the page shows of an idea of the last round: nothing before the first."""
-    ideas = history[-1] if history else []
-    buttons = {extend: gr.update(interactive=bool(ideas)), undo: gr.update(interactive=len(history) > 1)}
-    names = [(f"Idea {i + 1}", i) for i in range(len(ideas))]
-    choice = gr.update(choices=names, value=chosen if ideas else None, visible=len(ideas) > 1)
+def show(history: list[Round]) -> dict[Any, Any]:
+    """The page after these rounds, of which it shows the last."""
+    ideas, chosen = history[-1] if history else Round([])
+    page = {
+        rounds: history,
+        extend: gr.update(interactive=bool(ideas)),
+        undo: gr.update(interactive=len(history) > 1),
+        idea: gr.update(
+            choices=[(f"Idea {i + 1}", i) for i in range(len(ideas))],
+            value=chosen if ideas else None,
+            visible=len(ideas) > 1,
+        ),
+    }
     if not ideas:
-        empty = {each: None for each in (roll, audio)}
-        return {**buttons, **empty, download: gr.update(value=None, interactive=False), idea: choice, message: WELCOME}
+        return {**page, roll: None, audio: None, download: gr.update(value=None, interactive=False), message: WELCOME}
     result = ideas[chosen]
     folder = fresh_folder()
     write_midi(result.notes, folder / "piano.mid")
     save_piano_roll(result.notes, folder / "piano.png", prompt_end_sec=result.prompt_end_sec or None)
     sec = result.notes.end_sec - result.prompt_end_sec
     return {
-        **buttons,
+        **page,
         roll: str(folder / "piano.png"),
         audio: str(save_wav(result.notes, folder / "piano.wav")),
         download: gr.update(value=str(folder / "piano.mid"), interactive=True),
-        idea: choice,
         message: f"{len(result.new)} new notes in {sec:.1f} s. They can be extended, or downloaded.",
     }
 
@@ -173,51 +185,59 @@ def fresh_folder() -> Path:
 
 
 def next_round(
-    history: list[list[Continuation]], prompt_of: Callable[[], Notes | None], knobs: Knobs, tell: Callable[..., Any]
+    history: list[Round], prompt_of: Callable[[], Notes | None], knobs: Knobs, tell: Callable[..., Any]
 ) -> dict[Any, Any]:
-    """Another round; what a visitor can mend is said in one line, and all else stays as it was."""
+    """The page after another round; what a visitor can mend is said in one line, and all else stays as it was."""
     seed = random.randrange(2**31) if knobs.new_seed or knobs.seed is None else int(knobs.seed)
     try:
         results, remarks = compose(prompt_of(), knobs, seed, tell)
-        page = show([*history, results])
+        page = show([*history, Round(results)])
     except (MidiError, GenerationError, AudioError) as error:
-        return {message: f"⚠️ {error}"}
-    return {**page, rounds: [*history, results], seed_box: seed, message: f"{page[message]} {remarks}"}
+        return {message: f"**Error:** {error}"}
+    return {**page, seed_box: seed, message: f"{page[message]} {remarks}"}
 
 
-# Gradio puts its progress bar where the default stands.
-def on_generate(history: list, file: str | None, tell: Any = gr.Progress(), *knobs: Any) -> dict[Any, Any]:  # noqa: B008
+# Gradio hands in its progress bar where the default stands.
+def on_generate(history: list[Round], file: str | None, tell: Any = gr.Progress(), *knobs: Any) -> dict:  # noqa: B008
     """A round from the uploaded prompt, or from nothing."""
     return next_round(history, lambda: read_prompt(file), Knobs(*knobs), tell)
 
 
-def on_extend(history: list, chosen: int | None, tell: Any = gr.Progress(), *knobs: Any) -> dict[Any, Any]:  # noqa: B008
+def on_extend(history: list[Round], tell: Any = gr.Progress(), *knobs: Any) -> dict:  # noqa: B008
     """A round that goes on from the idea that is shown."""
-    return next_round(history, lambda: history[-1][chosen or 0].notes, Knobs(*knobs), tell)
+    if not history:  # kept for an hour, and not over a restart
+        return {**show([]), message: "**Error:** what was here is gone: press Generate"}
+    ideas, chosen = history[-1]
+    return next_round(history, lambda: ideas[chosen].notes, Knobs(*knobs), tell)
 
 
-def on_undo(history: list[list[Continuation]]) -> dict[Any, Any]:
-    """Back to the round before."""
-    return {**show(history[:-1]), rounds: history[:-1]}
+def on_choose(history: list[Round], chosen: int) -> dict:
+    """The same round, but another idea."""
+    return show([*history[:-1], *(each._replace(chosen=chosen) for each in history[-1:])])
 
 
-def on_start_over() -> dict[Any, Any]:
+def on_undo(history: list[Round]) -> dict:
+    """The round before."""
+    return show(history[:-1])
+
+
+def on_start_over() -> dict:
     """As if the page had just been opened, but for the knobs."""
-    return {**show([]), rounds: [], prompt_file: None}
+    return {**show([]), prompt_file: None}
 
 
 WELCOME = "Upload a MIDI file to go on from, or none for a piece from nothing, and press Generate."
 
 with gr.Blocks(title=CARD.title, delete_cache=(600, KEPT_SEC), analytics_enabled=False) as demo:
     rounds = gr.State([], time_to_live=KEPT_SEC)
-    gr.Markdown(f"# {CARD.emoji} {CARD.title}\n{CARD.short_description}")
+    gr.Markdown(f"# {CARD.title}\n{CARD.short_description}")
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            prompt_file = gr.File(label="MIDI prompt (optional)", file_types=[".mid", ".midi"], height=110)
+            prompt_file = gr.File(label="MIDI prompt (optional)", file_types=[".mid", ".midi"], height=150)
             gr.Examples(example_prompts(), prompt_file, label="Prompts to try")
             with gr.Row():
-                amount = gr.Slider(1, MAX_LENGTH, 12, step=1, label="New music", elem_id="amount", min_width=160)
-                unit = gr.Radio(["seconds", "bars"], value="seconds", label="Measured in", min_width=120)
+                amount = gr.Slider(1, MAX_LENGTH, 12, step=1, label="New music", min_width=200)
+                unit = gr.Radio(["seconds", "bars"], value="seconds", label="Measured in", min_width=180)
             ideas = gr.Slider(1, MAX_IDEAS, 1, step=1, label="Ideas", info="Different continuations to choose from")
             with gr.Accordion("More", open=False):
                 temperature = gr.Slider(0.1, 2, 1, step=0.05, label="Temperature", info="Below 1 safer, above 1 wilder")
@@ -230,8 +250,8 @@ with gr.Blocks(title=CARD.title, delete_cache=(600, KEPT_SEC), analytics_enabled
         with gr.Column(scale=3, min_width=300):
             message = gr.Markdown(WELCOME, elem_id="message")
             idea = gr.Radio([], label="Idea", visible=False)
-            roll = gr.Image(label="Piano roll: the tinted part is the prompt", type="filepath", format="png")
-            audio = gr.Audio(label="Sound", type="filepath", interactive=False, editable=False)
+            roll = gr.Image(show_label=False, buttons=["fullscreen"], format="png", elem_id="roll")
+            audio = gr.Audio(label="Sound", interactive=False, buttons=[], elem_id="audio")
             with gr.Row():
                 extend = gr.Button("Extend", variant="primary", interactive=False, min_width=130)
                 download = gr.DownloadButton("Download MIDI", size="lg", interactive=False, min_width=130)
@@ -239,14 +259,19 @@ with gr.Blocks(title=CARD.title, delete_cache=(600, KEPT_SEC), analytics_enabled
                 start_over = gr.Button("Start over", min_width=130)
 
     knobs = [amount, unit, ideas, temperature, top_p, new_seed, seed_box]
-    page = [message, idea, roll, audio, extend, download, undo]
+    page = [rounds, message, idea, roll, audio, extend, download, undo]
     # One at a time: they share the processor, and the seed is the whole process's.
-    heavy: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress_on": roll}
-    generate.click(on_generate, [rounds, prompt_file, *knobs], [*page, rounds, seed_box], **heavy)
-    extend.click(on_extend, [rounds, idea, *knobs], [*page, rounds, seed_box], **heavy)
-    idea.input(show, [rounds, idea], page, show_progress_on=roll)
-    undo.click(on_undo, rounds, [*page, rounds], show_progress_on=roll)
-    start_over.click(on_start_over, None, [*page, rounds, prompt_file], show_progress_on=roll)
+    heavy: dict[str, Any] = {
+        "concurrency_id": "model",
+        "concurrency_limit": 1,
+        "show_progress_on": roll,
+        "scroll_to_output": True,
+    }
+    generate.click(on_generate, [rounds, prompt_file, *knobs], [*page, seed_box], **heavy)
+    extend.click(on_extend, [rounds, *knobs], [*page, seed_box], **heavy)
+    idea.input(on_choose, [rounds, idea], page, show_progress_on=roll)
+    undo.click(on_undo, rounds, page, show_progress_on=roll)
+    start_over.click(on_start_over, None, [*page, prompt_file], show_progress_on=roll)
 
 if __name__ == "__main__":
     system_fonts = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])

@@ -1,0 +1,50 @@
+"""The space command: the folder it writes, and one line of error for whatever a user can get wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from pianogen_hf.commands import main
+
+
+def test_a_page_of_the_bundled_model_is_written_and_told_how_to_run(tmp_path, capfd):
+    assert main(["space", "--output", str(tmp_path / "page"), "--title", "Chorales"]) == 0
+    out, err = capfd.readouterr()
+    assert "python app.py" in out and "hf upload" in out and "Loading" not in err
+    assert "title: Chorales" in (tmp_path / "page" / "README.md").read_text()
+    assert (tmp_path / "page" / "model" / "model.safetensors").exists()
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["space", "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert "Examples:" in out and all(word in out for word in ("--model", "--push", "--from_index", "--overwrite"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--output"),
+        (["--output", "page", "--model", "no-such-user/no-such-model"], "no model 'no-such-user/no-such-model'"),
+        (["--output", "page", "--model", "../nowhere/at/all"], "no name that the Hub takes"),
+        (["--output", "page", "--push", "a/b/c"], "no name that the Hub takes"),
+        (["--output", "page", "--model", "model"], "holds no model"),
+        (["--output", "."], "is there already"),
+        (["--output", "page", "--short_description", "x" * 99], "60 characters"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line(options, message, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    assert main(["space", *options]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_page_that_could_not_be_pushed_is_there_all_the_same(tmp_path, capfd):
+    assert main(["space", "--output", str(tmp_path / "page"), "--push", "someone/page"]) == 2
+    assert "could not be pushed to someone/page" in capfd.readouterr().err
+    assert (tmp_path / "page" / "app.py").exists()
