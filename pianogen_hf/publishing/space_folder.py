@@ -106,7 +106,9 @@ def push_space(folder: str | os.PathLike, repo_id: str) -> str:
     """
     try:
         url = create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
-        upload_folder(repo_id=repo_id, repo_type="space", folder_path=folder, commit_message="Space by pianogen_hf")
+        upload_folder(
+            repo_id=repo_id, repo_type="space", folder_path=Path(folder), commit_message="Space by pianogen_hf"
+        )
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise SpaceError(
@@ -124,7 +126,7 @@ def _write(folder: Path, model: str | os.PathLike, vendored: bool, **words: Any)
         shutil.copytree(Path(pianogen_hf.__file__).parent, folder / "pianogen_hf", ignore=unneeded)
     templates = resources.files(__package__).joinpath("space")
     (folder / "app.py").write_bytes(templates.joinpath("app.py").read_bytes())
-    facts = {
+    facts: dict[str, Any] = {
         "gradio_version": GRADIO_VERSION,
         "version": pianogen_hf.__version__,
         "vendored": vendored,

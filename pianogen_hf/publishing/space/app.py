@@ -132,7 +132,7 @@ def compose(prompt: Notes | None, knobs: Knobs, seed: int, tell: Callable[..., A
     results = continue_notes(
         model,
         tokenizer,
-        Length(**{knobs.unit: knobs.amount}),
+        Length(seconds=knobs.amount) if knobs.unit == "seconds" else Length(bars=knobs.amount),
         prompt,
         num_samples=int(knobs.ideas),
         seed=seed,
@@ -171,7 +171,7 @@ def show(history: list[Round]) -> dict[Any, Any]:
         roll: str(folder / "piano.png"),
         audio: str(save_wav(result.notes, folder / "piano.wav")),
         download: gr.update(value=str(folder / "piano.mid"), interactive=True),
-        message: f"{len(result.new)} new notes in {sec:.1f} s. They can be extended, or downloaded.",
+        message: f"{len(result.new)} new notes in {sec:.1f} s. Extend goes on from here.",
     }
 
 
@@ -254,7 +254,7 @@ with gr.Blocks(title=CARD.title, delete_cache=(600, KEPT_SEC), analytics_enabled
             audio = gr.Audio(label="Sound", interactive=False, buttons=[], elem_id="audio")
             with gr.Row():
                 extend = gr.Button("Extend", variant="primary", interactive=False, min_width=130)
-                download = gr.DownloadButton("Download MIDI", size="lg", interactive=False, min_width=130)
+                download = gr.DownloadButton("Download", size="lg", interactive=False, min_width=130)
                 undo = gr.Button("Undo", interactive=False, min_width=130)
                 start_over = gr.Button("Start over", min_width=130)
 
