@@ -96,7 +96,7 @@ def test_a_prompt_goes_on_and_is_seen_heard_and_downloaded(app, prompt):
     assert Path(page[app.roll]).read_bytes().startswith(b"\x89PNG")
     assert Path(page[app.audio]).read_bytes().startswith(b"RIFF")
     assert page[app.extend]["interactive"] and not page[app.undo]["interactive"]
-    assert f"{len(notes) - len(given)} new notes in 4.0 s" in page[app.message] and "Seed 5" in page[app.message]
+    assert f"{len(notes) - len(given)} new notes in 4.0 s" in page[app.message] and "seed was 5" in page[app.message]
     assert shares == sorted(shares) and shares[-1] == 1
 
 
@@ -258,7 +258,7 @@ def test_a_visit(browser_page, prompt, tmp_path):
     page.get_by_label("Seed", exact=True).fill("11")
     button("Generate").click()
     message.filter(has_text="new notes in 5.0 s").wait_for()
-    assert "Seed 11" in message.inner_text()
+    assert "seed was 11" in message.inner_text()
     page.locator("#roll img").wait_for()
     assert page.locator("#roll img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
     page.locator("#audio").get_by_text(re.compile(r"^0:(0[1-9]|1\d)$")).wait_for()  # the player knows its length

@@ -47,6 +47,7 @@ _MODEL_FILES = (
     "README.md",
     "LICENSE*",
 )
+_FILES, _FOLDERS = ("app.py", "requirements.txt", "README.md"), ("model", "pianogen_hf")  # what a Space is made of
 _SHORT_DESCRIPTION_LENGTH = 60  # what the Hub takes
 
 
@@ -96,7 +97,7 @@ def write_space(
 
 
 def push_space(folder: str | os.PathLike, repo_id: str) -> str:
-    """Create the Space on the Hub if it is not there, and upload the folder.
+    """Create the Space on the Hub if it is not there, and upload what `write_space` wrote.
 
     Returns:
         Its address.
@@ -107,13 +108,16 @@ def push_space(folder: str | os.PathLike, repo_id: str) -> str:
     try:
         url = create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
         upload_folder(
-            repo_id=repo_id, repo_type="space", folder_path=Path(folder), commit_message="Space by pianogen_hf"
+            repo_id=repo_id,
+            repo_type="space",
+            folder_path=Path(folder),
+            allow_patterns=[*_FILES, *(f"{name}/*" for name in _FOLDERS)],  # nothing else that lies there
+            ignore_patterns="*/__pycache__/*",
+            commit_message="A page to try the model",
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise SpaceError(
-            f"the Space could not be pushed to {repo_id}: {reason} (are you logged in? hf auth login)"
-        ) from error
+        raise SpaceError(f"the Space could not be pushed to {repo_id} (hf auth login?): {reason}") from error
     return str(url)
 
 

@@ -114,14 +114,13 @@ class Knobs(NamedTuple):
     seed: int | None
 
 
-def compose(prompt: Notes | None, knobs: Knobs, seed: int, tell: Callable[..., Any]) -> tuple[list[Continuation], str]:
-    """The ideas, and what there is to say of them.
+def compose(prompt: Notes | None, knobs: Knobs, seed: int, tell: Callable[..., Any]) -> list[Continuation]:
+    """As many ideas as are wanted.
 
     Raises:
         GenerationError: if the prompt can't be continued, or it takes longer than a visitor may.
     """
     check_size(prompt)
-    remarks = [f"Seed {seed}."]
     end = time.monotonic() + MAX_WAIT_SEC
 
     def on_progress(share: float) -> None:
@@ -129,7 +128,7 @@ def compose(prompt: Notes | None, knobs: Knobs, seed: int, tell: Callable[..., A
             raise GenerationError(f"this takes more than {MAX_WAIT_SEC} s: ask for less music, or fewer ideas")
         tell(share, desc="Composing")
 
-    results = continue_notes(
+    return continue_notes(
         model,
         tokenizer,
         Length(seconds=knobs.amount) if knobs.unit == "seconds" else Length(bars=knobs.amount),
@@ -137,13 +136,11 @@ def compose(prompt: Notes | None, knobs: Knobs, seed: int, tell: Callable[..., A
         num_samples=int(knobs.ideas),
         seed=seed,
         on_progress=on_progress,
-        on_message=lambda remark: remarks.append(f"Note: {remark}."),
         do_sample=True,
         temperature=knobs.temperature,
         top_p=knobs.top_p,
         top_k=0,
     )
-    return results, " ".join(remarks)
 
 
 def show(history: list[Round]) -> dict[Any, Any]:
@@ -190,11 +187,10 @@ def next_round(
     """The page after another round; what a visitor can mend is said in one line, and all else stays as it was."""
     seed = random.randrange(2**31) if knobs.new_seed or knobs.seed is None else int(knobs.seed)
     try:
-        results, remarks = compose(prompt_of(), knobs, seed, tell)
-        page = show([*history, Round(results)])
+        page = show([*history, Round(compose(prompt_of(), knobs, seed, tell))])
     except (MidiError, GenerationError, AudioError) as error:
         return {message: f"**Error:** {error}"}
-    return {**page, seed_box: seed, message: f"{page[message]} {remarks}"}
+    return {**page, seed_box: seed, message: f"{page[message]} The seed was {seed}."}
 
 
 # Gradio hands in its progress bar where the default stands.
@@ -226,7 +222,10 @@ def on_start_over() -> dict:
     return {**show([]), prompt_file: None}
 
 
-WELCOME = "Upload a MIDI file to go on from, or none for a piece from nothing, and press Generate."
+WELCOME = (
+    "Upload a MIDI file to go on from, or none for a piece from nothing, and press Generate. "
+    "Of a long piece the model hears the end."
+)
 
 with gr.Blocks(title=CARD.title, delete_cache=(600, KEPT_SEC), analytics_enabled=False) as demo:
     rounds = gr.State([], time_to_live=KEPT_SEC)
@@ -253,10 +252,10 @@ with gr.Blocks(title=CARD.title, delete_cache=(600, KEPT_SEC), analytics_enabled
             roll = gr.Image(show_label=False, buttons=["fullscreen"], format="png", elem_id="roll")
             audio = gr.Audio(label="Sound", interactive=False, buttons=[], elem_id="audio")
             with gr.Row():
-                extend = gr.Button("Extend", variant="primary", interactive=False, min_width=130)
-                download = gr.DownloadButton("Download", size="lg", interactive=False, min_width=130)
-                undo = gr.Button("Undo", interactive=False, min_width=130)
-                start_over = gr.Button("Start over", min_width=130)
+                extend = gr.Button("Extend", variant="primary", interactive=False, min_width=120)
+                download = gr.DownloadButton("Download", size="lg", interactive=False, min_width=120)
+                undo = gr.Button("Undo", interactive=False, min_width=120)
+                start_over = gr.Button("Start over", min_width=120)
 
     knobs = [amount, unit, ideas, temperature, top_p, new_seed, seed_box]
     page = [rounds, message, idea, roll, audio, extend, download, undo]
