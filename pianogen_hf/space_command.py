@@ -75,7 +75,7 @@ def _check(args: argparse.Namespace) -> None:
 def _write(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
-    from pianogen_hf import BUNDLED_MODEL
+    from pianogen_hf import BUNDLED_MODEL, __version__
     from pianogen_hf.loading import load_model
     from pianogen_hf.publishing.space_folder import push_space, write_space
 
@@ -85,6 +85,7 @@ def _write(args: argparse.Namespace) -> None:
     folder = write_space(
         args.output,
         model,
+        version=__version__,
         title=args.title,
         short_description=args.short_description,
         vendored=not args.from_index,

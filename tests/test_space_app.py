@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,12 +21,14 @@ import pytest
 from models_and_tokenizers import some_notes
 
 import pianogen_hf as pg
-from pianogen_hf.publishing.space_folder import GRADIO_VERSION, write_space
+from pianogen_hf.publishing import space_folder
+from pianogen_hf.publishing.space_folder import GRADIO_VERSION
 
 gradio = pytest.importorskip("gradio", reason='gradio is not installed: pip install "pianogen_hf[space]"')
 if any(importlib.util.find_spec(name) is None for name in ("midirenderer", "pretty_midi")):
     pytest.skip('no sound: pip install "pianogen_hf[audio]"', allow_module_level=True)
 
+write_space = partial(space_folder.write_space, version=pg.__version__)
 KNOBS = {
     "amount": 4,
     "unit": "seconds",

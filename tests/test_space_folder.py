@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from models_and_tokenizers import TOKENIZERS, some_notes, tiny_model
 import pianogen_hf as pg
 from pianogen_hf.generation.continuation import Length, continue_notes
 from pianogen_hf.loading import load_model
-from pianogen_hf.publishing.space_folder import GRADIO_VERSION, SpaceError, push_space, write_space
+from pianogen_hf.publishing import space_folder
+from pianogen_hf.publishing.space_folder import GRADIO_VERSION, SpaceError, push_space
 
+write_space = partial(space_folder.write_space, version=pg.__version__)
 PROJECT = Path(pg.__file__).parent.parent / "pyproject.toml"
 
 

@@ -13,8 +13,7 @@ from huggingface_hub import ModelCard, SpaceCard, SpaceCardData, create_repo, up
 from huggingface_hub.errors import HfHubHTTPError
 from jinja2 import Template
 
-import pianogen_hf
-
+_PACKAGE = Path(__file__).parent.parent
 GRADIO_VERSION = "6.31.0"  # the one that app.py is tested with
 # What generating needs of the package's dependencies, and sound; not what training does.
 _NEEDED = (
@@ -59,6 +58,7 @@ def write_space(
     folder: str | os.PathLike,
     model: str | os.PathLike,
     *,
+    version: str,
     title: str | None = None,
     short_description: str = "Go on with a piece of piano music",
     vendored: bool = True,
@@ -69,6 +69,7 @@ def write_space(
     Args:
         folder: where to. With `overwrite` it may hold files: those of the same names are replaced, others stay.
         model: a folder, of which the Space gets a copy (without states of training), or a Hub id, which it downloads.
+        version: of this package.
         title: of the page; by default the model's name.
         short_description: below the title, and on the Hub's card of the Space; up to 60 characters.
         vendored: whether to put a copy of this package into the Space, rather than have it installed from an index.
@@ -88,7 +89,7 @@ def write_space(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as written:
-            _write(Path(written), model, vendored, title=title, short_description=short_description)
+            _write(Path(written), model, version, vendored, title=title, short_description=short_description)
             for each in sorted(Path(written).iterdir()):
                 _replace(each, folder / each.name)
     except OSError as error:
@@ -121,18 +122,18 @@ def push_space(folder: str | os.PathLike, repo_id: str) -> str:
     return str(url)
 
 
-def _write(folder: Path, model: str | os.PathLike, vendored: bool, **words: Any) -> None:
+def _write(folder: Path, model: str | os.PathLike, version: str, vendored: bool, **words: Any) -> None:
     is_local = Path(model).is_dir()
     if is_local:
         _copy_model(Path(model), folder / "model")
     if vendored:
         unneeded = shutil.ignore_patterns("__pycache__", "checkpoints")
-        shutil.copytree(Path(pianogen_hf.__file__).parent, folder / "pianogen_hf", ignore=unneeded)
+        shutil.copytree(_PACKAGE, folder / "pianogen_hf", ignore=unneeded)
     templates = resources.files(__package__).joinpath("space")
     (folder / "app.py").write_bytes(templates.joinpath("app.py").read_bytes())
     facts: dict[str, Any] = {
         "gradio_version": GRADIO_VERSION,
-        "version": pianogen_hf.__version__,
+        "version": version,
         "vendored": vendored,
         "requirements": _NEEDED,
         "model_id": None if is_local else str(model),
