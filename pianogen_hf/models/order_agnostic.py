@@ -3,6 +3,8 @@
 Paper: Hoogeboom et al. 2021, "Autoregressive Diffusion Models", https://arxiv.org/abs/2110.02037, section 3.
 """
 
+import hashlib
+
 import torch
 from torch import nn
 
@@ -24,6 +26,22 @@ def draw_mask(
     """
     keys = torch.rand(targets.shape, generator=generator).to(targets.device).masked_fill(~targets, 2.0)
     return (keys.argsort(-1).argsort(-1) < num_masked[:, None]) & targets  # type: ignore[return-value]
+
+
+def draw_named_mask(targets: torch.Tensor, name: str) -> torch.BoolTensor:
+    """Hide k targets of one row, k uniform in 1..all of them; the name alone decides which.
+
+    Args:
+        targets: Bool, shape `(1, length)`, on the CPU.
+        name: Of the draw: what was drawn before it does not matter.
+
+    Returns:
+        Bool, shape `(1, length)`.
+    """
+    digest = hashlib.blake2b(name.encode(), digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest))
+    num_masked = torch.randint(1, max(int(targets.sum()), 1) + 1, (1,), generator=generator)
+    return draw_mask(targets, num_masked, generator)
 
 
 def label_weights(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ model.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction
 
-from pianogen_hf.models.order_agnostic import draw_mask, label_nats
+from pianogen_hf.models.order_agnostic import draw_named_mask, label_nats
 from pianogen_hf.training.callbacks import EpochCallback
 from pianogen_hf.training.collator import IGNORED, ChunkCollator
 from pianogen_hf.training.trainer import PianoTrainer
@@ -66,12 +65,7 @@ class MaskingCollator:
 
     def _hidden(self, targets: torch.Tensor, row: dict[str, Any]) -> torch.Tensor:
         """Which of the targets of one row are hidden, shape (1, size): k of them, k uniform in 1..all."""
-        name = f"{self.seed}/{int(self._epoch)}/{row['start']}/{row['piece_id']}".encode()
-        digest = hashlib.blake2b(name, digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest))
-        num_targets = int(targets.sum())
-        num_masked = torch.randint(1, max(num_targets, 1) + 1, (1,), generator=generator)
-        return draw_mask(targets, num_masked, generator)
+        return draw_named_mask(targets, f"{self.seed}/{int(self._epoch)}/{row['start']}/{row['piece_id']}")
 
 
 class MaskedPianoTrainer(PianoTrainer):

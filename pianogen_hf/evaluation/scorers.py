@@ -1,0 +1,151 @@
+"""What windows over pieces cost a model, id by id: one scorer per kind of model.
+
+* causal models of ids: each id given those before it, within a window;
+* masked models: an upper bound. A code that writes the ids of a window in random order costs at most so much
+  (Hoogeboom et al. 2021, https://arxiv.org/abs/2110.02037, section 3); the mean over a few random masks estimates it;
+* models of continuous notes (V5): the probability mass of each row on the grid of `config.sampling_rate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pianogen_hf.models.order_agnostic import IGNORED, draw_named_mask, label_nats, label_weights
+
+END, SEVERAL, EVENT = "end", "several", "event"  # kinds of ids beside those that an encoding names
+_FIELDS = ("time shift", "pitch", "velocity", "duration")  # of a row of continuous notes
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a piece: whose it is, its rows (ids, or rows of 4 fields), and the first one to predict."""
+
+    piece: int
+    name: str
+    rows: np.ndarray  # (length,) or (length, 4)
+    start: int
+    first_label: int
+
+
+def cut(num_rows: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Windows over a piece: first row, row after the last, and index in the window of the first row to predict."""
+    predicted = 0  # the last row that a window has predicted; the first one needs no prediction
+    while predicted < num_rows - 1:
+        start = max(predicted - (window - 1 - stride), 0)
+        yield start, min(start + window, num_rows), predicted + 1 - start
+        predicted = start + window - 1
+
+
+class CausalScorer:
+    """Models that predict the next id."""
+
+    is_bound, has_likeliest = False, True
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model = model
+        names = id_kinds(tokenizer)
+        self.kinds = sorted(set(names))
+        self._kind_of_id = torch.tensor([self.kinds.index(name) for name in names], device=model.device)
+
+    def score(self, windows: list[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Nats and kinds, shape (batch, length, 1), and right predictions, (batch, length), 0 where none is made."""
+        ids, mask, labels = _pad(windows, self.model.device)
+        nats, right = self._nats(windows, ids, mask, labels)
+        return nats[..., None], self._kind_of_id[ids][..., None], right
+
+    def _nats(
+        self, windows: list[Window], ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        targets = labels[:, 1:]
+        nats = torch.zeros(labels.shape, device=labels.device)
+        right = torch.zeros_like(nats)
+        nats[:, 1:], right[:, 1:] = label_nats(logits, targets), (logits.argmax(-1) == targets).float()
+        return nats, right
+
+
+class MaskedScorer(CausalScorer):
+    """Models that fill hidden places. Differs from its parent in that the nats are the mean over random masks."""
+
+    is_bound = True
+
+    def __init__(self, model: Any, tokenizer: Any, num_orders: int, seed: int) -> None:
+        super().__init__(model, tokenizer)
+        self.num_orders, self.seed = num_orders, seed
+
+    def _nats(
+        self, windows: list[Window], ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        nats = torch.zeros(labels.shape, device=labels.device)
+        right = torch.zeros_like(nats)
+        for order in range(self.num_orders):
+            hidden = self._hidden(windows, labels, order)
+            shown = ids.masked_fill(hidden, self.model.config.mask_token_id)
+            logits = self.model(input_ids=shown, attention_mask=mask).logits
+            weights = label_weights(hidden, labels) / self.num_orders
+            nats += label_nats(logits, labels) * weights
+            right += (logits.argmax(-1) == labels) * weights
+        return nats, right
+
+    def _hidden(self, windows: list[Window], labels: torch.Tensor, order: int) -> torch.Tensor:
+        """A mask per window, which depends on nothing but its name, as in `MaskingCollator`."""
+        hidden = torch.zeros(labels.shape, dtype=torch.bool)
+        for row, window in enumerate(windows):
+            size = len(window.rows)  # without the padding, on which the draw must not depend
+            targets = labels[row : row + 1, :size].cpu() != IGNORED
+            hidden[row, :size] = draw_named_mask(targets, f"{self.seed}/{order}/{window.start}/{window.name}")[0]
+        return hidden.to(labels.device)
+
+
+class ContinuousScorer:
+    """Models of continuous notes, which say themselves what each field of a row cost."""
+
+    is_bound, has_likeliest = False, False
+    kinds = [*_FIELDS, END]
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def score(self, windows: list[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Nats and kinds, shape (batch, length - 1, 4), and nothing for right predictions."""
+        rows, mask, labels = _pad(windows, self.model.device)
+        nats = self.model(input_values=rows, attention_mask=mask, labels=labels, use_cache=False).nats
+        kinds = torch.arange(len(_FIELDS), device=rows.device).expand(nats.shape)
+        is_end = labels[:, 1:, None] == self.model.config.eos_token_id
+        return nats, torch.where(is_end, len(_FIELDS), kinds), torch.zeros(nats.shape[:2])
+
+
+def scorer_of(model: Any, encoder: Any, num_orders: int, seed: int) -> Any:
+    """The scorer for a model, by what the model takes and can do."""
+    if model.main_input_name == "input_values":
+        return ContinuousScorer(model)
+    if hasattr(model, "order_agnostic_nats"):
+        return MaskedScorer(model, encoder, num_orders, seed)
+    return CausalScorer(model, encoder)
+
+
+def id_kinds(tokenizer: Any) -> list[str]:
+    """The kind of every id, by its name: "Pitch_60" is a "Pitch", a pair of joined events is "several"."""
+    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    kinds = [SEVERAL if "+" in name[1:-1] else name.rpartition("_")[0] or EVENT for name in names]
+    kinds[tokenizer.eos_token_id] = END
+    return kinds
+
+
+def _pad(windows: list[Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows padded on the right, their mask, and labels: ids (pitches of continuous notes) from `first_label` on."""
+    first = torch.from_numpy(windows[0].rows)
+    rows = first.new_zeros(len(windows), max(len(window.rows) for window in windows), *first.shape[1:])
+    mask = torch.zeros(rows.shape[:2], dtype=torch.long)
+    labels = torch.full_like(mask, IGNORED)
+    for index, window in enumerate(windows):
+        size, values = len(window.rows), torch.from_numpy(window.rows)
+        rows[index, :size], mask[index, :size] = values, 1
+        ids = values if values.ndim == 1 else values[:, 1].long()
+        labels[index, window.first_label : size] = ids[window.first_label :]
+    return rows.to(device), mask.to(device), labels.to(device)
