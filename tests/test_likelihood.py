@@ -106,9 +106,9 @@ def test_a_stock_model_costs_what_its_probabilities_say_the_end_included():
     tokenizer = pg.CrayKHTokenizer()
     set_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer), n_positions=512, n_embd=16, n_layer=1, n_head=2)
+        GPT2Config(vocab_size=len(tokenizer), n_positions=2048, n_embd=16, n_layer=1, n_head=2)
     ).train()
-    found = piece_likelihood(model, tokenizer, PIECES, 512, 511, batch_size=2)
+    found = piece_likelihood(model, tokenizer, PIECES, 2048, 2047, batch_size=2)
     assert model.training  # as it was; without dropout in between
     model.eval()
     for (_, notes), bits, predictions in zip(PIECES, found.bits, found.predictions, strict=True):
