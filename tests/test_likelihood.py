@@ -113,7 +113,7 @@ def test_a_stock_model_costs_what_its_probabilities_say_the_end_included():
     model.eval()
     for (_, notes), bits, predictions in zip(PIECES, found.bits, found.predictions, strict=True):
         ids = torch.tensor(tokenizer.encode_piece(notes))
-        log_probabilities = model(ids[None]).logits[0, :-1].log_softmax(-1)
+        log_probabilities = model(ids[None]).logits[0, :-1].detach().log_softmax(-1)
         assert bits == pytest.approx(-float(log_probabilities[range(len(ids) - 1), ids[1:]].sum()) / math.log(2), 1e-5)
         assert predictions == len(ids) - 1
     assert found.notes.tolist() == [len(notes) for _, notes in PIECES]
