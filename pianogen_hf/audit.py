@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +74,29 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     args.model = args.model or pianogen_hf.BUNDLED_MODEL
     model, tokenizer = load_model(args.model)
     train, heldout = _sides(args)
-    as_grid = isinstance(tokenizer, pianogen_hf.JSBTokenizer)
+    audited = [read_midi(args.midi)] if args.midi else _generated(model, tokenizer, args)
+    settings = {} if args.midi else {name: getattr(args, name) for name in ("num_samples", "notes", "seed")}
+    return copy_report(tokenizer, train, heldout.values(), audited) | {"settings": settings}
+
+
+def copy_report(
+    tokenizer: Any, train: Mapping[str, Notes], heldout: Iterable[Notes], audited: Iterable[Notes]
+) -> dict[str, Any]:
+    """How much of some music stands in train pieces, run for run, against the share that held-out pieces have.
+
+    Args:
+        tokenizer: of the model; four voices on a grid are compared as such, anything else note by note.
+        train: train pieces by name.
+        heldout: the pieces that give the base rate.
+        audited: the music.
+    """
 
     def form(notes: Notes) -> Notes | np.ndarray:
-        return tokenizer.notes_to_grid(notes) if as_grid else notes
+        return tokenizer.notes_to_grid(notes) if isinstance(tokenizer, pianogen_hf.JSBTokenizer) else notes
 
     index = RunIndex().fit(list(train), [form(notes) for notes in train.values()])
-    audited = [read_midi(args.midi)] if args.midi else _generated(model, tokenizer, args)
     generated = index.audit_set(form(notes) for notes in audited)
-    base_rate = index.audit_set(form(notes) for notes in heldout.values())
-    settings = {} if args.midi else {name: getattr(args, name) for name in ("num_samples", "notes", "seed")}
-    return _report(generated, base_rate, len(train)) | {"settings": settings}
+    return _report(generated, index.audit_set(form(notes) for notes in heldout), len(train))
 
 
 def _report(generated: dict[str, Any], base_rate: dict[str, Any], num_pieces: int) -> dict[str, Any]:

@@ -73,6 +73,11 @@ class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
         features = BatchFeature({"input_values": [encode(_as_notes(piece)) for piece in pieces]})
         return self.pad(features, padding=padding, **kwargs)
 
+    @property
+    def time_step_sec(self) -> float:
+        """The step of the grid, in seconds."""
+        return 1 / self.sampling_rate
+
     def encode_notes(self, notes: Notes) -> np.ndarray:
         """Rows of the notes alone, shape (num_notes, 4)."""
         onset, duration, pitch, velocity = self._quantised(notes)

@@ -49,6 +49,7 @@ class CrayKHTokenizer(NoteTokenizer):
 
     lost_fields: ClassVar[tuple[str, ...]] = ("velocity", "program", "track", "pedal", "leading silence")
     rest_prefixes: ClassVar[tuple[str, ...]] = (" ", "\n")
+    time_step_sec: ClassVar[float] = US_PER_COLUMN / 1e6
 
     def __init__(self, transposition: int = 0, **kwargs: Any) -> None:
         self.transposition = transposition

@@ -49,6 +49,7 @@ class JSBTokenizer(NoteTokenizer):
     lost_fields: ClassVar[tuple[str, ...]] = ("velocity", "program", "track", "pedal", "tempo", "repeated notes")
     tokens_per_step: ClassVar[int] = len(VOICES)
     rest_prefixes: ClassVar[tuple[str, ...]] = ("REST",)
+    time_step_sec: ClassVar[float] = 0.5 / STEPS_PER_QUARTER  # at 120 quarters a minute
     pitch_range = (LOWEST_PITCH, HIGHEST_PITCH)
 
     def _event_names(self) -> list[str]:

@@ -34,6 +34,8 @@ class PerformanceTokenizer(NoteTokenizer):
 
     lost_fields: ClassVar[tuple[str, ...]] = ("program", "track")
     rest_prefixes: ClassVar[tuple[str, ...]] = ("TIME_SHIFT",)
+    time_step_sec: ClassVar[float] = 1 / STEPS_PER_SEC
+    velocity_step: ClassVar[float] = VELOCITY_BIN
 
     def __init__(self, lowest_pitch: int = 21, highest_pitch: int = 108, **kwargs: Any) -> None:
         if not 0 <= lowest_pitch <= highest_pitch <= 127:

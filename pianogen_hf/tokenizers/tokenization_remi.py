@@ -106,6 +106,18 @@ class RemiTokenizer(NoteTokenizer):
         kept = self._miditok.config
         return ("program", "track", "pedal", *(name for name, key in optional.items() if not getattr(kept, key)))
 
+    @property
+    def time_step_sec(self) -> float:
+        """The finest step of onsets, in seconds at 120 quarters a minute; long notes end on a coarser one."""
+        kept = self._miditok.config
+        steps = kept.additional_params.get("ticks_per_quarter") if self.scheme == "PerTok" else None
+        return 0.5 / (steps or max(kept.beat_res.values()))
+
+    @property
+    def velocity_step(self) -> float:
+        """How many velocities share an event, on average."""
+        return 127 / self._miditok.config.num_velocities
+
     # Vocabulary and byte pair encoding -------------------------------------------------------------------------------
 
     @property
