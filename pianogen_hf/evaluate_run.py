@@ -19,7 +19,7 @@ from pianogen_hf.data.chunks import chunk_overlap, chunk_size
 from pianogen_hf.evaluate_data import HeldOut, contents_hash_key
 from pianogen_hf.evaluation.distributions import compare_sets
 from pianogen_hf.evaluation.likelihood import Likelihood, piece_likelihood
-from pianogen_hf.evaluation.music_metrics import piece_metrics
+from pianogen_hf.evaluation.music_metrics import METRICS, piece_metrics
 from pianogen_hf.evaluation.quantisation import on_common_grid, shares
 from pianogen_hf.evaluation.round_trip import RoundTrip, round_trip
 from pianogen_hf.generation.continuation import Length, continue_notes
@@ -146,6 +146,7 @@ class Evaluation:
             }
             return {
                 "settings": settings,
+                "titles": METRICS,
                 "generated": compare_sets(made, heldout),
                 "floor": compare_sets(real, against),
                 "per_piece": {"generated": made, "heldout": heldout},

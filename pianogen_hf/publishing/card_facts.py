@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
+from pianogen_hf.publishing.evaluation_facts import evaluation_facts
+from pianogen_hf.publishing.words import NOT_MEASURED, NOT_RECORDED, code, digits, fixed, number
+
 # The sources that the package knows by name: what they are, and their terms. A folder is its owner's to describe.
 _KNOWN = {
     "bach": (
@@ -109,6 +110,7 @@ def card_facts(model: ModelFolder) -> dict[str, Any]:
         "unknown": None if model.unknown is None else [code(name) for name in model.unknown],
         "scores": _score_rows(metrics),
         "context": _context(metrics.get("context")),
+        "evaluation": [evaluation_facts(*each) for each in sorted(metrics.get("evaluation", {}).items())],
         "audit": _audit(metrics["copy_audit"]) if "copy_audit" in metrics else None,
         "sources": [_source(name, split.get("sources", {}).get(name)) for name in model.sources],
         "non_commercial": model.is_non_commercial,
@@ -130,7 +132,7 @@ def _summary(model: ModelFolder) -> str:
 
     tokenizer = model.tokenizer_config.get("tokenizer_class", NOT_RECORDED)
     return (
-        f"Architecture: {code(model_type)}, {_digits(model.metrics.get('num_parameters'))} parameters, "
+        f"Architecture: {code(model_type)}, {digits(model.metrics.get('num_parameters'))} parameters, "
         f"{size('num_hidden_layers')} layers of width {size('hidden_size')}, "
         f"made for {size('max_position_embeddings')} ids at a time. "
         f"Tokenizer: {code(tokenizer)}, {size('vocab_size')} different ids."
@@ -154,9 +156,9 @@ def _score_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            _fixed(row.get("bits_per_note"), 3),
-            _fixed(row.get("nats_per_token", row.get("nats_per_cell")), 4),
-            _fixed(row.get("accuracy"), 4),
+            fixed(row.get("bits_per_note"), 3),
+            fixed(row.get("nats_per_token", row.get("nats_per_cell")), 4),
+            fixed(row.get("accuracy"), 4),
         )
         for name, row in rows.items()
     ]
@@ -185,7 +187,7 @@ def _audit(audit: dict[str, Any]) -> dict[str, Any]:
 
 def _source(name: str, size: dict[str, Any] | None) -> str:
     """One source: how much the split takes from it, and its terms."""
-    amount = f"{_digits(size['pieces'])} pieces, {_digits(size['notes'])} notes" if size else "in an earlier run"
+    amount = f"{digits(size['pieces'])} pieces, {digits(size['notes'])} notes" if size else "in an earlier run"
     terms = _KNOWN[name][1] if name in _KNOWN else NOT_RECORDED
     return f"{code(name)}: {describe(name) if name in _KNOWN else 'MIDI files'}; {amount}; terms: {terms}"
 
@@ -193,7 +195,7 @@ def _source(name: str, size: dict[str, Any] | None) -> str:
 def _side_rows(split: dict[str, Any]) -> list[tuple[str, str, str]]:
     counts, notes = split.get("counts", {}), split.get("notes", {})
     sides = [side for side in ("train", "validation", "test", "left_out") if side in counts]
-    return [(side.replace("_", " "), _digits(counts[side]), _digits(notes.get(side))) for side in sides]
+    return [(side.replace("_", " "), digits(counts[side]), digits(notes.get(side))) for side in sides]
 
 
 def _leaks(split: dict[str, Any]) -> list[str]:
@@ -206,7 +208,7 @@ def _leaks(split: dict[str, Any]) -> list[str]:
 def _run(run: dict[str, Any]) -> str:
     start = code(run["started_from"]) if run.get("started_from") else "nothing"
     sources = ", ".join(code(source) for source in run.get("sources", ())) or NOT_RECORDED
-    return f"from {start}, {_digits(run.get('pieces'))} train pieces of {sources}, split {code(run.get('split'))}"
+    return f"from {start}, {digits(run.get('pieces'))} train pieces of {sources}, split {code(run.get('split'))}"
 
 
 def _training(metrics: dict[str, Any]) -> dict[str, str]:
@@ -219,28 +221,9 @@ def _training(metrics: dict[str, Any]) -> dict[str, str]:
     return {
         "Command": code(metrics["command"]) if "command" in metrics else NOT_RECORDED,
         "Seed": said("seed"),
-        "Steps": f"{_digits(metrics.get('steps'))}; sequences in each: {said('batch_size')}",
+        "Steps": f"{digits(metrics.get('steps'))}; sequences in each: {said('batch_size')}",
         "Hardware": f"{said('device')}; processes: {said('world_size')}; threads in each: {said('threads')}",
         "Precision": said("precision"),
         "Time": NOT_MEASURED if seconds is None else f"{seconds:,.0f} seconds",
         "Versions": ", ".join(f"{name} {said(name)}" for name in ("pianogen_hf", "transformers", "torch")),
     }
-
-
-def code(value: Any) -> str:
-    """Any name as code on one line: file names may hold what Markdown or HTML takes for its own."""
-    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
-
-
-def number(value: Any) -> float | None:
-    """The value, if it is a number that can have been measured."""
-    is_measured = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_measured else None
-
-
-def _fixed(value: Any, digits: int) -> str:
-    return NOT_MEASURED if number(value) is None else f"{value:.{digits}f}"
-
-
-def _digits(value: Any) -> str:
-    return NOT_MEASURED if number(value) is None else f"{value:,}"

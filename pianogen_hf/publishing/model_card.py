@@ -31,7 +31,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from pianogen_hf.publishing.card_facts import NOT_RECORDED, CardError, ModelFolder, card_facts, describe, number
+from pianogen_hf.publishing.card_facts import CardError, ModelFolder, card_facts, describe
+from pianogen_hf.publishing.words import NOT_RECORDED, number
 from pianogen_hf.tokenizers.midi import write_whole
 
 TEXT_FILE = "card_text.md"
