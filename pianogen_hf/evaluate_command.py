@@ -18,7 +18,7 @@ from transformers.utils import logging
 import pianogen_hf
 from pianogen_hf.command_line import OneLineParser, UsageError
 from pianogen_hf.data.sources import DataError
-from pianogen_hf.evaluate_data import HeldOut, any_folder, local_folder, own_side
+from pianogen_hf.evaluate_data import HeldOut, any_folder, benchmark_file, local_folder, own_side
 from pianogen_hf.evaluate_run import Evaluation, weights_hash
 from pianogen_hf.evaluation.distributions import densities
 from pianogen_hf.evaluation.likelihood import PRECISIONS, LikelihoodError
@@ -53,7 +53,12 @@ def make_parser() -> argparse.ArgumentParser:
         "by validation, and look at test once (default: validation)")  # fmt: skip
     add("--source", nargs="+", help="where the model's own pieces lie, as for train.py: bach, folder=PATH, ...")
     add("--data_path", help="the PATH, where there is only one source")
-    add("--data", metavar="FOLDER", help="evaluate on all MIDI files of this folder instead of the model's own split")
+    add(
+        "--data",
+        metavar="FOLDER",
+        help="evaluate on all MIDI files of this folder "
+        "instead of the model's own split; or on one --side of the benchmark's file Jsb16thSeparated.json",
+    )
     add("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measure only these (default: all)")
     add("--max_pieces", type=_positive, help="look at this many held-out pieces at most (default: all)")
     add("--window", type=_positive, help="ids in a window (default: as in training)")
@@ -100,8 +105,10 @@ def _positive(text: str) -> int:
 def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    if args.data and (args.source or args.data_path or args.side == "test"):
-        raise UsageError("--data is for other music: leave out --source, --data_path and --side")
+    if args.data and (args.source or args.data_path):
+        raise UsageError("--data is for other music: leave out --source and --data_path")
+    if args.data and args.side == "test" and not args.data.endswith(".json"):
+        raise UsageError("a folder given as --data has no sides: leave out --side")
     folder = local_folder(args.model or pianogen_hf.BUNDLED_MODEL)
     output = _output(args, folder)
     model, encoder = load_model(folder)
@@ -109,11 +116,7 @@ def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
         model = _moved(model, args.device)
     before = _read_metrics(output) or _read_metrics(folder)
     args.window = args.window or _window(before, model)
-    heldout = (
-        any_folder(folder, args.data, args.cache_dir, args.max_pieces)
-        if args.data
-        else own_side(folder, args.side, args.source, args.data_path, args.cache_dir, args.max_pieces)
-    )
+    heldout = _held_out(args, folder)
     _say_what_was_seen(heldout, before)
     place = output / "evaluation" / heldout.label
     evaluation = Evaluation(model, encoder, weights_hash(folder), heldout, place, args)
@@ -126,6 +129,14 @@ def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
     print(table)
     print(f"written to {place}, and figures to {output / 'metrics.json'}")
     return 0
+
+
+def _held_out(args: argparse.Namespace, folder: Path) -> HeldOut:
+    if args.data and args.data.endswith(".json"):
+        return benchmark_file(folder, args.data, args.side, args.max_pieces)
+    if args.data:
+        return any_folder(folder, args.data, args.cache_dir, args.max_pieces)
+    return own_side(folder, args.side, args.source, args.data_path, args.cache_dir, args.max_pieces)
 
 
 def _output(args: argparse.Namespace, folder: Path) -> Path:
@@ -162,8 +173,8 @@ def _say_what_was_seen(heldout: HeldOut, before: dict[str, Any]) -> None:
     print(f"{len(heldout.pieces)} {heldout.label} pieces of {heldout.source}", end="")
     known = "unknown how many" if heldout.related is None else len(heldout.related)
     print(f"; {known} share music with what the model was trained on")
-    looks = before.get("evaluation", {}).get("test", {}).get("looked_at", [])
-    if heldout.label == "test" and looks:
+    looks = before.get("evaluation", {}).get(heldout.label, {}).get("looked_at", [])
+    if heldout.label.endswith("test") and looks:
         print(f"test was looked at before, on {', '.join(looks)}: what is chosen by it is no test any more")
 
 

@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from pianogen_hf.data.families import join_families
+from pianogen_hf.data.families import fingerprint, join_families
+from pianogen_hf.data.jsb_file import LEAKS, read_jsb_file
 from pianogen_hf.data.provenance import Provenance
-from pianogen_hf.data.sources import DataError, list_sources, load_pieces, usable_pieces
+from pianogen_hf.data.sources import (
+    PIECE_FEATURES,
+    DataError,
+    content_hash,
+    list_sources,
+    load_pieces,
+    usable_pieces,
+)
 from pianogen_hf.prepare import pieces_of_model
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, read_midi
 from pianogen_hf.tokenizers.notes import Notes
@@ -25,7 +33,7 @@ class HeldOut:
     """Pieces to evaluate on.
 
     Attributes:
-        label: "validation", "test", or "data-" and the name of a folder.
+        label: "validation", "test", "data-" and the name of a folder, or "jsb-" and the side.
         source: where they come from, in words.
         pieces: names and notes, in the order of the data.
         contents: a hash of each piece's notes.
@@ -135,6 +143,38 @@ def any_folder(folder: Path, data: str, cache_dir: str, max_pieces: int | None) 
         frozenset(each.piece for each in overlaps) if is_known else None,
         is_whole=len(chosen) == len(pieces),
         train=pieces.select([]),
+    )
+
+
+def benchmark_file(folder: Path, data: str, side: str, max_pieces: int | None) -> HeldOut:
+    """One side of the JSB benchmark's own file, all of it canonical; related are also its known leaks.
+
+    Args:
+        folder: the model, whose provenance tells what it was trained on.
+        data: Jsb16thSeparated.json.
+        side: "validation" or "test".
+        max_pieces: as many at most; None for all.
+
+    Raises:
+        DataError: if the file can't be read.
+    """
+    everything = read_jsb_file(data, side)
+    pieces = dict(list(everything.items())[:max_pieces])
+    rows: list[dict[str, Any]] = [
+        {"piece_id": name, "family_id": name, "content": content_hash(notes), "fingerprint": fingerprint(notes)}
+        for name, notes in pieces.items()
+    ]
+    features = Features({name: PIECE_FEATURES[name] for name in rows[0]})
+    overlaps = Provenance.load(folder).overlap(Dataset.from_list(rows, features=features), ["test"] * len(rows))
+    leaks = {f"jsb/{side}-{index:03d}" for index in LEAKS[side]}
+    return HeldOut(
+        f"jsb-{side}",
+        Path(data).name,
+        pieces,
+        [row["content"] for row in rows],
+        frozenset(leaks.intersection(pieces) | {each.piece for each in overlaps}),
+        is_whole=len(pieces) == len(everything),
+        train=Dataset.from_list([]),
     )
 
 

@@ -147,7 +147,8 @@ def test_the_card_shows_what_was_measured(trained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "x", "--side", "test"], "leave out"),
+        (["--data", "x", "--side", "test"], "has no sides"),
+        (["--data", "x.json"], "x.json can't be read"),
         (["--data", "nowhere"], "nowhere"),
         (["--window", "4000"], "more than the 128"),
         (["--window", "0"], "at least 1"),
@@ -162,6 +163,23 @@ def test_what_cant_be_done_is_one_line(trained, tmp_path, capsys, options, messa
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_the_benchmark_s_own_file_is_measured_canonically_and_without_its_leaks(trained, tmp_path):
+    grids = [[[70 - n % 5, 65, 60, 50 + step // 4] for step in range(16)] for n in range(75)]
+    (tmp_path / "jsb.json").write_text(json.dumps({"train": grids, "valid": grids, "test": grids[:2]}))
+    options = ("--data", str(tmp_path / "jsb.json"), "--only", "likelihood", "--side", "validation")
+    assert run(trained, *options, output=tmp_path) == 0
+    found = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["jsb-validation"]["likelihood"]
+    assert found["sliding"]["pieces"] == 75 and found["clean"]["pieces"] == 73
+    assert found["clean"]["left_out"] == ["jsb/validation-058", "jsb/validation-074"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"valid": [[[1, 2, 3, 4]]]}', '{"valid": []}', '{"valid": [[[1]]]}'])
+def test_a_file_that_is_no_benchmark_is_one_line(trained, tmp_path, capsys, content):
+    (tmp_path / "jsb.json").write_text(content)
+    assert run(trained, "--data", str(tmp_path / "jsb.json"), output=tmp_path) == 2
+    assert "jsb.json" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 # The common grid ------------------------------------------------------------------------------------------------------
