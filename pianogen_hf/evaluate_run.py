@@ -218,7 +218,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-_VERSION = 1  # raised when what is measured changes
+_VERSION = 2  # raised when what is measured changes
 
 
 def weights_hash(folder: Path) -> str:

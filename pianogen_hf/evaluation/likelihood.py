@@ -77,8 +77,11 @@ class Likelihood:
     @property
     def nats_per_event(self) -> float:
         """Nats per id without the end; with four voices on a grid these are the literature's nats per cell."""
-        bits = self.bits - self.by_kind.get(LENGTH, 0.0) - self.by_kind.get(END, 0.0)
-        return _ratio(bits, self.predictions - 1) * math.log(2)
+        return _ratio(self._event_bits, self.predictions - 1) * math.log(2)
+
+    @property
+    def _event_bits(self) -> np.ndarray:
+        return self.bits - self.by_kind.get(LENGTH, 0.0) - self.by_kind.get(END, 0.0)
 
     @property
     def accuracy(self) -> float | None:
@@ -107,6 +110,7 @@ class Likelihood:
             "bits_per_second": self.bits_per_second,
             "nats_per_token": self.nats_per_token,
             "nats_per_event": self.nats_per_event,
+            "nats_per_event_standard_error": standard_error(self._event_bits * math.log(2), self.predictions - 1),
             "accuracy": self.accuracy,
             "tokens_per_note": _ratio(self.predictions, self.notes),
             "bits_per_note_by_kind": {kind: _ratio(bits, self.notes) for kind, bits in sorted(self.by_kind.items())},

@@ -30,16 +30,25 @@ def likelihood_lines(likelihood: Mapping[str, Any]) -> list[str]:
     main, is_cells = likelihood["sliding"], likelihood["cells"]
     mark = "upper bound of " if main["bound"] else ""
     unit = "cell" if is_cells else "id"
-    header = ["", "pieces", f"{mark}bits per note", "± (s.e.)", "bits per second", f"nats per {unit}", "accuracy"]
+    header = [
+        "",
+        "pieces",
+        f"{mark}bits per note",
+        "± (s.e.)",
+        "bits per second",
+        f"nats per {unit}",
+        "± (s.e.)",
+        "accuracy",
+    ]
     rows = [_likelihood_row(_windows(main, "that slide by"), main)]
     rows.append(_likelihood_row(_windows(likelihood["separate"], "side by side, by"), likelihood["separate"]))
     clean = likelihood["clean"]
     rows.append(_likelihood_row("sliding, without pieces related to train", clean or {}))
     grid = likelihood["common_grid"]
-    rows.append([_grid_words(grid), str(main["pieces"]), _fixed(grid["bits_per_note"], 3), "", "", "", ""])
+    rows.append([_grid_words(grid), str(main["pieces"]), _fixed(grid["bits_per_note"], 3), "", "", "", "", ""])
     parts = likelihood["shares"]
     for key, words in (("without_velocity", "without the ids of velocities"), ("pitch_and_onset", "pitch and onset")):
-        rows.append([f"share: {words}", str(main["pieces"]), _fixed(parts[key], 3), "", "", "", ""])
+        rows.append([f"share: {words}", str(main["pieces"]), _fixed(parts[key], 3), "", "", "", "", ""])
     return [*_table(header, rows), "", *_likelihood_notes(likelihood)]
 
 
@@ -55,6 +64,7 @@ def _likelihood_row(words: str, report: Mapping[str, Any]) -> list[str]:
         _fixed(report.get("standard_error"), 3),
         _fixed(report.get("bits_per_second"), 2),
         _fixed(report.get("nats_per_event"), 4),
+        _fixed(report.get("nats_per_event_standard_error"), 4),
         _fixed(report.get("accuracy"), 4),
     ]
 
@@ -68,8 +78,10 @@ def _likelihood_notes(likelihood: Mapping[str, Any]) -> list[str]:
     main, grid, parts = likelihood["sliding"], likelihood["common_grid"], likelihood["shares"]
     added = ", ".join(f"{_fixed(bits, 2)} for the {field}" for field, bits in grid["added"].items())
     notes = [
-        "Bits of all ids, the end included, over the notes of the pieces as read. The standard error is over pieces.",
-        f"The common grid adds, per note: {added}. Lost by the encoding, and in no row: {', '.join(grid['lost'])}.",
+        "Bits of all ids, the end included, over the notes of the pieces as read; nats are without the end. Standard "
+        "errors are over pieces.",
+        f"The common grid adds, per note: {added}: an upper bound, and a loose one for music that stands on the coarse "
+        f"grid itself. Lost by the encoding, and in no row: {', '.join(grid['lost']) or 'nothing'}.",
         "Shares are the cost of those ids given everything before them, no codelength of these fields alone"
         + (f"; what is missing can't be told, because {parts['why_not']}." if parts["why_not"] else "."),
     ]
