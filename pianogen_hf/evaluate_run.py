@@ -146,7 +146,7 @@ class Evaluation:
             }
             return {
                 "settings": settings,
-                "titles": METRICS,
+                "titles": [list(each) for each in METRICS.items()],
                 "generated": compare_sets(made, heldout),
                 "floor": compare_sets(real, against),
                 "per_piece": {"generated": made, "heldout": heldout},
@@ -203,7 +203,7 @@ class Evaluation:
                 self.seconds[section] = kept["seconds"]
                 return kept["result"]
         began = time.monotonic()
-        result = _without_nan(measure())
+        result = json.loads(json.dumps(_without_nan(measure()), sort_keys=True))  # as the next run will read it
         self.seconds[section] = round(time.monotonic() - began, 1)
         write_json(path, {"key": key, "seconds": self.seconds[section], "result": result})
         return result

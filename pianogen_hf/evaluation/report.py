@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pianogen_hf.evaluation.music_metrics import METRICS
+from pianogen_hf.evaluation.round_trip import RoundTrip
 
 NOT_MEASURED = "not measured"
 
@@ -76,7 +77,8 @@ def _grid_words(grid: Mapping[str, Any]) -> str:
 
 def _likelihood_notes(likelihood: Mapping[str, Any]) -> list[str]:
     main, grid, parts = likelihood["sliding"], likelihood["common_grid"], likelihood["shares"]
-    added = ", ".join(f"{_fixed(bits, 2)} for the {field}" for field, bits in grid["added"].items())
+    fields = [field for field in ("onset", "end", "velocity") if field in grid["added"]]
+    added = ", ".join(f"{_fixed(grid['added'][field], 2)} for the {field}" for field in fields)
     notes = [
         "Bits of all ids, the end included, over the notes of the pieces as read; nats are without the end. Standard "
         "errors are over pieces.",
@@ -134,7 +136,7 @@ def _audit_lines(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _round_trip_lines(found: Mapping[str, Any]) -> list[str]:
-    columns = {name: value for name, value in found.items() if name != "lost_by_design"}
+    columns = {name: found[name] for name in RoundTrip().report()}
     cells = [f"{value:.0f}" if value > 1000 else f"{value:.4g}" for value in columns.values()]
     table = _table([name.replace("_", " ") for name in columns], [cells])
     return [*table, "", f"Lost by design: {', '.join(found['lost_by_design'])}."]

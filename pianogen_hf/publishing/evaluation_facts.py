@@ -63,7 +63,8 @@ def _windows(report: dict[str, Any], words: str) -> str:
 
 def _likelihood_notes(likelihood: dict[str, Any]) -> list[str]:
     grid, bound = likelihood["common_grid"], likelihood["sliding"]["bound"]
-    added = ", ".join(f"{fixed(bits, 2)} for the {field}" for field, bits in grid["added"].items())
+    fields = [field for field in ("onset", "end", "velocity") if field in grid["added"]]
+    added = ", ".join(f"{fixed(grid['added'][field], 2)} for the {field}" for field in fields)
     notes = [
         f"The common grid ({grid['common_time_step_sec']} s, velocities in steps of {grid['common_velocity_step']:g}) "
         f"adds bits per note: {added}; for music that stands on the coarse grid itself that is too much. Not in the "
@@ -76,7 +77,7 @@ def _likelihood_notes(likelihood: dict[str, Any]) -> list[str]:
 
 def _statistics_rows(statistics: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = []
-    for name, words in statistics["titles"].items():
+    for name, words in statistics["titles"]:
         made, real = statistics["generated"].get(name, {}), statistics["floor"].get(name, {})
         sets = [_mean(made, of) for of in ("", "reference_")]
         pairs = [f"{fixed(made.get(key), 2)} ({fixed(real.get(key), 2)})" for key in ("overlap", "kl")]
