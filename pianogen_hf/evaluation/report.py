@@ -116,7 +116,8 @@ def statistics_words(settings: Mapping[str, Any]) -> str:
     """How the figures came about."""
     return (
         "{num_samples} generated pieces, {heldout_pieces} held-out ones, the first {notes} notes of each, as the "
-        "encoding keeps them; top_p {top_p}, seeds from {seed} on. Real against real: {floor_pieces} {floor}."
+        "encoding keeps them; top_p {top_p}, seeds from {seed} on. Real against real: {floor_pieces} {floor}. What the "
+        "encoding does not write is equal by construction."
     ).format_map(settings)
 
 

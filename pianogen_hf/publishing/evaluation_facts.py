@@ -93,7 +93,7 @@ def _settings(settings: dict[str, Any]) -> str:
     return (
         "{num_samples} generated pieces against {heldout_pieces} held-out ones, the first {notes} notes of each, as "
         "the encoding keeps them; top_p {top_p}, seeds from {seed} on. In brackets, real pieces against the same: "
-        "{floor_pieces} {floor}."
+        "{floor_pieces} {floor}. What the encoding does not write is equal by construction."
     ).format_map(settings)
 
 
