@@ -166,6 +166,8 @@ def test_distances_between_the_sets_stand_against_those_within_the_reference():
     like, unlike = (distance_overlap(random.normal(mean, 1, 60), reference)["overlap"] for mean in (0, 4))
     assert like > 0.9 > 0.5 > unlike
     assert distance_overlap(reference, reference[:1]) is None
+    many = np.tile(reference, 500)
+    assert distance_overlap(many, many)["overlap"] > 0.9
 
 
 def test_sets_of_pieces_are_compared_feature_by_feature():
