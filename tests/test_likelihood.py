@@ -133,7 +133,9 @@ def test_continuous_notes_cost_the_mass_of_their_rows_the_end_included():
     assert found.bits[1] == pytest.approx(alone.bits[0], rel=1e-5)
     assert alone.by_kind["end"][0] == pytest.approx(float(nats[0, -1].sum()) / math.log(2), rel=1e-5)
     assert alone.by_kind["pitch"][0] == pytest.approx(float(nats[0, :-1, 1].sum()) / math.log(2), rel=1e-5)
-    assert found.accuracy is None and found.num_orders is None
+    assert found.num_orders is None
+    right = model(rows, labels=rows[..., 1].long()).logits[0, :-1].argmax(-1) == rows[0, 1:-1, 1]
+    assert alone.right[0] == right.sum() and alone.accuracy == pytest.approx(float(right.float().mean()))
 
 
 def test_more_masks_estimate_the_same_bound_more_closely():

@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pianogen_hf.evaluation.scorers import END, Window, cut, scorer_of
+from pianogen_hf.evaluation.scorers import END, Totals, Window, cut, scorer_of
 from pianogen_hf.tokenizers.notes import Notes
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 LENGTH = "length"  # the kind of the bits that tell how many ids a piece has
+
+
+_VECTORS = ("bits", "notes", "seconds", "predictions", "right", "guesses")  # what there is one of per piece
 
 
 class LikelihoodError(ValueError):
@@ -39,7 +42,8 @@ class Likelihood:
         notes: notes of the piece as it was read, int64.
         seconds: its length, float64.
         predictions: ids (with continuous notes: rows) that were predicted, the end included, int64.
-        right: predictions whose likeliest id was right, float64; None where there is no likeliest id.
+        right: predictions whose likeliest id was right, float64; of continuous notes, whose likeliest pitch was.
+        guesses: predictions that could be right: all of them, but for continuous notes the end, which has no pitch.
         by_kind: the same bits by the kind of what they were spent on ("Pitch", "VELOCITY", "end" ...). Each share is
             the cost of those ids given *all* before them: no codelength of that field alone.
         window: ids in a window at most. stride: ids by which it slides.
@@ -52,7 +56,8 @@ class Likelihood:
     notes: np.ndarray
     seconds: np.ndarray
     predictions: np.ndarray
-    right: np.ndarray | None
+    right: np.ndarray
+    guesses: np.ndarray
     by_kind: dict[str, np.ndarray]
     window: int
     stride: int
@@ -84,18 +89,17 @@ class Likelihood:
         return self.bits - self.by_kind.get(LENGTH, 0.0) - self.by_kind.get(END, 0.0)
 
     @property
-    def accuracy(self) -> float | None:
-        """Share of predictions whose likeliest id was right."""
-        return None if self.right is None else _ratio(self.right, self.predictions)
+    def accuracy(self) -> float:
+        """Share of predictions whose likeliest id (of continuous notes: pitch, given the time) was right."""
+        return _ratio(self.right, self.guesses)
 
     def select(self, rows: Sequence[int] | np.ndarray) -> Likelihood:
         """The same of some of the pieces."""
         rows = np.asarray(rows, dtype=np.int64)
-        vectors = {name: getattr(self, name)[rows] for name in ("bits", "notes", "seconds", "predictions")}
+        vectors = {name: getattr(self, name)[rows] for name in _VECTORS}
         return replace(
             self,
             names=tuple(self.names[row] for row in rows),
-            right=None if self.right is None else self.right[rows],
             by_kind={kind: bits[rows] for kind, bits in self.by_kind.items()},
             **vectors,
         )
@@ -174,7 +178,7 @@ def piece_likelihood(
         for row, ((name, _), rows) in enumerate(zip(pieces, encoded, strict=True))
         for start, stop, first in cut(len(rows), window, stride)
     ]
-    totals = _Totals(len(pieces), scorer.kinds)
+    totals = Totals(len(pieces), scorer.kinds)
     windows.sort(key=lambda each: -len(each.rows))  # windows of a batch are about equally long, and memory fails early
     was_training = model.training
     model.eval()
@@ -197,34 +201,14 @@ def piece_likelihood(
         np.array([len(notes) for _, notes in pieces]),
         np.array([notes.end_sec for _, notes in pieces]),
         predictions,
-        right=totals.right if scorer.has_likeliest else None,
+        right=totals.right,
+        guesses=predictions - scorer.num_unguessed,
         by_kind=by_kind,
         window=window,
         stride=stride,
         num_orders=num_orders if scorer.is_bound else None,
         seed=seed,
     )
-
-
-class _Totals:
-    """Bits per piece and kind, and right predictions per piece."""
-
-    def __init__(self, num_pieces: int, kinds: list[str]) -> None:
-        self._kinds = kinds
-        self._nats = np.zeros((num_pieces, len(kinds)))
-        self.right = np.zeros(num_pieces)
-
-    def add(self, windows: list[Window], nats: torch.Tensor, kinds: torch.Tensor, right: torch.Tensor) -> None:
-        """Add nats and their kinds, both (batch, length, fields), and right predictions, (batch, length)."""
-        pieces = np.array([window.piece for window in windows])
-        where = np.broadcast_to(pieces[:, None, None], nats.shape)
-        np.add.at(self._nats, (where, kinds.cpu().numpy()), nats.double().cpu().numpy())
-        np.add.at(self.right, pieces, right.double().sum(-1).cpu().numpy())
-
-    def by_kind(self) -> dict[str, np.ndarray]:
-        """Bits per piece of every kind that cost anything."""
-        bits = self._nats / math.log(2)
-        return {kind: bits[:, column] for column, kind in enumerate(self._kinds) if bits[:, column].any()}
 
 
 def _check_context(model: Any, window: int, stride: int) -> None:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -41,10 +42,32 @@ def cut(num_rows: int, window: int, stride: int) -> Iterator[tuple[int, int, int
         predicted = start + window - 1
 
 
+class Totals:
+    """Bits per piece and kind, and right predictions per piece."""
+
+    def __init__(self, num_pieces: int, kinds: list[str]) -> None:
+        self._kinds = kinds
+        self._nats = np.zeros((num_pieces, len(kinds)))
+        self.right = np.zeros(num_pieces)
+
+    def add(self, windows: list[Window], nats: torch.Tensor, kinds: torch.Tensor, right: torch.Tensor) -> None:
+        """Add nats and their kinds, both (batch, length, fields), and right predictions, (batch, length)."""
+        pieces = np.array([window.piece for window in windows])
+        where = np.broadcast_to(pieces[:, None, None], nats.shape)
+        np.add.at(self._nats, (where, kinds.cpu().numpy()), nats.double().cpu().numpy())
+        np.add.at(self.right, pieces, right.double().sum(-1).cpu().numpy())
+
+    def by_kind(self) -> dict[str, np.ndarray]:
+        """Bits per piece of every kind that cost anything."""
+        bits = self._nats / math.log(2)
+        return {kind: bits[:, column] for column, kind in enumerate(self._kinds) if bits[:, column].any()}
+
+
 class CausalScorer:
     """Models that predict the next id."""
 
-    is_bound, has_likeliest = False, True
+    is_bound = False
+    num_unguessed = 0  # predictions of a piece that are no guess
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
@@ -105,19 +128,21 @@ class MaskedScorer(CausalScorer):
 class ContinuousScorer:
     """Models of continuous notes, which say themselves what each field of a row cost."""
 
-    is_bound, has_likeliest = False, False
+    is_bound = False
+    num_unguessed = 1  # the end has no pitch
     kinds = [*_FIELDS, END]
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     def score(self, windows: list[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Nats and kinds, shape (batch, length - 1, 4), and nothing for right predictions."""
+        """Nats and kinds, shape (batch, length - 1, 4), and right pitches, (batch, length - 1)."""
         rows, mask, labels = _pad(windows, self.model.device)
-        nats = self.model(input_values=rows, attention_mask=mask, labels=labels, use_cache=False).nats
-        kinds = torch.arange(len(_FIELDS), device=rows.device).expand(nats.shape)
-        is_end = labels[:, 1:, None] == self.model.config.eos_token_id
-        return nats, torch.where(is_end, len(_FIELDS), kinds), torch.zeros(nats.shape[:2])
+        outputs = self.model(input_values=rows, attention_mask=mask, labels=labels, use_cache=False)
+        kinds = torch.arange(len(_FIELDS), device=rows.device).expand(outputs.nats.shape)
+        targets = labels[:, 1:]
+        is_end = targets[..., None] == self.model.config.eos_token_id
+        return outputs.nats, torch.where(is_end, len(_FIELDS), kinds), outputs.logits.argmax(-1) == targets
 
 
 def scorer_of(model: Any, encoder: Any, num_orders: int, seed: int) -> Any:
