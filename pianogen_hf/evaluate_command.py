@@ -75,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the generated pieces and of masks (default: 0)")
     add("--device", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--cache_dir", default="~/.cache/pianogen_hf", help="where train.py keeps what it read")
-    add("--output", metavar="FOLDER", help="where to write (default: the model's folder; ./evaluation for the bundled "
+    add("--output", metavar="FOLDER", help="where to write (default: the model's folder; ./evaluated for the bundled "
         "model and models on the Hub)")  # fmt: skip
     return parser
 
@@ -143,7 +143,7 @@ def _output(args: argparse.Namespace, folder: Path) -> Path:
     if args.output:
         return Path(args.output)
     is_own = args.model is not None and Path(args.model).is_dir() and folder != Path(pianogen_hf.BUNDLED_MODEL)
-    return folder if is_own else Path("evaluation")
+    return folder if is_own else Path("evaluated")
 
 
 def _moved(model: Any, device: str) -> Any:

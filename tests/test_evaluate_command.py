@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,3 +231,15 @@ def test_pictures_are_the_same_for_the_same_input_and_refuse_nothing_to_draw(tmp
     for save, nothing in ((save_features_plot, []), (save_bits_plot, {"a": np.zeros(0)})):
         with pytest.raises(ValueError, match="no"):
             save(nothing, "title", tmp_path / "5.png")
+
+
+def test_the_bundled_model_is_not_written_into(trained, tmp_path, monkeypatch):
+    """Nor is a model on the Hub: figures go to a folder where the command was given."""
+    monkeypatch.chdir(tmp_path)
+    pg.write_midi(some_notes(5, 20), tmp_path / "other" / "a.mid")
+    options = ["--data", str(tmp_path / "other"), "--only", "roundtrip", "--cache_dir", str(tmp_path / "cache")]
+    before = {path.name: path.stat().st_mtime_ns for path in Path(pg.BUNDLED_MODEL).iterdir()}
+    assert main(options) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in Path(pg.BUNDLED_MODEL).iterdir()} == before
+    assert (tmp_path / "evaluated" / "metrics.json").exists()
+    assert (tmp_path / "evaluated" / "evaluation" / "data-other" / "report.md").exists()
