@@ -15,6 +15,7 @@ import pianogen_hf as pg
 from pianogen_hf.publishing.model_card import TEXT_FILE, CardError, render_card, write_card
 
 CARD_TEXTS = Path(pg.__file__).parent.parent / "model_cards"
+WRITTEN = sorted(path for path in CARD_TEXTS.glob("*.md") if path.stem != "template")
 SPLIT = {
     "format": 1,
     "parameters": {"source": ["midi", "maestro"]},
@@ -304,17 +305,34 @@ def test_the_way_to_use_it_works_as_it_stands(tmp_path, monkeypatch):
     assert len(pg.read_midi("out.mid")) > 0
 
 
+def test_the_template_lies_beside_the_texts_and_is_the_package_s_own():
+    packaged = Path(pg.__file__).parent / "publishing" / "card_template.md"
+    assert (CARD_TEXTS / "template.md").read_text(encoding="utf-8") == packaged.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
+def test_a_text_belongs_to_a_recipe(path):
+    assert (CARD_TEXTS.parent / "configs" / f"{path.stem}.yaml").exists()
+
+
 def test_the_bundled_card_is_what_the_code_makes_of_its_folder():
     card = Path(pg.BUNDLED_MODEL, "README.md").read_text(encoding="utf-8")
     assert card == render_card(pg.BUNDLED_MODEL), "make it anew: write_card(pianogen_hf.BUNDLED_MODEL)"
     assert "not recorded" not in card and "**Training data unknown.**" not in card
 
 
-@pytest.mark.parametrize("path", sorted(CARD_TEXTS.glob("*.md")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
 def test_every_hand_written_text_makes_a_card(folder, path):
     write_card(folder, path.read_text(encoding="utf-8"))
-    data = ModelCard.load(folder / "README.md").data
+    card = ModelCard.load(folder / "README.md")
+    data = card.data
     assert data.license and data.eval_results
+    # The Hub asks for a name where it does not know the licence, and for plain lower-case words in tags.
+    assert (data.license == "other") == bool(data.to_dict().get("license_name"))
+    assert all(re.fullmatch(r"[\w.-]+", tag) for tag in data.tags) and len(set(data.tags)) == len(data.tags)
+    assert model_index_to_eval_results(metadata_load(folder / "README.md")["model-index"])[1] == data.eval_results
+    for heading in ("Intended use", "Training data", "Limits", "Licence", "Citation"):
+        assert section(path.read_text(encoding="utf-8"), heading).strip(), f"{heading} is for people to write"
     bundled = Path(pg.BUNDLED_MODEL)
     if path.stem == bundled.name:
         assert (bundled / TEXT_FILE).read_text(encoding="utf-8") == path.read_text(encoding="utf-8")

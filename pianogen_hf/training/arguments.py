@@ -192,7 +192,7 @@ def make_parser() -> HfArgumentParser:
         usage="train.py CONFIG.yaml [--OPTION VALUE ...]",
         description="Train a model on piano music. Every option can stand in the YAML file or on the command line; "
         "the command line wins.",
-        epilog="Examples: train.py configs/quickstart.yaml --learning_rate 3.0e-4 ; train.py configs/performance.yaml "
+        epilog="Examples: train.py configs/quickstart.yaml --learning_rate 3.0e-4 ; train.py configs/v7.yaml "
         "--source folder --data_path ~/midi ; accelerate launch train.py configs/quickstart.yaml ; go on with an "
         "interrupted run: the same command and --resume_from_checkpoint true",
         allow_abbrev=False,
