@@ -36,8 +36,9 @@ build  read, find families, split, and write a data set; with a YAML file or --t
 check  look for leaks between train, validation and test; exit code 1 if there are any
 stats  pieces, notes and hours per source, and how lengths, pitches and durations are distributed
 
-A SOURCE is bach, folder=PATH, maestro=PATH or dataset=PATH; several may follow one --source. All options of train.py
-that concern data work here (train.py --help); `pianogen data check --help` says more."""
+A SOURCE is bach, folder=PATH, maestro=PATH, lakh=PATH or dataset=PATH; several may follow one --source. All options of
+train.py that concern data work here (train.py --help), --stage among them, which says which stage of a recipe that has
+several; `pianogen data check --help` says more."""
 _HISTOGRAM_FEATURES = Features({"pitch": List(Value("int64")), "duration_sec": List(Value("int64"))})
 _STATISTICS_VERSION = 1  # raised when what is cached changes
 _SHOWN = 20  # unusable files that fit on a screen
@@ -94,7 +95,7 @@ def _build(argv: list[str]) -> int:
     if extends:
         if data_args.split_from:
             raise ArgumentError(f"{folder} has a split already, which stays: leave out --split_from")
-        data_args.split_from = str(folder)
+        data_args.split_from = [str(folder)]
     pieces, sides, report = load_split(data_args)
     if extends:
         _check_none_lost(folder, pieces, report)

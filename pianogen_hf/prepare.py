@@ -135,7 +135,15 @@ def _kept_sides(path: Path) -> dict[str, str]:
     return sides_by_content(read_manifest(path)) if path.exists() else {}
 
 
-def _earlier_sides(origin: str, pieces: Dataset) -> dict[str, str]:
+def _earlier_sides(origins: list[str], pieces: Dataset) -> dict[str, str]:
+    """Sides by content in earlier splits; the first that knows a piece decides."""
+    sides: dict[str, str] = {}
+    for origin in origins:
+        sides = {**_sides_in(origin, pieces), **sides}
+    return sides
+
+
+def _sides_in(origin: str, pieces: Dataset) -> dict[str, str]:
     """Sides by content in an earlier split. What shares music with the train pieces of a model is train, too."""
     if Path(origin).is_file():
         return sides_by_content(read_manifest(origin))

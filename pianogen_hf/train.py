@@ -50,11 +50,11 @@ from pianogen_hf.training.arguments import (
     ModelArguments,
     PianoTrainingArguments,
     make_parser,
-    parse_arguments,
 )
 from pianogen_hf.training.callbacks import EpochCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.collator import ChunkCollator
 from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
+from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages, stage_record
 from pianogen_hf.training.trainer import PianoTrainer
 
 
@@ -79,7 +79,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    model_args, data_args, training_args = parse_arguments(argv)
+    """Train all stages of a recipe; one without stages is one."""
+    for stage in plan_stages(argv):
+        code = _train_stage(stage)
+        if code:
+            return code
+    return 0
+
+
+def _train_stage(stage: Stage) -> int:
+    argv = stage.argv
+    model_args, data_args, training_args = stage.arguments()
     transformers.logging.set_verbosity(training_args.get_process_log_level())
     if training_args.disable_tqdm:
         datasets.disable_progress_bars()
@@ -88,7 +98,10 @@ def _train(argv: list[str]) -> int:
     resume = _resume_point(training_args)
     card_text = _card_text(training_args.card_text)
     is_main = training_args.process_index == 0
+    if is_main and stage.total > 1:
+        print(f"{stage.name}, in {stage.folder}")
     with training_args.main_process_first(desc="preparing the data"):
+        earlier = earlier_stages(stage)  # not before: another process may just be writing what the last one measured
         pieces, sides, report = load_split(data_args)
         manifest = split_manifest(pieces, sides, split_parameters(data_args))
         if is_main:
@@ -104,8 +117,8 @@ def _train(argv: list[str]) -> int:
     if resume is not None:
         _check_resumed(training_args, manifest, model, resume)
     # Only now, when all that a user can get wrong is behind us, is anything written.
-    elif is_main:
-        _move_earlier_run_aside(Path(training_args.output_dir))
+    elif is_main and stage.is_new_run:
+        _move_earlier_run_aside(stage.run_folder)
 
     def write_beside(folder: Path) -> None:
         """What every checkpoint tells of its data."""
@@ -127,7 +140,7 @@ def _train(argv: list[str]) -> int:
             print(f"Interrupted at step {trainer.state.global_step}. To go on: train.py {command}")
         return 130
     train_seconds = None if resume else time.monotonic() - began  # of a run without a break only
-    _finish(trainer, tokenizer, pieces, sides, argv, data_args.chunk_length, card_text, train_seconds)
+    _finish(trainer, tokenizer, pieces, sides, argv, data_args.chunk_length, card_text, train_seconds, earlier)
     return 0
 
 
@@ -207,7 +220,7 @@ def _check_resumed(
 
 def _move_earlier_run_aside(folder: Path) -> None:
     """An earlier run in the same folder is kept, and never mixed with this one."""
-    if not (folder / "split.json").exists():
+    if not (folder / "split.json").exists() and not any(folder.glob("stage-*/split.json")):
         return
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise ArgumentError(f"output_dir {folder} holds an earlier run and can't be moved aside from within it")
@@ -327,6 +340,7 @@ def _finish(
     chunk_length: int,
     card_text: str | None,
     train_seconds: float | None,
+    earlier: list[dict[str, Any]],
 ) -> None:
     """Save the model, evaluate it on validation, and write and print what was measured."""
     trainer.save_model()
@@ -347,6 +361,8 @@ def _finish(
             for side in ("train", "validation")
         }
         metrics["baselines"] = grid_baselines(grids["train"], grids["validation"], trainer.eval_notes)
+    if earlier:
+        metrics["stages"] = [*earlier, stage_record(metrics)]
     write_json(folder / "metrics.json", metrics)
     write_card(folder, card_text)
     print(scores_table(folder))

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 import pianogen_hf
 from pianogen_hf.prepare import new_tokenizer
 from pianogen_hf.train import _make_model
-from pianogen_hf.training.arguments import parse_arguments
+from pianogen_hf.training.arguments import parse_stages
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
@@ -30,11 +30,11 @@ def by_name(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=by_name)
 def test_a_recipe_parses_and_names_parts_that_exist(path):
-    model, data, training = parse_arguments([str(path)])
-    assert issubclass(getattr(pianogen_hf, model.tokenizer), pianogen_hf.NoteTokenizer)
-    assert {each.partition("=")[0] for each in data.source} <= {"bach", "folder", "maestro", "lakh", "dataset"}
-    assert training.learning_rate > 0
-    assert Path(training.output_dir).parts[0] in ("runs", "demo")  # what git ignores
+    for model, data, training in parse_stages([str(path)]):
+        assert issubclass(getattr(pianogen_hf, model.tokenizer), pianogen_hf.NoteTokenizer)
+        assert {each.partition("=")[0] for each in data.source} <= {"bach", "folder", "maestro", "lakh", "dataset"}
+        assert training.learning_rate > 0
+        assert Path(training.output_dir).parts[0] in ("runs", "demo")  # what git ignores
 
 
 def test_every_version_has_a_recipe_and_a_text_for_its_card():
@@ -45,7 +45,7 @@ def test_every_version_has_a_recipe_and_a_text_for_its_card():
 @pytest.mark.parametrize("path", RECIPES, ids=by_name)
 def test_the_sizes_of_a_recipe_make_a_model_that_holds_its_chunks(path):
     """Built as training builds it, but small: the sizes that decide about time and memory are replaced."""
-    model, data, _ = parse_arguments([str(path)])
+    model, data, _ = parse_stages([str(path)])[0]
     if model.model_name_or_path is not None:
         pytest.skip("a recipe of fine-tuning builds no model")
     model.model_config.update({name: size for name, size in SMALL.items() if name in model.model_config})

@@ -218,6 +218,7 @@ def _training(metrics: dict[str, Any]) -> dict[str, str]:
     def said(name: str) -> str:
         return str(metrics.get(name, NOT_RECORDED))
 
+    stages = {f"Stage {number}": _stage(each) for number, each in enumerate(metrics.get("stages", ()), 1)}
     return {
         "Command": code(metrics["command"]) if "command" in metrics else NOT_RECORDED,
         "Seed": said("seed"),
@@ -226,4 +227,13 @@ def _training(metrics: dict[str, Any]) -> dict[str, str]:
         "Precision": said("precision"),
         "Time": NOT_MEASURED if seconds is None else f"{seconds:,.0f} seconds",
         "Versions": ", ".join(f"{name} {said(name)}" for name in ("pianogen_hf", "transformers", "torch")),
+        **stages,
     }
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    """One stage of a run that has several; the last one is the run that the other lines tell of."""
+    bits = fixed(stage.get("validation", {}).get("bits_per_note"), 3)
+    return (
+        f"{digits(stage.get('steps'))} steps on {stage.get('source', NOT_RECORDED)}; validation: {bits} bits per note"
+    )

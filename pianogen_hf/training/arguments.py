@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import difflib
 import json
+import math
 import os
-import re
 import sys
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from pianogen_hf.training.recipe import ArgumentError, options_of_stages, read_yaml, suggestion
 
-class ArgumentError(ValueError):
-    """An argument that can't be used; the message is one line that says what to do."""
+__all__ = [
+    "ArgumentError",
+    "DataArguments",
+    "JsonMap",
+    "ModelArguments",
+    "PianoTrainingArguments",
+    "has_fast_bf16",
+    "make_parser",
+    "parse_arguments",
+    "parse_stages",
+    "read_yaml",
+]
 
 
 class JsonMap(dict[str, Any]):
@@ -69,8 +77,16 @@ class DataArguments:
     source: list[str] = field(
         default_factory=lambda: ["bach"],
         metadata={
-            "help": "One or more of: bach (built in), folder=PATH (your MIDI files), maestro=PATH, dataset=PATH (what "
-            "`pianogen data build` wrote)."
+            "help": "One or more of: bach (built in), folder=PATH (your MIDI files), maestro=PATH, lakh=PATH (a .tar, "
+            ".tar.gz or folder of multitrack files), dataset=PATH (what `pianogen data build` wrote)."
+        },
+    )
+    source_weights: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "One number per source: its share of the train examples. With 1 3 the second gives three of four. "
+            "An epoch has as many examples as there are chunks; of a source with a greater share some come twice, of "
+            "one with a smaller share the rest comes in the next epoch. Validation stays as it is."
         },
     )
     data_path: str | None = field(default=None, metadata={"help": "PATH of the source, where there is only one."})
@@ -83,9 +99,12 @@ class DataArguments:
     )
     test_fraction: float = field(default=0.1, metadata={"help": "Share kept for a test that training never sees."})
     split_seed: int = field(default=0, metadata={"help": "Names the split."})
-    split_from: str | None = field(
+    split_from: list[str] | None = field(
         default=None,
-        metadata={"help": "A model, a data set or a split.json: pieces that it knows keep the side they have there."},
+        metadata={
+            "help": "A model, a data set or a split.json: pieces that it knows keep the side they have there. Of "
+            "several the first that knows a piece decides."
+        },
     )
     allow_contamination: bool = field(
         default=False,
@@ -114,6 +133,10 @@ class DataArguments:
         default="~/.cache/pianogen_hf", metadata={"help": "Where read pieces and chunks are kept for the next run."}
     )
     num_proc: int | None = field(default=None, metadata={"help": "Processes that prepare the data."})
+    stage: int | None = field(
+        default=None,
+        metadata={"help": "Of a recipe in stages this one alone (1 for the first), as a recipe of its own."},
+    )
 
 
 @dataclass
@@ -200,21 +223,52 @@ def make_parser() -> HfArgumentParser:
     return parser
 
 
-def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, PianoTrainingArguments]:
-    """Read `[CONFIG.yaml] [--option value ...]`.
+Arguments = tuple[ModelArguments, DataArguments, PianoTrainingArguments]
+
+
+def parse_arguments(argv: list[str]) -> Arguments:
+    """Read `[CONFIG.yaml] [--option value ...]`; of a recipe in stages, the one that `--stage` names.
+
+    Raises:
+        ArgumentError: for a file that can't be read, for unknown or unusable options, by name, and for several stages.
+    """
+    stages = parse_stages(argv)
+    if len(stages) > 1:
+        raise ArgumentError(f"{argv[0]} has {len(stages)} stages: choose one with --stage, 1 to {len(stages)}")
+    return stages[0]
+
+
+def parse_stages(argv: list[str]) -> list[Arguments]:
+    """Read `[CONFIG.yaml] [--option value ...]` of a recipe that may have stages; without them it is one.
+
+    The arguments of `TrainingArguments` set up devices and precision for the whole process, which then are those of
+    the last stage: parse one stage anew (`--stage`) before it is trained.
 
     Raises:
         ArgumentError: for a file that can't be read, and for unknown or unusable options, by name.
     """
-    parser = make_parser()
     config: dict[str, Any] = {}
     if argv and not argv[0].startswith("-"):
         config, argv = read_yaml(argv[0]), argv[1:]
+    parser = make_parser()
     known = {each.name for dataclass_type in parser.dataclass_types for each in fields(dataclass_type) if each.init}
-    for name in config:
-        if name not in known:
-            raise ArgumentError(f"unknown key {name!r} in the YAML file{_suggestion(str(name), known)}")
-    options = [*_as_options(config), *argv]
+    stages = options_of_stages(config, argv, known)
+    chosen = _stage_of(argv)
+    if chosen is not None:
+        if not 1 <= chosen <= len(stages):
+            raise ArgumentError(f"--stage {chosen}: this recipe has {len(stages)} stage(s), counted from 1")
+        stages = stages[chosen - 1 : chosen]
+    return [_parse(parser, options, known) for options in stages]
+
+
+def _stage_of(argv: list[str]) -> int | None:
+    """The stage that a command line asks for: it decides what else is to be parsed."""
+    parser = _Parser(prog="train.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("--stage", type=int)
+    return parser.parse_known_args(argv)[0].stage
+
+
+def _parse(parser: HfArgumentParser, options: list[str], known: set[str]) -> Arguments:
     try:
         parsed = parser.parse_args_into_dataclasses(options, return_remaining_strings=True, look_for_args_file=False)
     except (TypeError, ValueError) as error:
@@ -222,55 +276,9 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Pia
     model, data, training, remaining = parsed
     if remaining:
         name = remaining[0].lstrip("-").split("=")[0]
-        raise ArgumentError(f"unknown option {remaining[0]!r}{_suggestion(name, known)}")
+        raise ArgumentError(f"unknown option {remaining[0]!r}{suggestion(name, known)}")
     _check(model, data, training)
     return model, data, training
-
-
-class _YamlLoader(yaml.SafeLoader):
-    """Reads 2e-3 as a number, as YAML 1.2 and JSON do; YAML 1.1 wants 2.0e-3."""
-
-
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"]
-)
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """A YAML file that holds a map.
-
-    Raises:
-        ArgumentError: if it can't be read or holds something else.
-    """
-    try:
-        config = yaml.load(Path(path).read_text(encoding="utf-8"), _YamlLoader)
-    except OSError as error:
-        raise ArgumentError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise ArgumentError(f"{path} must hold a map of option names to values")
-    return config
-
-
-def _as_options(config: dict[str, Any]) -> list[str]:
-    """The map of a YAML file as command-line options: one parser converts and checks both. Empty values are skipped."""
-    options: list[str] = []
-    for name, value in config.items():
-        if isinstance(value, list):
-            options += [f"--{name}", *map(str, value)]
-        elif isinstance(value, dict):
-            options.append(f"--{name}={json.dumps(value)}")
-        elif value is False and name.endswith("_strategy"):  # the word no, which YAML takes for a boolean
-            options.append(f"--{name}=no")
-        elif value is not None:
-            options.append(f"--{name}={value}")
-    return options
-
-
-def _suggestion(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "; see train.py --help"
 
 
 # Smallest values, where a smaller one would fail only later, and not by name.
@@ -313,9 +321,23 @@ def _check_ranges(data: DataArguments) -> None:
         raise ArgumentError("packing is for prebuilt chunks: leave it out, or choose --augmentation prebuilt")
 
 
+def _check_weights(data: DataArguments) -> None:
+    """One positive number per source, and chunks that are of one source each."""
+    weights = data.source_weights
+    if weights is None:
+        return
+    if len(weights) != len(data.source):
+        raise ArgumentError(f"source_weights takes one number per source: {len(data.source)}, got {len(weights)}")
+    if not all(0 < weight < math.inf for weight in weights):
+        raise ArgumentError(f"source_weights must be positive numbers, got {' '.join(map(str, weights))}")
+    if data.packing:
+        raise ArgumentError("source_weights need chunks of one source each: leave out packing")
+
+
 def _check(model: ModelArguments, data: DataArguments, training: PianoTrainingArguments) -> None:
     """Refuse what argparse can't: pairs, ranges, and options that need or exclude one another."""
     _check_ranges(data)
+    _check_weights(data)
     if data.programs not in ("piano", "all"):
         raise ArgumentError(f"programs must be piano or all, got {data.programs!r}")
     values = {**vars(model), **vars(data), **vars(training)}
