@@ -190,7 +190,7 @@ def _stats(argv: list[str]) -> int:
 
 
 def _source_pieces(args: DataArguments) -> tuple[Dataset, dict[str, str]]:
-    files = list_sources(args.source, args.data_path)
+    files = list_sources(args.source, args.data_path, args.cache_dir)
     read = load_pieces(files, Path(args.cache_dir).expanduser(), programs_of(args.programs), args.num_proc)
     return usable_pieces(read), reading_report(read)["unusable"]
 

@@ -51,7 +51,8 @@ def load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]
         DataError: if the sources or their split can't be used. ArgumentError: if `split_from` can't.
     """
     cache_dir = Path(args.cache_dir).expanduser()
-    read = load_pieces(list_sources(args.source, args.data_path), cache_dir, programs_of(args.programs), args.num_proc)
+    files = list_sources(args.source, args.data_path, cache_dir)
+    read = load_pieces(files, cache_dir, programs_of(args.programs), args.num_proc)
     pieces = join_families(usable_pieces(read), cache_dir)
     kept = cache_dir / "splits" / f"{_split_name(args)}.json"
     earlier = _earlier_sides(args.split_from, pieces) if args.split_from else _kept_sides(kept)
@@ -92,7 +93,7 @@ def pieces_of_model(
         raise ArgumentError(f"{folder} has no split.json: what it was trained on is unknown")
     manifest = read_manifest(path)
     parameters = manifest["parameters"]
-    files = list_sources(source or parameters["source"], data_path)
+    files = list_sources(source or parameters["source"], data_path, cache)
     pieces = usable_pieces(load_pieces(files, cache, programs_of(parameters["programs"])))
     if parameters["normalize_key"]:
         pieces = normalized_keys(pieces, cache)

@@ -170,6 +170,8 @@ def _card_text(path: str | None) -> str | None:
 
 def _say_what_was_read(report: dict[str, Any], manifest: dict[str, Any]) -> None:
     print(f"{report['usable']} of {report['files']} files, {report['notes']} notes, {report['hours']} hours")
+    if report["without_chosen_programs"]:
+        print(f"{report['without_chosen_programs']} of the others hold no notes of the chosen programs")
     if report["unusable"]:
         example, reason = next(iter(report["unusable"].items()))
         print(f"{len(report['unusable'])} files left out, all named in reading_report.json; e.g. {example}: {reason}")

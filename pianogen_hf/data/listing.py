@@ -1,6 +1,7 @@
-"""What pieces a source has: the built-in Bach corpus, a MAESTRO release, a folder of MIDI files, a built data set.
+"""What pieces a source has: built-in Bach, a MAESTRO release, a folder of MIDI files, Lakh, a built data set.
 
-Listing looks at names and tables, never at music, so it takes no time; `sources.py` reads what is listed here. What a
+Listing looks at names and tables, never at music, so it takes no time (but the first time for an archive, which must
+be read for its names); `sources.py` reads what is listed here. What a
 source itself says of a piece, its work and its side of an official split, is found here and nowhere else.
 """
 
@@ -18,9 +19,18 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
+from pianogen_hf.data.archives import ArchiveError, archive_rows, row_names
 from pianogen_hf.data.bach import SIDES, BachError, list_bach
 from pianogen_hf.tokenizers.midi import MIDI_SUFFIXES
 
+_CACHE_DIR = "~/.cache/pianogen_hf"
+_CHOICES = "bach, folder=PATH, maestro=PATH, lakh=PATH or dataset=PATH"
+_CONTENTS = {
+    "folder": "MIDI files",
+    "maestro": "MAESTRO release",
+    "lakh": "multitrack MIDI files, or their .tar or .tar.gz",
+    "dataset": "data set",
+}
 _SIDE_NAMES = {**{side: side for side in SIDES}, **dict.fromkeys(("valid", "val", "dev"), "validation")}
 
 
@@ -34,11 +44,12 @@ class PieceFile:
 
     Attributes:
         piece_id: unique name; it begins with the name of the source.
-        source: name of its source: "bach", "maestro", or a folder's own name.
-        path: the file; of a piece in a built data set, the folder of its side.
+        source: name of its source: "bach", "maestro", "lakh", or a folder's own name.
+        path: the file; of a piece in a built data set, the folder of its side; of one in an archive, the Arrow file
+            that the archive was read into.
         family_id: the work it belongs to where the source says so; otherwise empty.
         official_split: "train", "validation", "test", or "" where the source prescribes none.
-        row: where it stands in a built data set; -1 for a file.
+        row: where it stands in a built data set or an archive; -1 for a file.
     """
 
     piece_id: str
@@ -49,24 +60,27 @@ class PieceFile:
     row: int = -1
 
 
-def list_sources(sources: Sequence[str], data_path: str | os.PathLike | None = None) -> list[PieceFile]:
+def list_sources(
+    sources: Sequence[str], data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = _CACHE_DIR
+) -> list[PieceFile]:
     """List the pieces of several sources without reading their music.
 
     Args:
         sources: what `list_pieces` takes, each.
         data_path: the path of the source, where there is only one and it names none.
+        cache_dir: where archives are unpacked to.
 
     Raises:
         DataError: for a source that is none, or if two have one name.
     """
     if not sources:
-        raise DataError("no source: name one or more of bach, folder=PATH, maestro=PATH and dataset=PATH")
+        raise DataError(f"no source: name one or more of {_CHOICES}")
     if data_path and len(sources) > 1:
         raise DataError("--data_path is for a single source: write each path behind its own, as in folder=PATH")
     files: list[PieceFile] = []
     names: set[str] = set()
     for source in sources:
-        listed = list_pieces(source, data_path)
+        listed = list_pieces(source, data_path, cache_dir)
         new = {file.source for file in listed}
         if names & new:
             raise DataError(f"two sources are named {min(names & new)!r}: rename one of the folders, or take one out")
@@ -75,13 +89,17 @@ def list_sources(sources: Sequence[str], data_path: str | os.PathLike | None = N
     return files
 
 
-def list_pieces(source: str, data_path: str | os.PathLike | None = None) -> list[PieceFile]:
+def list_pieces(
+    source: str, data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = _CACHE_DIR
+) -> list[PieceFile]:
     """List the pieces of one source without reading their music.
 
     Args:
-        source: "bach"; "maestro=PATH", a release of MAESTRO; "folder=PATH", any folder of MIDI files; or
-            "dataset=PATH", a data set that `pianogen data build` wrote, whose pieces keep their names and sides.
+        source: "bach"; "maestro=PATH", a release of MAESTRO; "folder=PATH", any folder of MIDI files; "lakh=PATH", a
+            tar archive or a folder of multitrack files, such as the Lakh MIDI Dataset; or "dataset=PATH", a data set
+            that `pianogen data build` wrote, whose pieces keep their names and sides.
         data_path: the path, if `source` names none.
+        cache_dir: where an archive is unpacked to.
 
     In a folder, the top-level subfolders train, validation (valid, val, dev) and test are official sides. A
     `metadata.csv` with a column `file_name` may name the `work` that a file is a version of, and its `split`; files
@@ -92,8 +110,8 @@ def list_pieces(source: str, data_path: str | os.PathLike | None = None) -> list
             not there or contradicts itself.
     """
     kind, _, path = source.partition("=")
-    if kind not in ("bach", "folder", "maestro", "dataset"):
-        raise DataError(f"unknown source {source!r}: choose bach, folder=PATH, maestro=PATH or dataset=PATH")
+    if kind != "bach" and kind not in _CONTENTS:
+        raise DataError(f"unknown source {source!r}: choose {_CHOICES}")
     if kind == "bach":
         if path or data_path:
             raise DataError(f"source bach is built in and has no path: did you mean folder={path or data_path}?")
@@ -103,12 +121,12 @@ def list_pieces(source: str, data_path: str | os.PathLike | None = None) -> list
     if not (path or data_path):
         raise DataError(f"source {kind} needs a path: write {kind}=PATH, or give --data_path")
     folder = Path(os.path.expanduser(path or data_path or ""))  # a shell leaves the ~ in folder=~/midi as it is
+    if kind == "lakh" and folder.is_file():
+        return _list_archive(folder, cache_dir)
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: give the folder that holds the {_CONTENTS[kind]}")
-    return {"folder": _list_folder, "maestro": _list_maestro, "dataset": _list_built}[kind](folder)
-
-
-_CONTENTS = {"folder": "MIDI files", "maestro": "MAESTRO release", "dataset": "data set"}
+    lists = {"folder": _list_folder, "maestro": _list_maestro, "lakh": _list_lakh, "dataset": _list_built}
+    return lists[kind](folder)
 
 
 def _list_bach() -> list[PieceFile]:
@@ -221,6 +239,35 @@ def _side(value: str, table: Path) -> str:
     if side and side not in _SIDE_NAMES:
         raise DataError(f"{table} has the split {value!r}: it must be one of {', '.join(SIDES)}")
     return _SIDE_NAMES.get(side, "")
+
+
+# Lakh ----------------------------------------------------------------------------------------------------------------
+
+
+def _list_lakh(folder: Path) -> list[PieceFile]:
+    """Every MIDI file of a folder; its piano is what reading keeps of it."""
+    paths = sorted(path for path in _files_below(folder) if path.suffix.lower() in MIDI_SUFFIXES)
+    if not paths:
+        raise DataError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)}): give a folder that does")
+    names = [_as_text(path.relative_to(folder)) for path in paths]
+    return [_lakh_piece(name, str(path)) for name, path in zip(names, paths, strict=True)]
+
+
+def _list_archive(archive: Path, cache_dir: str | os.PathLike) -> list[PieceFile]:
+    try:
+        rows = archive_rows(archive, cache_dir)
+    except ArchiveError as error:
+        raise DataError(str(error)) from error
+    return [_lakh_piece(name, str(rows), row) for row, name in enumerate(row_names(rows))]
+
+
+def _lakh_piece(name: str, path: str, row: int = -1) -> PieceFile:
+    """The matched part of Lakh has a folder for each recording of the Million Song Dataset, hence for each work."""
+    track = _TRACK_ID.search(name)
+    return PieceFile(f"lakh/{name}", "lakh", path, f"lakh/{track[1]}" if track else "", row=row)
+
+
+_TRACK_ID = re.compile(r"(?:^|/)(TR[A-Z]{5}[0-9A-F]{11})/")
 
 
 # MAESTRO and built data sets -----------------------------------------------------------------------------------------

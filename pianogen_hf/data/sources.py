@@ -54,6 +54,7 @@ PIECE_FEATURES = Features(
     }
 )
 _CACHE_VERSION = 3  # raised when what a cached row holds changes
+_WITHOUT = "no notes of the chosen programs"
 _FINGERPRINT_SETTINGS = (WINDOW, MIN_KINDS, FULL_NOTES, KEPT_ONE_IN)
 
 
@@ -75,8 +76,8 @@ def load_pieces(
         programs: General MIDI programs to keep from multitrack files; None for all (drums never).
         num_proc: processes to read with.
     """
-    folders = {file.path for file in files if file.row >= 0}
-    stamps = {path: _stamp(os.path.join(path, "state.json")) for path in folders}
+    tables = {file.path for file in files if file.row >= 0}  # an archive's Arrow file, a side of a built data set
+    stamps = {path: _stamp(path if os.path.isfile(path) else os.path.join(path, "state.json")) for path in tables}
     key = {
         "version": _CACHE_VERSION,
         "fingerprint": _FINGERPRINT_SETTINGS,
@@ -84,7 +85,7 @@ def load_pieces(
         "files": [[*asdict(file).values(), *(stamps.get(file.path) or _stamp(file.path))] for file in files],
     }
     rows = [{**asdict(file), "path": os.fsencode(file.path)} for file in files]  # a path need not be UTF-8
-    built = {path: Dataset.load_from_disk(path).select_columns("midi") for path in folders}
+    built = {path: _open_table(path).select_columns(["midi", "error"]) for path in tables}
     return cached_map(
         Dataset.from_list(rows),
         _read_row,
@@ -96,6 +97,10 @@ def load_pieces(
         writer_batch_size=100,
         desc="Reading pieces",
     )
+
+
+def _open_table(path: str) -> Dataset:
+    return Dataset.from_file(path) if os.path.isfile(path) else Dataset.load_from_disk(path)
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -119,15 +124,21 @@ def _read_row(row: dict[str, Any], programs: tuple[int, ...] | None, built: dict
         "error": "",
     }
     try:
-        notes = _read_notes(path, programs) if row["row"] < 0 else read_midi(built[path][row["row"]]["midi"], programs)
+        notes = _read_notes(path, programs) if row["row"] < 0 else _notes_in(built[path][row["row"]], programs)
         columns["excluded_notes"] = notes.excluded_notes
         if len(notes) == 0:
             raise DataError(_why_empty(notes, programs))
         columns |= {"midi": notes_to_midi_bytes(notes), "num_notes": len(notes), "seconds": notes.end_sec}
         columns |= {"content": content_hash(notes), "fingerprint": fingerprint(notes)}
     except (MidiError, MusicXMLError, DataError) as error:
-        columns["error"] = str(error).removeprefix(f"{path}: ")
+        columns["error"] = str(error).removeprefix(f"{path}: ").removeprefix("MIDI bytes: ")
     return columns
+
+
+def _notes_in(row: dict[str, Any], programs: tuple[int, ...] | None) -> Notes:
+    if row["error"]:
+        raise DataError(row["error"])
+    return read_midi(row["midi"], programs)
 
 
 def _read_notes(path: str, programs: tuple[int, ...] | None) -> Notes:
@@ -140,7 +151,7 @@ def _why_empty(notes: Notes, programs: tuple[int, ...] | None) -> str:
         return "no notes"
     if programs is None:
         return f"no notes but drums ({notes.excluded_notes})"
-    return f"no notes of the chosen programs ({notes.excluded_notes} of other instruments); --programs all keeps them"
+    return f"{_WITHOUT} ({notes.excluded_notes} of other instruments); --programs all keeps them"
 
 
 def content_hash(notes: Notes) -> str:
@@ -173,13 +184,15 @@ def reading_report(pieces: Dataset) -> dict[str, Any]:
     """What was read and what was not.
 
     Returns:
-        Counts of files, usable files, notes, hours and notes of other instruments (excluded_notes); the usable pieces,
-        notes and hours of each of the `sources`; and every unusable file with its reason. JSON-able.
+        Counts of files, usable files, files that hold other instruments alone (without_chosen_programs), notes, hours
+        and notes of other instruments (excluded_notes); the usable pieces, notes and hours of each of the `sources`;
+        and every unusable file with its reason. JSON-able.
     """
     errors = dict(zip(pieces["piece_id"], pieces["error"], strict=True))
     return {
         "files": len(pieces),
         "usable": sum(not error for error in errors.values()),
+        "without_chosen_programs": sum(error.startswith(_WITHOUT) for error in errors.values()),
         "notes": int(np.sum(pieces["num_notes"][:])),
         "hours": round(float(np.sum(pieces["seconds"][:])) / 3600, 3),
         "excluded_notes": int(np.sum(pieces["excluded_notes"][:])),

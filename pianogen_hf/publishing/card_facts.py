@@ -19,6 +19,7 @@ _KNOWN = {
         "in the public domain; music21, which ships the files, asserts no rights over its corpus' contents",
     ),
     "maestro": ("MAESTRO", "CC BY-NC-SA 4.0, not for commercial use"),
+    "lakh": ("Lakh MIDI", "CC BY 4.0 as a collection; most of the music in it is under copyright of its owners"),
 }
 _NON_COMMERCIAL = {"maestro"}
 
