@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
@@ -21,6 +23,7 @@ from pianogen_hf.data.chunks import build_chunks, notes_of
 from pianogen_hf.data.families import join_families
 from pianogen_hf.data.keys import normalized_keys
 from pianogen_hf.data.lazy import LazyChunks
+from pianogen_hf.data.listing import list_each
 from pianogen_hf.data.manifest import read_manifest, side_of, sides_by_content, split_manifest, write_manifest
 from pianogen_hf.data.provenance import Provenance
 from pianogen_hf.data.sources import (
@@ -116,12 +119,42 @@ def programs_of(name: str) -> tuple[int, ...] | None:
 def split_parameters(args: DataArguments) -> dict[str, Any]:
     """All that decided the split, without any path of this machine."""
     names = ("validation_fraction", "test_fraction", "split_seed", "max_pieces", "programs", "normalize_key")
-    return {"source": [kind_of(each) for each in args.source], **{name: getattr(args, name) for name in names}}
+    weights = {} if args.source_weights is None else {"source_weights": args.source_weights}
+    kinds = [kind_of(each) for each in args.source]
+    return {"source": kinds, **weights, **{name: getattr(args, name) for name in names}}
 
 
 def kind_of(source: str) -> str:
     """What stands before the path: folder, maestro, ..."""
     return source.split("=", 1)[0]
+
+
+def owners_of(args: DataArguments, pieces: Dataset, chunks: Any) -> tuple[np.ndarray, list[str]]:
+    """Which of the sources each train chunk comes from.
+
+    Args:
+        args: with the sources.
+        pieces: what `load_split` gave for them.
+        chunks: the train side of what `make_chunks` gave.
+
+    Returns:
+        A place in `args.source` for each chunk, int64 (num_chunks,); and what its pieces call each of these sources.
+    """
+    listed = list_each(args.source, args.data_path, args.cache_dir)
+    names = [sorted({file.source for file in files}) for files in listed]
+    place = {name: number for number, each in enumerate(names) for name in each}
+    owner = {piece: place[source] for piece, source in zip(pieces["piece_id"][:], pieces["source"][:], strict=True)}
+    owners = np.fromiter((owner[piece] for piece in _pieces_of(chunks)), dtype=np.int64, count=len(chunks))
+    return owners, [" and ".join(each) for each in names]
+
+
+def _pieces_of(chunks: Any) -> Iterator[str]:
+    """The piece of each train chunk."""
+    if isinstance(chunks, LazyChunks):
+        yield from chunks.piece_ids()
+        return
+    for batch in chunks.select_columns("piece_id").iter(10_000):
+        yield from batch["piece_id"]
 
 
 def _split_name(args: DataArguments) -> str:

@@ -40,13 +40,14 @@ from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.loading import load_pretrained, one_line
-from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, split_parameters, write_json
+from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, owners_of, split_parameters, write_json
 from pianogen_hf.publishing.model_card import CardError, write_card
 from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import MidiError, write_midi
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.training.arguments import (
     ArgumentError,
+    DataArguments,
     ModelArguments,
     PianoTrainingArguments,
     make_parser,
@@ -54,6 +55,7 @@ from pianogen_hf.training.arguments import (
 from pianogen_hf.training.callbacks import EpochCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.collator import ChunkCollator
 from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
+from pianogen_hf.training.mixing import MixtureSampler
 from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages, stage_record
 from pianogen_hf.training.trainer import PianoTrainer
 
@@ -112,6 +114,7 @@ def _train_stage(stage: Stage) -> int:
         )
         tokenizer = make_tokenizer(model_args, pieces, sides)
         chunks = make_chunks(data_args, pieces, sides, tokenizer)
+    mixture = _mixture(data_args, pieces, chunks["train"], training_args.seed)
     model = _make_model(model_args, tokenizer, data_args.chunk_length)
     _check_masked(training_args, model)
     if resume is not None:
@@ -130,7 +133,7 @@ def _train_stage(stage: Stage) -> int:
         write_beside(Path(training_args.output_dir))
         write_json(Path(training_args.output_dir, "reading_report.json"), report)
     trainer, interrupt = _make_trainer(
-        training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside
+        training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside, mixture
     )
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=resume)
@@ -290,6 +293,7 @@ def _make_trainer(
     chunks: dict[str, Any],
     eval_notes: int,
     write_beside: Callable[[Path], None],
+    mixture: MixtureSampler | None,
 ) -> tuple[PianoTrainer, InterruptCallback]:
     interrupt = InterruptCallback()
     callbacks: list[Any] = [interrupt]
@@ -311,6 +315,7 @@ def _make_trainer(
     trainer = trainer_class(
         eval_notes=eval_notes,
         write_beside=write_beside,
+        mixture=mixture,
         model=model,
         args=args,
         train_dataset=chunks["train"],
@@ -320,6 +325,14 @@ def _make_trainer(
         data_collator=collator,
     )
     return trainer, interrupt
+
+
+def _mixture(args: DataArguments, pieces: Dataset, chunks: Any, seed: int) -> MixtureSampler | None:
+    """What draws train examples where the sources have weights."""
+    if args.source_weights is None:
+        return None
+    owners, names = owners_of(args, pieces, chunks)
+    return MixtureSampler(owners, dict(zip(names, args.source_weights, strict=True)), seed)
 
 
 def _write_sample(model: GenerationMixin, tokenizer: NoteTokenizer, path: Path, num_notes: int, seed: int) -> None:
@@ -375,7 +388,9 @@ def _circumstances(
 ) -> dict[str, Any]:
     """How the figures came about; the time only of a run without a break."""
     device = trainer.args.device
+    weights = {} if trainer.mixture is None else {"source_weights": trainer.mixture.weights}
     return {
+        **weights,
         "command": shlex.join(["train.py", *argv]),
         "seed": trainer.args.seed,
         "steps": trainer.state.global_step,

@@ -82,6 +82,10 @@ class LazyChunks(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    def piece_ids(self) -> np.ndarray:
+        """The piece of each example, str, shape (num_examples,)."""
+        return np.repeat(np.asarray(self.pieces["piece_id"][:], dtype=object), self._num_chunks)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One example: `input_ids` (int32 array), `piece_id`, `first_label`, and `start` in the version drawn."""
         index = range(len(self))[index]

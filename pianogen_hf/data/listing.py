@@ -73,11 +73,18 @@ def list_sources(
     Raises:
         DataError: for a source that is none, or if two have one name.
     """
+    return [file for listed in list_each(sources, data_path, cache_dir) for file in listed]
+
+
+def list_each(
+    sources: Sequence[str], data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = _CACHE_DIR
+) -> list[list[PieceFile]]:
+    """What `list_sources` gives, source by source."""
     if not sources:
         raise DataError(f"no source: name one or more of {_CHOICES}")
     if data_path and len(sources) > 1:
         raise DataError("--data_path is for a single source: write each path behind its own, as in folder=PATH")
-    files: list[PieceFile] = []
+    files: list[list[PieceFile]] = []
     names: set[str] = set()
     for source in sources:
         listed = list_pieces(source, data_path, cache_dir)
@@ -85,7 +92,7 @@ def list_sources(
         if names & new:
             raise DataError(f"two sources are named {min(names & new)!r}: rename one of the folders, or take one out")
         names |= new
-        files += listed
+        files.append(listed)
     return files
 
 

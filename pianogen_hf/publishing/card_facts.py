@@ -219,6 +219,8 @@ def _training(metrics: dict[str, Any]) -> dict[str, str]:
     def said(name: str) -> str:
         return str(metrics.get(name, NOT_RECORDED))
 
+    weights = metrics.get("source_weights", {})
+    shares = {"Shares of the sources": ", ".join(f"{code(name)} {weight:g}" for name, weight in weights.items())}
     stages = {f"Stage {number}": _stage(each) for number, each in enumerate(metrics.get("stages", ()), 1)}
     return {
         "Command": code(metrics["command"]) if "command" in metrics else NOT_RECORDED,
@@ -228,6 +230,7 @@ def _training(metrics: dict[str, Any]) -> dict[str, str]:
         "Precision": said("precision"),
         "Time": NOT_MEASURED if seconds is None else f"{seconds:,.0f} seconds",
         "Versions": ", ".join(f"{name} {said(name)}" for name in ("pianogen_hf", "transformers", "torch")),
+        **(shares if weights else {}),
         **stages,
     }
 

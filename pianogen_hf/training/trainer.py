@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, GenerationConfig, PreTrainedModel, Trainer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from pianogen_hf.training.callbacks import EpochCallback
 from pianogen_hf.training.collator import IGNORED
+from pianogen_hf.training.mixing import MixtureSampler
 
 
 class PianoTrainer(Trainer):
@@ -23,15 +25,24 @@ class PianoTrainer(Trainer):
     Differs from its parent in four points: label smoothing is applied to the shifted labels of any causal model and to
     training only; evaluation reports nats per token, next-token accuracy and bits per note; every checkpoint is
     complete with what tells of its data; and what a checkpoint does not say of generation is set to sampling.
+    It can also be told how to draw train examples.
 
     Args:
         eval_notes: notes in the reference pieces of the evaluation set, for bits per note.
         write_beside: called with the folder of every checkpoint, before it counts as one.
+        mixture: draws train examples in the place of the Trainer's own sampler.
         **kwargs: as for `Trainer`.
     """
 
-    def __init__(self, *, eval_notes: int, write_beside: Callable[[Path], None] | None = None, **kwargs: Any) -> None:
-        self.eval_notes, self.write_beside = eval_notes, write_beside
+    def __init__(
+        self,
+        *,
+        eval_notes: int,
+        write_beside: Callable[[Path], None] | None = None,
+        mixture: MixtureSampler | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.eval_notes, self.write_beside, self.mixture = eval_notes, write_beside, mixture
         super().__init__(
             compute_loss_func=self._next_token_loss,
             compute_metrics=self._metrics,
@@ -40,6 +51,11 @@ class PianoTrainer(Trainer):
         )
         if isinstance(self.model, PreTrainedModel) and self.model.can_generate():
             _sample_by_default(self.model.generation_config)
+        if mixture is not None:
+            self.add_callback(EpochCallback(mixture.set_epoch))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        return super()._get_train_sampler(train_dataset) if self.mixture is None else self.mixture
 
     def get_train_dataloader(self) -> DataLoader:
         """The parent's, with a generator of its own: making workers must not change what dropout draws next."""
