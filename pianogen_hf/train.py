@@ -114,7 +114,7 @@ def _train_stage(stage: Stage) -> int:
         )
         tokenizer = make_tokenizer(model_args, pieces, sides)
         chunks = make_chunks(data_args, pieces, sides, tokenizer)
-    mixture = _mixture(data_args, pieces, chunks["train"], training_args.seed)
+    mixture = _mixture(data_args, pieces, chunks["train"], training_args.seed, is_main)
     model = _make_model(model_args, tokenizer, data_args.chunk_length)
     _check_masked(training_args, model)
     if resume is not None:
@@ -327,12 +327,15 @@ def _make_trainer(
     return trainer, interrupt
 
 
-def _mixture(args: DataArguments, pieces: Dataset, chunks: Any, seed: int) -> MixtureSampler | None:
+def _mixture(args: DataArguments, pieces: Dataset, chunks: Any, seed: int, is_main: bool) -> MixtureSampler | None:
     """What draws train examples where the sources have weights."""
     if args.source_weights is None:
         return None
     owners, names = owners_of(args, pieces, chunks)
-    return MixtureSampler(owners, dict(zip(names, args.source_weights, strict=True)), seed)
+    mixture = MixtureSampler(owners, dict(zip(names, args.source_weights, strict=True)), seed)
+    if mixture.missing and is_main:
+        print(f"no train piece of {', '.join(mixture.missing)}: the others share all train examples")
+    return mixture
 
 
 def _write_sample(model: GenerationMixin, tokenizer: NoteTokenizer, path: Path, num_notes: int, seed: int) -> None:

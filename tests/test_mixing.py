@@ -66,6 +66,12 @@ def test_epochs_and_seeds_differ_and_the_same_ones_do_not():
     assert first != sorted(first)
 
 
+def test_a_source_without_examples_is_named_and_has_no_share():
+    sampler = MixtureSampler(np.array([0, 2, 2]), {"a": 1, "none": 5, "b": 2})
+    assert sampler.missing == ["none"] and sampler.weights == {"a": 1, "b": 2}
+    assert sorted(sampler) == [0, 1, 2]
+
+
 # In training ----------------------------------------------------------------------------------------------------------
 
 

@@ -21,17 +21,21 @@ class MixtureSampler(Sampler[int]):
 
     Args:
         owners: the source of each example, int, shape (num_examples,): places in `weights`.
-        weights: a positive number per source, by name; only their ratios count. That of a source without examples is
-            ignored.
+        weights: a positive number per source, by name; only their ratios count.
         seed: of all orders, at least 0.
+
+    Attributes:
+        weights: those of the sources that have examples.
+        missing: names of the others, whose weight is ignored.
     """
 
     def __init__(self, owners: np.ndarray, weights: Mapping[str, float], seed: int = 0) -> None:
-        self.weights, self.seed, self.epoch = dict(weights), seed, 0
-        self._members = [np.flatnonzero(owners == source) for source in range(len(weights))]
-        rows = zip(weights.values(), self._members, strict=True)
-        present = np.array([weight if len(members) else 0 for weight, members in rows])
-        self._quotas = _quotas(present, len(owners))
+        self.seed, self.epoch = seed, 0
+        members = {name: np.flatnonzero(owners == place) for place, name in enumerate(weights)}
+        self.weights = {name: weight for name, weight in weights.items() if len(members[name])}
+        self.missing = [name for name in weights if name not in self.weights]
+        self._members = [members[name] for name in self.weights]
+        self._quotas = _quotas(np.array(list(self.weights.values())), len(owners))
 
     def set_epoch(self, epoch: int) -> None:
         """Turn to the examples of another epoch."""
@@ -41,7 +45,7 @@ class MixtureSampler(Sampler[int]):
         return int(self._quotas.sum())
 
     def __iter__(self) -> Iterator[int]:
-        chosen = [self._drawn(source) for source, quota in enumerate(self._quotas) if quota]
+        chosen = [self._drawn(source) for source in range(len(self._members))]
         order = np.random.default_rng([self.seed, self.epoch]).permutation(np.concatenate(chosen))
         return iter(order.tolist())
 
@@ -49,10 +53,10 @@ class MixtureSampler(Sampler[int]):
         """What this epoch takes of a source: a stretch of its endless row of permutations."""
         rows, quota = self._members[source], int(self._quotas[source])
         start = self.epoch * quota
-        rounds = range(start // len(rows), -(-(start + quota) // len(rows)))
+        first_round, skipped = divmod(start, len(rows))
+        rounds = range(first_round, (start + quota) // len(rows) + 1)
         orders = [np.random.default_rng([self.seed, source, each, 1]).permutation(rows) for each in rounds]
-        first = start - rounds[0] * len(rows)
-        return np.concatenate(orders)[first : first + quota]
+        return np.concatenate(orders)[skipped : skipped + quota]
 
 
 def _quotas(weights: np.ndarray, total: int) -> np.ndarray:
