@@ -2,12 +2,29 @@
 
 import json
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
-from test_train import cache_dir, midi_folder, options, read_json, run_two, weights_equal, write_pieces
+from datasets import Dataset
+from test_train import (
+    LONG,
+    cache_dir,
+    interrupted,
+    midi_folder,
+    newest_checkpoint,
+    options,
+    read_json,
+    run_two,
+    start,
+    weights_equal,
+    write_pieces,
+)
 
+from pianogen_hf.data.manifest import split_manifest, write_manifest
 from pianogen_hf.data_command import main as data_command
+from pianogen_hf.prepare import _earlier_sides
 from pianogen_hf.train import main
 from pianogen_hf.training.arguments import ArgumentError, parse_arguments, parse_stages
 
@@ -174,6 +191,30 @@ def test_a_resumed_run_goes_on_in_the_stage_it_was_in(staged, finished, tmp_path
     assert weights_equal(finished, halted) and weights_equal(finished / "stage-1", halted / "stage-1")
     assert not list(tmp_path.glob("*.old1"))
     assert [stage["steps"] for stage in read_json(halted / "metrics.json")["stages"]] == [2, 3]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_first_stage_says_how_to_go_on_and_that_works(staged, tmp_path):
+    folder = tmp_path / "model"
+    long = [*staged, f"--output_dir={folder}", *(f"--{name}={value}" for name, value in LONG.items())]
+    code, stdout, stderr = interrupted(start([sys.executable], long), folder / "stage-1", signal.SIGINT)
+    assert code == 130 and "Traceback" not in stderr and "--resume_from_checkpoint true" in stdout
+    assert not (folder / "split.json").exists()
+    step = read_json(newest_checkpoint(folder / "stage-1") / "trainer_state.json")["global_step"]
+    assert main([*long, f"--max_steps={step + 2}", "--resume_from_checkpoint=true"]) == 0
+    assert [stage["steps"] for stage in read_json(folder / "metrics.json")["stages"]] == [step + 2, step + 2]
+
+
+def test_of_several_splits_the_first_that_knows_a_piece_decides(tmp_path):
+    """As the nearest of the stages before does, and the earlier ones for what that has not seen."""
+    for name, sides in (("one", ["train", "test"]), ("two", ["validation", "validation", "train"])):
+        rows = [f"{name}{number}" for number in range(len(sides))]
+        columns = {"piece_id": rows, "source": rows, "family_id": rows, "content": ["a", "b", "c"][: len(sides)]}
+        pieces = Dataset.from_dict({**columns, "num_notes": [1] * len(sides)})
+        write_manifest(tmp_path / f"{name}.json", split_manifest(pieces, sides, {}))
+    origins = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
+    assert _earlier_sides(origins, pieces) == {"a": "train", "b": "test", "c": "train"}
+    assert _earlier_sides(origins[::-1], pieces) == {"a": "validation", "b": "validation", "c": "train"}
 
 
 def test_a_certain_checkpoint_can_not_be_named_where_there_are_stages(staged, tmp_path, capsys):
