@@ -23,7 +23,7 @@ from pianogen_hf.prepare import load_split, pieces_of_model, write_json
 from pianogen_hf.publishing.model_card import CardError, write_card
 from pianogen_hf.tokenizers.midi import MidiError, read_midi, write_whole
 from pianogen_hf.tokenizers.notes import Notes
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import ArgumentError, DataArguments
 
 
@@ -141,7 +141,7 @@ def _sides(args: argparse.Namespace) -> tuple[dict[str, Notes], dict[str, Notes]
     return found[0], found[1]
 
 
-def _generated(model: Any, tokenizer: NoteTokenizer, args: argparse.Namespace) -> list[Notes]:
+def _generated(model: Any, tokenizer: NotesEncoder, args: argparse.Namespace) -> list[Notes]:
     length = Length(notes=args.notes)
     seeds = tqdm(range(args.seed, args.seed + args.num_samples), desc="Generating", unit="piece")
     return [continue_notes(model, tokenizer, length, seed=seed, do_sample=True, top_p=0.95)[0].new for seed in seeds]

@@ -33,10 +33,10 @@ from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.data.provenance import Provenance
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.data.splits import SIDES
-from pianogen_hf.loading import load_tokenizer
+from pianogen_hf.loading import load_encoder
 from pianogen_hf.prepare import load_split
 from pianogen_hf.tokenizers.midi import write_whole
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import ArgumentError, parse_arguments
 
 # Chunks of train pieces are judged by name and by content. Where the names are right, a share just above the limit for
@@ -141,7 +141,7 @@ def _check_folder(folder: Path, options: list[str], model: str | None) -> _Repor
         raise DataError(f"{folder} is no data set: for MIDI files write --source folder={folder}")
     if not tokenizer or model:
         raise ArgumentError("chunks are checked with --tokenizer, a folder or Hub id, and without --model")
-    return _check_chunks(read_splits(folder), load_tokenizer(tokenizer))
+    return _check_chunks(read_splits(folder), load_encoder(tokenizer))
 
 
 def _check_built(folder: Path, model: str | None) -> _Report:
@@ -161,7 +161,7 @@ def _check_built(folder: Path, model: str | None) -> _Report:
     if (folder / "chunks").is_dir():
         _check_tokenized(report, folder, pieces, sides, fingerprints)
         if not own:
-            tokenizer = load_tokenizer(str(folder / "tokenizer"))
+            tokenizer = load_encoder(str(folder / "tokenizer"))
             report.add("tokenizer", tokenizer_faults(tokenizer, notes_of(pieces, sides, "train")))
     _check_models(report, pieces, sides, [name for name in dict.fromkeys((own, model)) if name])
     return report
@@ -180,7 +180,7 @@ def _check_pieces(report: _Report, pieces: Dataset, sides: list[str]) -> list[np
 def _check_tokenized(
     report: _Report, folder: Path, pieces: Dataset, sides: list[str], fingerprints: list[np.ndarray]
 ) -> None:
-    tokenizer, chunks = load_tokenizer(str(folder / "tokenizer")), read_splits(folder / "chunks")
+    tokenizer, chunks = load_encoder(str(folder / "tokenizer")), read_splits(folder / "chunks")
     none = next(iter(chunks.values())).select([])
     names = list(pieces["piece_id"])
     rows = {side: [row for row, each in enumerate(sides) if each == side] for side in SIDES}
@@ -205,10 +205,10 @@ def _check_models(report: _Report, pieces: Dataset, sides: list[str], models: li
         report.add(f"provenance of {model}", model_leaks(provenance.overlap(pieces, sides), model) + unknown)
 
 
-def _check_chunks(chunks: DatasetDict, tokenizer: NoteTokenizer) -> _Report:
+def _check_chunks(chunks: DatasetDict, tokenizer: NotesEncoder) -> _Report:
     for side, rows in chunks.items():
-        if "input_ids" not in rows.column_names:
-            raise DataError(f"{side} has no column input_ids but {', '.join(rows.column_names)}")
+        if tokenizer.input_name not in rows.column_names:
+            raise DataError(f"{side} has no column {tokenizer.input_name} but {', '.join(rows.column_names)}")
     report = _Report({side: len(rows) for side, rows in chunks.items()})
     named = {side: rows["piece_id"] for side, rows in chunks.items() if "piece_id" in rows.column_names}
     if named:

@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import FEATURE_EXTRACTOR_NAME, cached_file
 
 import pianogen_hf  # noqa: F401  makes its parts known to the Auto classes
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.training.arguments import ArgumentError
 
@@ -17,26 +27,28 @@ if TYPE_CHECKING:
     from pianogen_hf.generation.engine import OnnxEngine
 
 
-def load_model(name: str | Path) -> tuple[PreTrainedModel, NoteTokenizer]:
-    """A model in float32 and its tokenizer, ready to generate on the fastest device there is.
+def load_model(name: str | Path) -> tuple[PreTrainedModel, NotesEncoder]:
+    """A model in float32 and its tokenizer or feature extractor, ready to generate on the fastest device there is.
 
     Raises:
         ArgumentError: if it can't be loaded whole, or its tokenizer is none of this package's.
     """
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise ArgumentError(f"{name} holds no model (no config.json)")
-    tokenizer = load_tokenizer(str(name))
+    encoder = load_encoder(str(name))
+    auto_class = auto_class_of(load_pretrained(AutoConfig, str(name)))
     options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
-        model, info = load_pretrained(AutoModelForCausalLM, str(name), **options)
+        model, info = load_pretrained(auto_class, str(name), **options)
     except RuntimeError as error:
         raise ArgumentError(f"{name} can't be opened as a model: its weights do not fit its config.json") from error
     if info["missing_keys"]:  # they would be random numbers
         raise ArgumentError(f"{name} lacks weights, for example {min(info['missing_keys'])}")
-    if model.config.vocab_size < len(tokenizer):
-        raise ArgumentError(f"{name} has {model.config.vocab_size} outputs for {len(tokenizer)} ids of its tokenizer")
+    fault = encoder.model_fault(model)
+    if fault is not None:
+        raise ArgumentError(f"{name} has {fault}")
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval(), encoder
 
 
 def load_engine(name: str | Path, engine: str) -> tuple[OnnxEngine, NoteTokenizer]:
@@ -56,6 +68,33 @@ def load_engine(name: str | Path, engine: str) -> tuple[OnnxEngine, NoteTokenize
         return OnnxEngine.from_pretrained(name, "int8" if engine == "int8" else "float32"), tokenizer
     except EngineError as error:
         raise ArgumentError(str(error)) from error
+
+
+def auto_class_of(config: PreTrainedConfig) -> Any:
+    """The class with the head that a model of this config is for: next steps, unless it looks both ways."""
+    return AutoModelForCausalLM if getattr(config, "is_causal", True) else AutoModelForMaskedLM
+
+
+def load_encoder(name: str) -> NotesEncoder:
+    """The tokenizer of a checkpoint, or its feature extractor if that is what lies there.
+
+    Raises:
+        ArgumentError: if it can't be loaded, or is none of this package's.
+    """
+    if not _has_feature_extractor(name):
+        return load_tokenizer(name)
+    extractor = load_pretrained(AutoFeatureExtractor, name)
+    if not isinstance(extractor, NotesEncoder):
+        raise ArgumentError(f"{name} has no feature extractor of music but a {type(extractor).__name__}")
+    return extractor
+
+
+def _has_feature_extractor(name: str) -> bool:
+    silent = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        return cached_file(name, FEATURE_EXTRACTOR_NAME, **silent) is not None
+    except (OSError, ValueError):  # no such folder or model: whoever loads the rest says so
+        return False
 
 
 def load_tokenizer(name: str) -> NoteTokenizer:

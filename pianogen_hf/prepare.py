@@ -34,9 +34,9 @@ from pianogen_hf.data.sources import (
     usable_pieces,
 )
 from pianogen_hf.data.splits import assign_sides, limited_sides
-from pianogen_hf.loading import load_tokenizer, one_line
+from pianogen_hf.loading import load_encoder, one_line
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, write_whole
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import ArgumentError, DataArguments, ModelArguments
 
 
@@ -210,14 +210,15 @@ def _select(pieces: Dataset, sides: list[str], rows: list[int]) -> tuple[Dataset
     return (pieces, sides) if len(rows) == len(sides) else (pieces.select(rows), [sides[row] for row in rows])
 
 
-def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> NoteTokenizer:
-    """The checkpoint's tokenizer when fine-tuning; otherwise a new one, fitted on train pieces where it is to be.
+def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> NotesEncoder:
+    """The checkpoint's tokenizer, or feature extractor, when fine-tuning; otherwise a new one, fitted on train pieces
+    where it is to be.
 
     Raises:
         ArgumentError: if there is no such tokenizer, or its settings don't fit.
     """
     if args.model_name_or_path is not None:
-        return load_tokenizer(args.model_name_or_path)
+        return load_encoder(args.model_name_or_path)
     tokenizer = new_tokenizer(args)
     if args.bpe_vocab_size is not None:
         if not isinstance(tokenizer, pianogen_hf.RemiTokenizer):
@@ -229,14 +230,14 @@ def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> N
     return tokenizer
 
 
-def new_tokenizer(args: ModelArguments) -> NoteTokenizer:
-    """The tokenizer that the arguments name, not fitted.
+def new_tokenizer(args: ModelArguments) -> NotesEncoder:
+    """The tokenizer, or feature extractor, that the arguments name, not fitted.
 
     Raises:
         ArgumentError: if there is no such class, or its settings don't fit.
     """
     tokenizer_class = getattr(pianogen_hf, args.tokenizer, None)
-    if not (isinstance(tokenizer_class, type) and issubclass(tokenizer_class, NoteTokenizer)):
+    if not (isinstance(tokenizer_class, type) and issubclass(tokenizer_class, NotesEncoder)):
         raise ArgumentError(f"unknown tokenizer {args.tokenizer!r}; see train.py --help")
     for name in args.tokenizer_config:  # tokenizers of transformers take any key and ignore the unknown ones
         if name not in inspect.signature(tokenizer_class).parameters:
@@ -247,7 +248,7 @@ def new_tokenizer(args: ModelArguments) -> NoteTokenizer:
         raise ArgumentError(f"tokenizer_config: {one_line(error)}") from error
 
 
-def make_chunks(args: DataArguments, pieces: Dataset, sides: list[str], tokenizer: NoteTokenizer) -> dict[str, Any]:
+def make_chunks(args: DataArguments, pieces: Dataset, sides: list[str], tokenizer: NotesEncoder) -> dict[str, Any]:
     """Examples of every side. Only the train side is augmented: on disk, or lazily, when an example is asked for.
 
     Raises:

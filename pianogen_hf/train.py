@@ -21,11 +21,7 @@ from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
     EarlyStoppingCallback,
-    GenerationMixin,
-    PreTrainedConfig,
     PreTrainedModel,
     set_seed,
 )
@@ -39,12 +35,12 @@ from pianogen_hf.data.provenance import Provenance, refusal
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
-from pianogen_hf.loading import load_pretrained, one_line
+from pianogen_hf.loading import auto_class_of, load_pretrained, one_line
 from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, owners_of, split_parameters, write_json
 from pianogen_hf.publishing.model_card import CardError, write_card
 from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import MidiError, write_midi
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import (
     ArgumentError,
     DataArguments,
@@ -53,7 +49,8 @@ from pianogen_hf.training.arguments import (
     make_parser,
 )
 from pianogen_hf.training.callbacks import EpochCallback, InterruptCallback, SampleCallback
-from pianogen_hf.training.collator import ChunkCollator
+from pianogen_hf.training.collator import ChunkCollator, RowCollator
+from pianogen_hf.training.continuous import ContinuousNotesTrainer
 from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
 from pianogen_hf.training.mixing import MixtureSampler
 from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages, stage_record
@@ -116,7 +113,7 @@ def _train_stage(stage: Stage) -> int:
         chunks = make_chunks(data_args, pieces, sides, tokenizer)
     mixture = _mixture(data_args, pieces, chunks["train"], training_args.seed, is_main)
     model = _make_model(model_args, tokenizer, data_args.chunk_length)
-    _check_masked(training_args, model)
+    way = _way_of_training(training_args, model, tokenizer)
     if resume is not None:
         _check_resumed(training_args, manifest, model, resume)
     # Only now, when all that a user can get wrong is behind us, is anything written.
@@ -133,7 +130,7 @@ def _train_stage(stage: Stage) -> int:
         write_beside(Path(training_args.output_dir))
         write_json(Path(training_args.output_dir, "reading_report.json"), report)
     trainer, interrupt = _make_trainer(
-        training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside, mixture
+        training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside, mixture, way
     )
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=resume)
@@ -234,66 +231,67 @@ def _move_earlier_run_aside(folder: Path) -> None:
     print(f"{folder} held an earlier run: moved to {aside} (--resume_from_checkpoint true would have gone on)")
 
 
-def _make_model(args: ModelArguments, tokenizer: NoteTokenizer, chunk_length: int) -> PreTrainedModel:
+def _make_model(args: ModelArguments, tokenizer: NotesEncoder, chunk_length: int) -> PreTrainedModel:
     """The checkpoint when fine-tuning; otherwise a new model of the sizes in `model_config`."""
     name = args.model_name_or_path
     if name is not None:
-        auto_class = _auto_class(load_pretrained(AutoConfig, name))
+        auto_class = auto_class_of(load_pretrained(AutoConfig, name))
         model = load_pretrained(auto_class, name, use_safetensors=True, dtype=torch.float32)
     else:
         model = _new_model(args, tokenizer, chunk_length)
-    if model.config.vocab_size < len(tokenizer):
-        raise ArgumentError(f"the model knows {model.config.vocab_size} ids, its tokenizer writes {len(tokenizer)}")
+    fault = tokenizer.model_fault(model)
+    if fault is not None:
+        raise ArgumentError(f"the model has {fault}")
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and context < chunk_length:
         raise ArgumentError(f"chunk_length {chunk_length} is more than the {context} ids that the model is made for")
     return model
 
 
-def _check_masked(args: PianoTrainingArguments, model: PreTrainedModel) -> None:
-    """Refuse what a model that looks both ways can't do."""
-    if not isinstance(model, pianogen_hf.PianoEncoderForMaskedLM):
-        return
-    if args.label_smoothing_factor:
-        raise ArgumentError("label_smoothing_factor would reward a masked model for ids that it sees: leave it out")
-    if args.sample_steps is not None:
-        raise ArgumentError("sample_steps: a masked model writes no piece from left to right; leave it out")
-
-
-def _auto_class(config: PreTrainedConfig) -> Any:
-    """The head to train: next tokens, unless the model is one that looks both ways."""
-    return AutoModelForCausalLM if getattr(config, "is_causal", True) else AutoModelForMaskedLM
-
-
-def _new_model(args: ModelArguments, tokenizer: NoteTokenizer, chunk_length: int) -> PreTrainedModel:
+def _new_model(args: ModelArguments, tokenizer: NotesEncoder, chunk_length: int) -> PreTrainedModel:
     if args.model_type not in CONFIG_MAPPING:
         raise ArgumentError(f"unknown model_type {args.model_type!r}: music_transformer, gpt2, llama, ...")
     defaults = CONFIG_MAPPING[args.model_type]()
     for name in args.model_config:
         if name not in defaults.to_dict() and name not in defaults.attribute_map:
             raise ArgumentError(f"unknown key {name!r} in model_config of {args.model_type}")
-    settings = {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": chunk_length,
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
+    settings = {"max_position_embeddings": chunk_length, **tokenizer.config_settings()}
     try:
         config = AutoConfig.for_model(args.model_type, **{**settings, **args.model_config})
-        return _auto_class(config).from_config(config)
+        return auto_class_of(config).from_config(config)
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise ArgumentError(f"model_config: {one_line(error)}") from error
+
+
+def _way_of_training(
+    args: PianoTrainingArguments, model: PreTrainedModel, tokenizer: NotesEncoder
+) -> tuple[type[PianoTrainer], Any]:
+    """The trainer class and the collator that suit a model.
+
+    Raises:
+        ArgumentError: for what a model that does not predict next ids can't do.
+    """
+    is_masked = isinstance(model, pianogen_hf.PianoEncoderForMaskedLM)
+    is_of_rows = tokenizer.input_name == "input_values"
+    if args.label_smoothing_factor and (is_masked or is_of_rows):
+        raise ArgumentError("label_smoothing_factor is for models that predict the next id: leave it out")
+    if is_of_rows:
+        return ContinuousNotesTrainer, RowCollator()
+    pad_token_id = tokenizer.config_settings()["pad_token_id"]
+    if is_masked:
+        return MaskedPianoTrainer, MaskingCollator(pad_token_id, model.config.mask_token_id, args.seed)
+    return PianoTrainer, ChunkCollator(pad_token_id)
 
 
 def _make_trainer(
     args: PianoTrainingArguments,
     model: PreTrainedModel,
-    tokenizer: NoteTokenizer,
+    tokenizer: NotesEncoder,
     chunks: dict[str, Any],
     eval_notes: int,
     write_beside: Callable[[Path], None],
     mixture: MixtureSampler | None,
+    way: tuple[type[PianoTrainer], Any],
 ) -> tuple[PianoTrainer, InterruptCallback]:
     interrupt = InterruptCallback()
     callbacks: list[Any] = [interrupt]
@@ -301,14 +299,10 @@ def _make_trainer(
         callbacks.append(EpochCallback(chunks["train"].set_epoch))
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-    trainer_class: type[PianoTrainer] = PianoTrainer
-    collator: Any = ChunkCollator(tokenizer.pad_token_id)
-    if isinstance(model, pianogen_hf.PianoEncoderForMaskedLM):
-        trainer_class = MaskedPianoTrainer
-        collator = MaskingCollator(tokenizer.pad_token_id, model.config.mask_token_id, args.seed)
+    trainer_class, collator = way
     if args.sample_steps is not None:
 
-        def write_sample(model: GenerationMixin, path: Path) -> None:
+        def write_sample(model: Any, path: Path) -> None:
             _write_sample(model, tokenizer, path, args.sample_notes, args.seed)
 
         callbacks.append(SampleCallback(write_sample, args.sample_steps))
@@ -338,7 +332,7 @@ def _mixture(args: DataArguments, pieces: Dataset, chunks: Any, seed: int, is_ma
     return mixture
 
 
-def _write_sample(model: GenerationMixin, tokenizer: NoteTokenizer, path: Path, num_notes: int, seed: int) -> None:
+def _write_sample(model: Any, tokenizer: NotesEncoder, path: Path, num_notes: int, seed: int) -> None:
     """One piece from nothing as `path`.mid and `path`.png; a model that is still silent is no reason to stop."""
     try:
         sample = continue_notes(model, tokenizer, Length(notes=num_notes), seed=seed, do_sample=True, top_p=0.95)[0]
@@ -351,7 +345,7 @@ def _write_sample(model: GenerationMixin, tokenizer: NoteTokenizer, path: Path, 
 
 def _finish(
     trainer: PianoTrainer,
-    tokenizer: NoteTokenizer,
+    tokenizer: NotesEncoder,
     pieces: Dataset,
     sides: list[str],
     argv: list[str],
@@ -387,7 +381,7 @@ def _finish(
 
 
 def _circumstances(
-    trainer: PianoTrainer, tokenizer: NoteTokenizer, argv: list[str], train_seconds: float | None
+    trainer: PianoTrainer, tokenizer: NotesEncoder, argv: list[str], train_seconds: float | None
 ) -> dict[str, Any]:
     """How the figures came about; the time only of a run without a break."""
     device = trainer.args.device

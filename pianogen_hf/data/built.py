@@ -20,7 +20,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from pianogen_hf.data.listing import DataError
 from pianogen_hf.data.manifest import write_manifest
 from pianogen_hf.data.splits import SIDES
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
 _OWN = {"pieces", "chunks", "tokenizer", "split.json", "reading_report.json"}
 
@@ -32,7 +32,7 @@ def write_built(
     manifest: dict[str, Any],
     report: dict[str, Any],
     chunks: DatasetDict | None = None,
-    tokenizer: NoteTokenizer | None = None,
+    tokenizer: NotesEncoder | None = None,
 ) -> None:
     """Write a data set in place of the one that lies in `folder`, if any.
 

@@ -21,7 +21,7 @@ from pianogen_hf.data.sources import content_hash
 from pianogen_hf.data.splits import SIDES
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_remi import RemiTokenizer
 
 # What the checks look for, in the order in which a report names it.
@@ -220,7 +220,7 @@ def name_leaks(names: Mapping[str, Iterable[str]]) -> list[Finding]:
 # Tokenizers and models -----------------------------------------------------------------------------------------------
 
 
-def tokenizer_faults(tokenizer: NoteTokenizer, train: Iterable[Notes]) -> list[Finding]:
+def tokenizer_faults(tokenizer: NotesEncoder, train: Iterable[Notes]) -> list[Finding]:
     """Whether byte pairs are those that the train pieces alone teach; tokenizers that learn nothing pass.
 
     They are learnt again. That is deterministic: neither the order of the pieces nor the process matters.

@@ -14,10 +14,10 @@ from pianogen_hf.data.checks import Finding, pairs_across
 from pianogen_hf.data.families import fingerprint
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
 
-def evaluation_faults(chunks: Dataset, pieces: Dataset, tokenizer: NoteTokenizer, side: str) -> list[Finding]:
+def evaluation_faults(chunks: Dataset, pieces: Dataset, tokenizer: NotesEncoder, side: str) -> list[Finding]:
     """Whether the chunks of an evaluation side are its pieces, unaltered, with every id predicted exactly once.
 
     The pieces are encoded anew, so an augmented copy is found, a missing piece and a window that is scored twice.
@@ -35,20 +35,23 @@ def evaluation_faults(chunks: Dataset, pieces: Dataset, tokenizer: NoteTokenizer
     ]
     for row in tqdm(range(len(pieces)), desc=f"Checking {side}", unit="piece"):
         piece = pieces[row]
-        ids = np.array(tokenizer.encode_piece(read_midi(piece["midi"], None)))
-        fault = _coverage_fault(ids, [chunks[each] for each in rows.get(piece["piece_id"], [])])
+        steps = tokenizer.piece_steps(read_midi(piece["midi"], None))
+        fault = _coverage_fault(steps, [chunks[each] for each in rows.get(piece["piece_id"], [])], tokenizer.input_name)
         if fault:
             findings.append(Finding("evaluation", fault, (piece["piece_id"],), (side,)))
     return findings
 
 
-def _coverage_fault(ids: np.ndarray, chunks: Sequence[Mapping[str, Any]]) -> str:
-    """What is wrong with the chunks of a piece whose ids these are; empty if nothing is. `<bos>` is never predicted."""
+def _coverage_fault(ids: np.ndarray, chunks: Sequence[Mapping[str, Any]], name: str) -> str:
+    """What is wrong with the chunks of a piece whose ids these are; empty if nothing is. `<bos>` is never predicted.
+
+    Ids or rows: `name` is the column that holds them.
+    """
     times = np.zeros(len(ids), dtype=int)
     strange = 0
     for chunk in chunks:
-        start, end = chunk["start"], chunk["start"] + len(chunk["input_ids"])
-        if np.array_equal(ids[start:end], chunk["input_ids"]):
+        start, end = chunk["start"], chunk["start"] + len(chunk[name])
+        if np.array_equal(ids[start:end], chunk[name]):
             times[start + chunk["first_label"] : end] += 1
         else:
             strange += 1
@@ -76,7 +79,7 @@ def train_faults(chunks: Dataset, names: Iterable[str]) -> list[Finding]:
 
 
 def chunk_leaks(
-    sides: Mapping[str, Dataset], tokenizer: NoteTokenizer, others: Mapping[str, Sequence[tuple[str, np.ndarray]]] = {}
+    sides: Mapping[str, Dataset], tokenizer: NotesEncoder, others: Mapping[str, Sequence[tuple[str, np.ndarray]]] = {}
 ) -> list[Finding]:
     """Music that stands on several sides, found in the chunks themselves.
 
@@ -84,7 +87,7 @@ def chunk_leaks(
     columns each row is compared for itself. One finding for any two names, with the greatest share.
 
     Args:
-        sides: per side chunks with `input_ids`, and `piece_id` and `start` where there are such.
+        sides: per side chunks with `input_ids` (or `input_values`), and `piece_id` and `start` where there are such.
         tokenizer: the one that made them.
         others: per side further pieces to compare with, each a name and its `families.fingerprint`.
     """
@@ -107,7 +110,7 @@ def _rows_by_name(chunks: Dataset) -> dict[str, list[int]]:
     return rows
 
 
-def _pieces_of(chunks: Dataset, side: str, tokenizer: NoteTokenizer) -> Iterator[tuple[str, np.ndarray]]:
+def _pieces_of(chunks: Dataset, side: str, tokenizer: NotesEncoder) -> Iterator[tuple[str, np.ndarray]]:
     """Name and fingerprint of every piece, or version of one, that the chunks of a side hold."""
     has_start = "start" in chunks.column_names
     for name, rows in tqdm(_rows_by_name(chunks).items(), desc=f"Decoding {side}", unit="piece"):
@@ -115,14 +118,14 @@ def _pieces_of(chunks: Dataset, side: str, tokenizer: NoteTokenizer) -> Iterator
         starts = found["start"] if has_start else range(len(rows))
         versions: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
         seen: Counter[int] = Counter()
-        for start, ids in zip(starts, found["input_ids"], strict=True):
+        for start, ids in zip(starts, found[tokenizer.input_name], strict=True):
             versions[seen[start] if has_start else start].append((start, ids))
             seen[start] += 1
         for version in versions.values():
             yield name, fingerprint(_stitched(sorted(version), tokenizer))
 
 
-def _stitched(chunks: list[tuple[int, list[int]]], tokenizer: NoteTokenizer) -> Notes:
+def _stitched(chunks: list[tuple[int, list[int]]], tokenizer: NotesEncoder) -> Notes:
     """The notes of one piece's chunks, given as (start, ids) in order; what lies between them is as if it were not."""
     runs: list[list[int]] = []
     end = -1

@@ -18,9 +18,9 @@ from pianogen_hf.data.listing import DataError
 from pianogen_hf.data.splits import SIDES
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
-CHUNK_FEATURES = Features(
+CHUNK_FEATURES = Features(  # of a tokenizer; see `chunk_features` for others
     {
         "input_ids": List(Value("int32")),
         "piece_id": Value("string"),  # with packing: the pieces it holds, joined by "|"
@@ -29,13 +29,20 @@ CHUNK_FEATURES = Features(
     }
 )
 _CACHE_VERSION = 2  # raised when what a cached chunk holds changes
+_STEP_FEATURES = {"input_ids": CHUNK_FEATURES["input_ids"], "input_values": List(List(Value("float32"), length=4))}
 _Row = tuple[np.ndarray, str, int, int]  # the columns of CHUNK_FEATURES
+
+
+def chunk_features(encoder: NotesEncoder) -> Features:
+    """Columns of an encoder's chunks: its steps (int32 ids as `input_ids`, or float32 rows as `input_values`) first."""
+    others = {name: each for name, each in CHUNK_FEATURES.items() if name != "input_ids"}
+    return Features({encoder.input_name: _STEP_FEATURES[encoder.input_name], **others})
 
 
 def build_chunks(
     pieces: Dataset,
     sides: list[str],
-    tokenizer: NoteTokenizer,
+    tokenizer: NotesEncoder,
     chunk_length: int,
     cache_dir: str | os.PathLike,
     *,
@@ -44,9 +51,9 @@ def build_chunks(
     packing: bool = False,
     num_proc: int | None = None,
 ) -> DatasetDict:
-    """Chunks of every side, with columns `input_ids`, `piece_id`, `start`, `first_label`, cached on disk.
+    """Chunks of every side, with the columns of `chunk_features`, cached on disk.
 
-    Every id after `<bos>` is predicted exactly once. On the train side consecutive chunks of a piece share one id, the
+    What is said of ids holds for the rows of a feature extractor, too. Every id after `<bos>` is predicted exactly once. On the train side consecutive chunks of a piece share one id, the
     last of one and the first of the next. On the other sides windows slide by half a chunk, and the half that was
     predicted before is context only: scored ids have at least half a chunk before them, or all of their piece.
     No chunk crosses a piece unless `packing` says so.
@@ -54,7 +61,7 @@ def build_chunks(
     Args:
         pieces: usable pieces (see `sources.py`).
         sides: one of `SIDES` per piece; pieces with any other are left out.
-        tokenizer: a fitted tokenizer; its class and settings are part of the cache's name.
+        tokenizer: a fitted tokenizer, or a feature extractor; its class and settings are part of the cache's name.
         chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row.
         cache_dir: where the chunks lie afterwards.
         augmentation: every transposition becomes a copy, with a loudness and a tempo of its own (see `augment.py`);
@@ -87,7 +94,7 @@ def build_chunks(
             batched=True,
             # Packing joins what comes in one batch; a large batch wastes little at its end.
             batch_size=256 if packing else 16,
-            features=CHUNK_FEATURES,
+            features=chunk_features(tokenizer),
             remove_columns=["midi"],
             num_proc=num_proc,
             desc=f"Tokenizing {side}",
@@ -95,24 +102,24 @@ def build_chunks(
     return chunks
 
 
-def chunk_size(tokenizer: NoteTokenizer, chunk_length: int) -> int:
+def chunk_size(tokenizer: NotesEncoder, chunk_length: int) -> int:
     """Ids that a chunk predicts: one less than it holds, rounded to whole rows of a grid tokenizer."""
     return max(1, (chunk_length - 1) // tokenizer.tokens_per_step) * tokenizer.tokens_per_step
 
 
-def chunk_overlap(tokenizer: NoteTokenizer, chunk_length: int) -> int:
+def chunk_overlap(tokenizer: NotesEncoder, chunk_length: int) -> int:
     """Ids that consecutive chunks share where they are evaluated: half of them, in whole rows of a grid tokenizer."""
     return chunk_size(tokenizer, chunk_length) // 2 // tokenizer.tokens_per_step * tokenizer.tokens_per_step
 
 
-def encode(tokenizer: NoteTokenizer, piece_id: str, notes: Notes) -> np.ndarray:
-    """Ids of a whole piece, int32 (num_ids,).
+def encode(tokenizer: NotesEncoder, piece_id: str, notes: Notes) -> np.ndarray:
+    """Ids of a whole piece, int32 (num_ids,), or its rows, float32 (num_rows, 4).
 
     Raises:
         DataError: if the piece is beyond what the tokenizer can write.
     """
     try:
-        return tokenizer.piece_ids(notes).astype(np.int32)
+        return tokenizer.piece_steps(notes)
     except ValueError as error:  # a piece of days, say: left out it would be missed, so it must be taken out
         raise DataError(f"{piece_id} can't be tokenized ({error}): take it out of the folder") from error
 
@@ -124,11 +131,10 @@ def notes_of(pieces: Dataset, sides: list[str], side: str) -> Iterator[Notes]:
             yield read_midi(pieces[index]["midi"], programs=None)
 
 
-def tokenizer_key(tokenizer: NoteTokenizer) -> list[Any]:
+def tokenizer_key(tokenizer: NotesEncoder) -> list[Any]:
     """What a tokenizer's output depends on: its class, its settings and its vocabulary, JSON-able."""
-    settings = {name: value for name, value in tokenizer.init_kwargs.items() if not name.startswith("added_tokens")}
-    vocabulary = fingerprint_of(sorted(tokenizer.get_vocab().items()))
-    return [type(tokenizer).__name__, json.loads(json.dumps(settings, default=str)), vocabulary]
+    name, settings, learnt = tokenizer.identity()
+    return [name, json.loads(json.dumps(settings, default=str)), fingerprint_of(learnt)]
 
 
 class _TokenizeBatch:
@@ -136,7 +142,7 @@ class _TokenizeBatch:
 
     def __init__(
         self,
-        tokenizer: NoteTokenizer,
+        tokenizer: NotesEncoder,
         size: int,
         overlap: int,
         augmentation: Augmentation | None,
@@ -155,7 +161,7 @@ class _TokenizeBatch:
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         pieces = list(self._encoded(batch))
         rows = list(self._pack(pieces) if self.packing else self._cut(pieces))
-        return {name: [row[column] for row in rows] for column, name in enumerate(CHUNK_FEATURES)}
+        return {name: [row[column] for row in rows] for column, name in enumerate(chunk_features(self.tokenizer))}
 
     def _encoded(self, batch: dict[str, list[Any]]) -> Iterator[tuple[str, np.ndarray]]:
         for piece_id, midi in zip(batch["piece_id"], batch["midi"], strict=True):

@@ -16,7 +16,7 @@ from pianogen_hf.data.caching import cached_map, fingerprint_of
 from pianogen_hf.data.chunks import chunk_size, encode, tokenizer_key
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
 _CACHE_VERSION = 1  # raised when what counts as an id changes
 
@@ -35,7 +35,7 @@ class LazyChunks(torch.utils.data.Dataset):
     Args:
         pieces: usable pieces (see `sources.py`).
         rows: indices of the train pieces.
-        tokenizer: a fitted tokenizer.
+        tokenizer: a fitted tokenizer, or a feature extractor.
         chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row.
         augmentation: what is drawn from.
         seed: at least 0.
@@ -50,7 +50,7 @@ class LazyChunks(torch.utils.data.Dataset):
         self,
         pieces: Dataset,
         rows: Sequence[int],
-        tokenizer: NoteTokenizer,
+        tokenizer: NotesEncoder,
         chunk_length: int,
         augmentation: Augmentation,
         seed: int = 0,
@@ -87,7 +87,7 @@ class LazyChunks(torch.utils.data.Dataset):
         return np.repeat(np.asarray(self.pieces["piece_id"][:], dtype=object), self._num_chunks)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One example: `input_ids` (int32 array), `piece_id`, `first_label`, and `start` in the version drawn."""
+        """One example: `input_ids` (int32 array; of a feature extractor, rows), `piece_id`, `first_label`, and `start` in the version drawn."""
         index = range(len(self))[index]
         row = int(np.searchsorted(self._ends, index, side="right"))
         part = index - int(self._ends[row] - self._num_chunks[row])
@@ -98,7 +98,7 @@ class LazyChunks(torch.utils.data.Dataset):
         start = self._start(len(ids), (part + generator.random()) / self._num_chunks[row])
         # The first id has nothing before it, so it is context, as in chunks on disk.
         return {
-            "input_ids": ids[start : start + self.size + 1],
+            self.tokenizer.input_name: ids[start : start + self.size + 1],
             "piece_id": piece["piece_id"],
             "start": start,
             "first_label": 1,
@@ -119,7 +119,7 @@ class LazyChunks(torch.utils.data.Dataset):
 class _NumIds:
     """Counts the ids of a piece. A class, so that it can be sent to other processes."""
 
-    def __init__(self, tokenizer: NoteTokenizer) -> None:
+    def __init__(self, tokenizer: NotesEncoder) -> None:
         self.tokenizer = tokenizer
 
     def __call__(self, row: dict[str, Any]) -> dict[str, int]:

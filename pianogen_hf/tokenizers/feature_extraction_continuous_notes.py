@@ -10,12 +10,13 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 
 from .midi import notes_to_midi_bytes, read_midi
 from .notes import Notes, take_rows
+from .notes_encoder import NotesEncoder
 
 TIME_SHIFT, PITCH, VELOCITY, DURATION = range(4)
 BEGIN, END = 128, 129  # events that stand in the pitch column, after the MIDI pitches
 
 
-class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
+class ContinuousNotesFeatureExtractor(NotesEncoder, SequenceFeatureExtractor):
     """Rows of (time shift in seconds since the previous onset, pitch, velocity, duration in seconds), float32.
 
     A piece is a row of `BEGIN`, its notes by onset and pitch, and a row of `END`. Times are rounded to a grid, as
@@ -28,7 +29,7 @@ class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
 
     Args:
         sampling_rate: steps per second of the grid; 1000 keeps what a MIDI file written by this package can hold.
-        feature_size: fields per note. padding_value: what fills padding rows.
+        feature_size: fields per note, always 4. padding_value: what fills padding rows.
         **kwargs: as for `SequenceFeatureExtractor`, e.g. `padding_side` ("right" by default; prompts want "left").
 
     Attributes:
@@ -37,7 +38,7 @@ class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
         pitch_range: lowest and highest pitch it can write.
 
     Raises:
-        ValueError: if the rate is not in 1..1000.
+        ValueError: if the rate is not in 1..1000, or another number of fields is asked for.
     """
 
     model_input_names = ["input_values", "attention_mask"]
@@ -51,6 +52,8 @@ class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
     ) -> None:
         if not 1 <= sampling_rate <= 1000:
             raise ValueError(f"sampling_rate must lie in 1..1000, got {sampling_rate}")
+        if feature_size != 4:
+            raise ValueError(f"a note has 4 fields, so feature_size must be 4, got {feature_size}")
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
 
     def __call__(self, music: Any, *, is_prompt: bool = False, padding: Any = True, **kwargs: Any) -> BatchFeature:
@@ -78,6 +81,16 @@ class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
         """The step of the grid, in seconds."""
         return 1 / self.sampling_rate
 
+    @property
+    def beginning(self) -> np.ndarray:
+        """The row of `BEGIN`, shape (1, 4)."""
+        return _event(BEGIN)
+
+    @property
+    def writes_durations(self) -> bool:
+        """Every row tells its note's length."""
+        return True
+
     def encode_notes(self, notes: Notes) -> np.ndarray:
         """Rows of the notes alone, shape (num_notes, 4)."""
         onset, duration, pitch, velocity = self._quantised(notes)
@@ -94,6 +107,10 @@ class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
     def encode_piece(self, notes: Notes) -> np.ndarray:
         """Rows of a whole piece: `BEGIN`, the notes, `END`, shape (num_notes + 2, 4)."""
         return np.concatenate([self.encode_prompt(notes), _event(END)])
+
+    def piece_steps(self, notes: Notes) -> np.ndarray:
+        """What chunks are cut from: as `encode_piece`."""
+        return self.encode_piece(notes)
 
     def decode_notes(self, rows: Any) -> Notes:
         """Notes of one piece's rows, which end at the first row of `END`; rows of `BEGIN` are skipped.
@@ -127,6 +144,21 @@ class ContinuousNotesFeatureExtractor(SequenceFeatureExtractor):
             ValueError: as for `decode_notes`.
         """
         return notes_to_midi_bytes(music if isinstance(music, Notes) else self.decode_notes(music))
+
+    def identity(self) -> tuple[str, dict[str, Any], list[Any]]:
+        """Class and grid; nothing is learnt."""
+        return type(self).__name__, {"sampling_rate": self.sampling_rate}, []
+
+    def config_settings(self) -> dict[str, Any]:
+        """The grid, on which the model's probabilities are taken."""
+        return {"sampling_rate": self.sampling_rate}
+
+    def model_fault(self, model: Any) -> str | None:
+        """What of a model does not fit: it must take its probabilities on the grid of these rows."""
+        fault = super().model_fault(model)
+        if fault is None and model.config.sampling_rate != self.sampling_rate:
+            return f"a grid of {model.config.sampling_rate} steps a second, its feature extractor {self.sampling_rate}"
+        return fault
 
     def _quantised(self, notes: Notes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Onset and duration in steps, pitch and velocity, shape (num_kept,), by onset in steps, then pitch."""

@@ -14,11 +14,12 @@ from transformers.tokenization_utils_base import BatchEncoding
 
 from .midi import MIDI_SUFFIXES, notes_to_midi_bytes, read_midi
 from .notes import Notes
+from .notes_encoder import NotesEncoder
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 
 
-class NoteTokenizer(PreTrainedTokenizer):
+class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
     """Base of all tokenizers of this package.
 
     A subclass sets its hyper-parameters as attributes, hands them to `super().__init__` (only what arrives there is
@@ -78,6 +79,16 @@ class NoteTokenizer(PreTrainedTokenizer):
         """How many ids stand before the first event."""
         return len(SPECIAL_TOKENS)
 
+    @property
+    def beginning(self) -> np.ndarray:
+        """`<bos>`, int64 of shape (1,)."""
+        return np.array([self.bos_token_id], dtype=np.int64)
+
+    @property
+    def writes_durations(self) -> bool:
+        """Whether there are events that tell a note's length."""
+        return any("Duration_" in name or "Pattern_" in name for name in self.get_vocab())
+
     def encode_notes(self, notes: Notes) -> list[int]:
         """Event ids of a piece, without `<bos>` and `<eos>`."""
         return self._encode(notes).tolist()
@@ -93,6 +104,10 @@ class NoteTokenizer(PreTrainedTokenizer):
     def piece_ids(self, notes: Notes) -> np.ndarray:
         """What `encode_piece` gives, as an int64 array: no list of ten thousand numbers is made of it on the way."""
         return np.concatenate([[self.bos_token_id], self._encode(notes), [self.eos_token_id]]).astype(np.int64)
+
+    def piece_steps(self, notes: Notes) -> np.ndarray:
+        """What chunks are cut from: `piece_ids` as int32."""
+        return self.piece_ids(notes).astype(np.int32)
 
     def decode_notes(self, ids: Sequence[int] | np.ndarray) -> Notes:
         """Notes of ids (list, array or 1-D tensor); special tokens are skipped, anything decodes.
@@ -143,6 +158,25 @@ class NoteTokenizer(PreTrainedTokenizer):
         if isinstance(music, str):
             music = self.text_to_notes(music)
         return notes_to_midi_bytes(music if isinstance(music, Notes) else self.decode_notes(music))
+
+    # A tokenizer and its model ---------------------------------------------------------------------------------------
+
+    def identity(self) -> tuple[str, dict[str, Any], list[Any]]:
+        """Class, settings, and the vocabulary, which byte pair encoding learns."""
+        settings = {name: value for name, value in self.init_kwargs.items() if not name.startswith("added_tokens")}
+        return type(self).__name__, settings, sorted(self.get_vocab().items())
+
+    def config_settings(self) -> dict[str, Any]:
+        """The size of the vocabulary and the special ids."""
+        specials = {name: getattr(self, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        return {"vocab_size": len(self), **specials}
+
+    def model_fault(self, model: Any) -> str | None:
+        """What of a model does not fit: it may have more outputs than there are ids, but not fewer."""
+        fault = super().model_fault(model)
+        if fault is None and model.config.vocab_size < len(self):
+            return f"{model.config.vocab_size} outputs for {len(self)} ids of its tokenizer"
+        return fault
 
     # PreTrainedTokenizer ---------------------------------------------------------------------------------------------
 

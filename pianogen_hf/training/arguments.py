@@ -60,7 +60,10 @@ class ModelArguments:
     )
     tokenizer: str = field(
         default="PerformanceTokenizer",
-        metadata={"help": "Tokenizer class: PerformanceTokenizer, CrayKHTokenizer, RemiTokenizer or JSBTokenizer."},
+        metadata={
+            "help": "Tokenizer class: PerformanceTokenizer, CrayKHTokenizer, RemiTokenizer or JSBTokenizer; for model "
+            "type continuous_notes ContinuousNotesFeatureExtractor."
+        },
     )
     tokenizer_config: JsonMap = field(
         default_factory=JsonMap, metadata={"help": "Settings of the tokenizer class (JSON or YAML map)."}
@@ -110,7 +113,7 @@ class DataArguments:
         default=False,
         metadata={"help": "Go on from a model that was trained on evaluation pieces; the model is marked for ever."},
     )
-    chunk_length: int = field(default=1025, metadata={"help": "Ids per training example."})
+    chunk_length: int = field(default=1025, metadata={"help": "Ids (of continuous notes: notes) per training example."})
     packing: bool = field(default=False, metadata={"help": "Let training chunks run over the ends of pieces."})
     augmentation: str = field(
         default="prebuilt",

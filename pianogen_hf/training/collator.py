@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import PITCH
+
 IGNORED = -100  # the label that no loss and no metric counts, by convention of transformers
 
 
@@ -42,3 +44,32 @@ class ChunkCollator:
         for index, row in enumerate(rows):
             labels[index, : row["first_label"]] = IGNORED
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+class RowCollator:
+    """Pads chunks of rows of continuous notes on the right; its labels are what stands in their pitch column.
+
+    As with `ChunkCollator`, `IGNORED` are padding and what stands before `first_label`; where there is a label, the
+    model predicts the whole row.
+    """
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make one batch.
+
+        Args:
+            rows: each with `input_values`, shape (length, 4), and `first_label`, the index of the first row to predict.
+
+        Returns:
+            `input_values`, float32 of shape (batch, longest, 4), 0 where padded; `attention_mask` and `labels`, int64
+            of shape (batch, longest).
+        """
+        length = max(len(row["input_values"]) for row in rows)
+        input_values = torch.zeros(len(rows), length, 4)
+        attention_mask = torch.zeros(len(rows), length, dtype=torch.int64)
+        labels = torch.full_like(attention_mask, IGNORED)
+        for index, row in enumerate(rows):
+            size, first = len(row["input_values"]), row["first_label"]
+            input_values[index, :size] = torch.as_tensor(row["input_values"], dtype=torch.float32)
+            attention_mask[index, :size] = 1
+            labels[index, first:size] = input_values[index, first:size, PITCH].long()
+        return {"input_values": input_values, "attention_mask": attention_mask, "labels": labels}

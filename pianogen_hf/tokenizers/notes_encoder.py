@@ -1,0 +1,79 @@
+"""NotesEncoder: what a tokenizer of music and a feature extractor of music have in common.
+
+An encoded piece is an array of steps: ids, or rows of real numbers. Data, training and generation cut, batch and decode
+steps and need not know which of the two they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .notes import Notes
+
+
+class NotesEncoder:
+    """Notes <-> steps: base of `NoteTokenizer` (a step is an id) and of feature extractors (a step is a row).
+
+    A subclass defines every method here. Decoding what was encoded, of a whole piece or of a beginning of it, gives its
+    notes in the same order, but for what the scheme loses.
+
+    Attributes:
+        time_unit: "second" where the scheme counts real time, "beat" where it counts score time and the tempo is lost.
+        lost_fields: what the scheme throws away by design, for reports.
+        tokens_per_step: ids that make one inseparable row; chunks and windows are cut at its multiples.
+        pitch_range: lowest and highest pitch the scheme can write.
+        model_input_names: names of a model's inputs; the first one is that of the steps.
+    """
+
+    time_unit: ClassVar[str] = "second"
+    lost_fields: ClassVar[tuple[str, ...]] = ()
+    tokens_per_step: ClassVar[int] = 1
+    pitch_range: tuple[int, int] = (0, 127)
+    model_input_names: list[str]
+
+    @property
+    def input_name(self) -> str:
+        """What a model calls the steps: `input_ids` or `input_values`."""
+        return self.model_input_names[0]
+
+    @property
+    def beginning(self) -> np.ndarray:
+        """The one step before a piece, shape (1, ...)."""
+        raise TypeError(f"{type(self).__name__} has no beginning")
+
+    @property
+    def writes_durations(self) -> bool:
+        """Whether a note's step tells its length; if not, a note lasts as long as time is let pass."""
+        raise TypeError(f"{type(self).__name__} does not say whether it writes durations")
+
+    def piece_steps(self, notes: Notes) -> np.ndarray:
+        """A whole piece with its beginning and its end: int32 of shape (num_ids,), or float32 of (num_rows, 4)."""
+        raise TypeError(f"{type(self).__name__} can't encode")
+
+    def encode_prompt(self, notes: Notes) -> Sequence[int] | np.ndarray:
+        """Steps of music that is to go on: the beginning and the notes, without what only marks an end."""
+        raise TypeError(f"{type(self).__name__} can't encode")
+
+    def decode_notes(self, steps: Any) -> Notes:
+        """Notes of steps, as list, array or tensor."""
+        raise TypeError(f"{type(self).__name__} can't decode")
+
+    def identity(self) -> tuple[str, dict[str, Any], list[Any]]:
+        """What the output depends on: the name of the class, its settings, and what was learnt from data."""
+        raise TypeError(f"{type(self).__name__} does not say what its output depends on")
+
+    def config_settings(self) -> dict[str, Any]:
+        """What the config of a model that reads these steps must hold."""
+        raise TypeError(f"{type(self).__name__} does not say what a model needs")
+
+    def model_fault(self, model: Any) -> str | None:
+        """What of a `PreTrainedModel` does not fit these steps, to follow "the model has"; None if all does."""
+        if model.main_input_name != self.input_name:
+            return f"{model.main_input_name} as its input, and {type(self).__name__} writes {self.input_name}"
+        return None
+
+
+__all__ = ["NotesEncoder"]
