@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from pianogen_hf.generation.engine import OnnxEngine
-    from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+    from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
 _CHECKED = 1000  # tokens that must be the same
 _NEAR = 1e-3  # difference of two logits that rounding may turn over
@@ -117,7 +117,7 @@ def _write(folder: Path, precision: str, graph: bytes) -> None:
     print(f"written: {path} ({len(graph) / 2**20:.1f} MB)")
 
 
-def _write_beside(folder: Path, name: str, model: PreTrainedModel, tokenizer: NoteTokenizer) -> None:
+def _write_beside(folder: Path, name: str, model: PreTrainedModel, tokenizer: NotesEncoder) -> None:
     """What the engine and its users need besides the graph, unless it is there already."""
     from pianogen_hf.publishing.added_code import add_code
 
@@ -173,7 +173,7 @@ def check_greedy(engine: OnnxEngine, model: PreTrainedModel, prompt: np.ndarray)
 
 
 def _check_loss(
-    engine: OnnxEngine, small: OnnxEngine, samples: list[np.ndarray], tokenizer: NoteTokenizer, args: argparse.Namespace
+    engine: OnnxEngine, small: OnnxEngine, samples: list[np.ndarray], tokenizer: NotesEncoder, args: argparse.Namespace
 ) -> str:
     """Hold cross-entropies against each other, on held-out pieces if there are any.
 
@@ -186,7 +186,7 @@ def _check_loss(
 
     pieces = _heldout(args)
     if pieces:
-        rows = [tokenizer.piece_ids(notes) for notes in pieces]
+        rows = [tokenizer.piece_steps(notes) for notes in pieces]
         unit, count = "bits per note of held-out pieces", sum(map(len, pieces)) * math.log(2)
     else:
         rows, unit = samples, "nats per token of the model's own samples (no held-out pieces at hand)"

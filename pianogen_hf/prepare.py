@@ -211,8 +211,9 @@ def _select(pieces: Dataset, sides: list[str], rows: list[int]) -> tuple[Dataset
 
 
 def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> NotesEncoder:
-    """The checkpoint's tokenizer, or feature extractor, when fine-tuning; otherwise a new one, fitted on train pieces
-    where it is to be.
+    """The checkpoint's tokenizer or feature extractor when fine-tuning; otherwise a new one, fitted if it learns.
+
+    It is fitted on train pieces alone.
 
     Raises:
         ArgumentError: if there is no such tokenizer, or its settings don't fit.

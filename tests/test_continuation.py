@@ -372,7 +372,7 @@ def test_a_model_that_only_rests_is_made_to_write_notes():
 
 def test_a_model_that_stands_still_is_stopped(monkeypatch):
     """TSD's grammar lets a model add notes to one instant for ever."""
-    monkeypatch.setattr("pianogen_hf.generation.continuation._MAX_IDS", 100)
+    monkeypatch.setattr("pianogen_hf.generation.writer._MAX_STEPS", 100)
     tokenizer = tokenizer_of("TSD")
     chord = tokenizer.convert_tokens_to_ids(["Pitch_60", "Velocity_63", "Duration_1.0.8"])
     model = UniformModel(config_of("TSD", 64), script=chord * 4000)

@@ -53,9 +53,10 @@ def build_chunks(
 ) -> DatasetDict:
     """Chunks of every side, with the columns of `chunk_features`, cached on disk.
 
-    What is said of ids holds for the rows of a feature extractor, too. Every id after `<bos>` is predicted exactly once. On the train side consecutive chunks of a piece share one id, the
-    last of one and the first of the next. On the other sides windows slide by half a chunk, and the half that was
-    predicted before is context only: scored ids have at least half a chunk before them, or all of their piece.
+    Every id after `<bos>` is predicted exactly once. (What is said of ids holds for a feature extractor's rows, too.)
+    On the train side consecutive chunks of a piece share one id, the last of one and the first of the next. On the
+    other sides windows slide by half a chunk, and the half that was predicted before is context only: scored ids have
+    at least half a chunk before them, or all of their piece.
     No chunk crosses a piece unless `packing` says so.
 
     Args:

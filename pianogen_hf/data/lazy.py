@@ -87,7 +87,7 @@ class LazyChunks(torch.utils.data.Dataset):
         return np.repeat(np.asarray(self.pieces["piece_id"][:], dtype=object), self._num_chunks)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One example: `input_ids` (int32 array; of a feature extractor, rows), `piece_id`, `first_label`, and `start` in the version drawn."""
+        """One example: ids (int32 array) or rows, `piece_id`, `first_label`, and `start` in the version drawn."""
         index = range(len(self))[index]
         row = int(np.searchsorted(self._ends, index, side="right"))
         part = index - int(self._ends[row] - self._num_chunks[row])

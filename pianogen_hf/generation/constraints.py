@@ -11,6 +11,8 @@ from transformers import LogitsProcessor
 
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
+MAX_REST = 48  # ids: generation that has been silent for so long must write a note
+
 
 class GrammarLogitsProcessor(LogitsProcessor):
     """Leaves only ids that the tokenizer's grammar allows next, so that whatever is generated decodes.

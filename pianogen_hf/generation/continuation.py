@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from pianogen_hf.generation.constraints import GrammarLogitsProcessor
+from pianogen_hf.generation.constraints import MAX_REST, GrammarLogitsProcessor
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
+from pianogen_hf.generation.refill_writer import RefillWriter
+from pianogen_hf.generation.row_writer import RowWriter
+from pianogen_hf.generation.writer import Writer
 from pianogen_hf.tokenizers.notes import DEFAULT_US_PER_QUARTER, NOTE_DTYPE, PEDAL_DOWN, PEDAL_DTYPE, TEMPO_DTYPE, Notes
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
 _CHECK_EVERY = 16  # ids between two looks at how long the music has become: decoding costs more than a step
-_MAX_REST = 48  # ids: generation that has been silent for so long must write a note
-_MIN_PIECE = 64  # ids that follow a prompt, or the beginning of a piece, before the piece may end
-# Ids that are surely enough; a model that needs more stands still, as TSD may by writing chords without a time shift.
-_MAX_IDS, _MAX_IDS_PER_SEC, _MAX_IDS_PER_NOTE = 2000, 500, 50
 
 
 def continue_notes(
     model: PreTrainedModel | GenerationMixin,
-    tokenizer: NoteTokenizer,
+    tokenizer: NotesEncoder,
     length: Length,
     prompt: Notes | None = None,
     *,
@@ -42,8 +42,9 @@ def continue_notes(
     begins: held to a piece that is over, a model would hold its last chord for ever.
 
     Args:
-        model: a causal model over the tokenizer's ids.
-        tokenizer: its tokenizer.
+        model: a causal model over the tokenizer's ids; a `PianoEncoderForMaskedLM`, which writes a window of ids at a
+            time in no order and never the end of a piece; or a `ContinuousNotesForCausalLM`.
+        tokenizer: its tokenizer or feature extractor.
         length: how much.
         prompt: music to continue; its own notes stay as they are in the result. Its pedal comes up at its end.
         num_samples: how many continuations.
@@ -51,26 +52,26 @@ def continue_notes(
         us_per_quarter: tempo of music from nothing.
         on_progress: called with the share that is done of the slowest sample, 0..1, never falling.
         on_message: called with remarks for the user, for example that the prompt was cut.
-        **generate_kwargs: as for `model.generate`: temperature, top_p, top_k, num_beams, do_sample ...
+        **generate_kwargs: as for `model.generate`: temperature, top_p, top_k, num_beams, do_sample ...; masked models
+            and continuous notes take the first two only.
 
     Returns:
         One `Continuation` per sample, none of them without a new note.
 
     Raises:
-        GenerationError: if the prompt holds nothing that the tokenizer can write, if more is asked for than a MIDI
-            file can hold, or if the model stands still.
+        GenerationError: if the model does not take an option, if the prompt holds nothing that the tokenizer can write,
+            if more is asked for than a MIDI file can hold, or if the model stands still.
     """
     base, start_tick = _prompt_axis(tokenizer, prompt, us_per_quarter)
-    prompt_ids = _prompt_ids(tokenizer, base) if prompt is not None else [tokenizer.bos_token_id]
+    prompt_steps = tokenizer.beginning if prompt is None else _prompt_steps(tokenizer, base)
     if seed is not None:
         torch.manual_seed(seed)
-    music = NewNotes(tokenizer, base, start_tick, prompt_ids, length)
-    return [
-        music.result(ids) for ids in _Writer(model, music, on_progress, on_message, generate_kwargs).write(num_samples)
-    ]
+    music = NewNotes(tokenizer, base, start_tick, prompt_steps, length)
+    writer = _writer_class(model, tokenizer)(model, music, on_progress, on_message, generate_kwargs)
+    return [music.result(steps) for steps in writer.write(num_samples)]
 
 
-def _prompt_axis(tokenizer: NoteTokenizer, prompt: Notes | None, us_per_quarter: int) -> tuple[Notes, int]:
+def _prompt_axis(tokenizer: NotesEncoder, prompt: Notes | None, us_per_quarter: int) -> tuple[Notes, int]:
     """The notes that new music is appended to, and the tick at which it begins.
 
     A prompt ends where its last note does, held by the pedal if the scheme hears the pedal. There the pedal comes up,
@@ -85,17 +86,17 @@ def _prompt_axis(tokenizer: NoteTokenizer, prompt: Notes | None, us_per_quarter:
     return replace(prompt, pedals=np.concatenate([pedals, np.array(lifted, dtype=PEDAL_DTYPE)])), start_tick
 
 
-def _prompt_ids(tokenizer: NoteTokenizer, prompt: Notes) -> list[int]:
+def _prompt_steps(tokenizer: NotesEncoder, prompt: Notes) -> Sequence[int] | np.ndarray:
     try:
-        ids = tokenizer.encode_prompt(prompt)
+        steps = tokenizer.encode_prompt(prompt)
     except ValueError as error:
         raise GenerationError(f"the prompt can't be tokenized: {error}") from error
-    if len(tokenizer.decode_notes(ids)) == 0:
+    if len(tokenizer.decode_notes(steps)) == 0:
         low, high = tokenizer.pitch_range
         raise GenerationError(
             f"the prompt has no notes that {type(tokenizer).__name__} can write (pitches {low}..{high})"
         )
-    return ids
+    return steps
 
 
 class _LongEnough(StoppingCriteria):
@@ -112,74 +113,16 @@ class _LongEnough(StoppingCriteria):
         return torch.from_numpy(done).to(input_ids.device)
 
 
-class _Writer:
-    """The loop behind `continue_notes`: windows of ids in, longer ids out, until every sample is long enough."""
+class _TokenWriter(Writer):
+    """The writer for models that write one id after the other: by their own `generate`, held to the grammar."""
 
-    def __init__(
-        self,
-        model: Any,  # a PreTrainedModel that can generate
-        music: NewNotes,
-        on_progress: Callable[[float], None] | None,
-        on_message: Callable[[str], None] | None,
-        generate_kwargs: dict[str, Any],
-    ) -> None:
-        self.music, self.tokenizer = music, music.tokenizer
-        self.model = model
-        self.on_progress, self.generate_kwargs = on_progress, generate_kwargs
-        self.context = int(self.model.config.max_position_embeddings)
-        heard, given = len(self._window(np.array(music.prompt_ids))), len(music.prompt_ids)
-        if heard < given and on_message is not None:
-            on_message(f"the prompt has {given} ids: the model hears the last {heard} of them")
-
-    def write(self, num_samples: int) -> list[np.ndarray]:
-        """All ids, prompt included, of every sample.
-
-        Raises:
-            GenerationError: if the model stands still.
-        """
-        self._shares = np.zeros(num_samples)
-        # The first round gives all samples at once: beam search then returns its best, which differ.
-        samples = self._generate([np.array(self.music.prompt_ids)], list(range(num_samples)))
-        while unfinished := [index for index, ids in enumerate(samples) if not self._is_done(index, ids)]:
-            if max(len(samples[index]) for index in unfinished) > self._max_ids():
-                raise GenerationError("the model stands still: try another seed or a higher temperature")
-            # Samples whose windows are equally long, as they are unless a piece has ended, are written together.
-            sizes = [len(self._window(samples[index])) for index in unfinished]
-            together = [index for index, size in zip(unfinished, sizes, strict=True) if size == sizes[0]]
-            for index, ids in zip(together, self._generate([samples[i] for i in together], together), strict=True):
-                samples[index] = ids
-        return samples
-
-    def _max_ids(self) -> int:
-        """The number of ids, prompt included, after which it is no use to go on."""
-        notes, seconds = self.music.length.notes, self.music.seconds
-        enough = notes * _MAX_IDS_PER_NOTE if notes is not None else seconds * _MAX_IDS_PER_SEC
-        return len(self.music.prompt_ids) + _MAX_IDS + round(enough)
-
-    def _window(self, ids: np.ndarray) -> np.ndarray:
-        """The latest ids of the latest piece, at most half the context, cut where `build_chunks` might have cut."""
-        step = self.tokenizer.tokens_per_step
-        ids = ids[self._piece_start(ids) :]
-        surplus = max(len(ids) - max(self.context // 2, step), 0)
-        return ids[-(-surplus // step) * step :]
-
-    def _piece_start(self, ids: np.ndarray) -> int:
-        """Index of the latest `<bos>`; 0 in ids that have none."""
-        return int(np.flatnonzero(ids == self.tokenizer.bos_token_id).max(initial=0))
+    encoder: NoteTokenizer
 
     def _generate(self, rows: Sequence[np.ndarray], samples: list[int]) -> list[np.ndarray]:
-        """Write until every row is done, or at the end of its piece, or the context is full.
-
-        Args:
-            rows: ids so far of each sample, equally many; or of one row that all samples begin with.
-            samples: the index of each sample.
-
-        Returns:
-            All ids of each sample; after the end of a piece comes the beginning of another.
-        """
+        """Write until every row is done, or at the end of its piece, or the context is full."""
         windows = np.stack([self._window(ids) for ids in rows])
         histories = [ids[: len(ids) - windows.shape[1]] for ids in rows]
-        open_until = [max(len(self.music.prompt_ids), self._piece_start(ids)) + _MIN_PIECE for ids in rows]
+        open_until = [self._open_until(ids) for ids in rows]
 
         def are_done(batch: np.ndarray) -> list[bool]:
             # Beams and samples of one row stand together, so the place in the batch tells the row and the sample.
@@ -191,26 +134,26 @@ class _Writer:
         output = self.model.generate(
             torch.from_numpy(windows).to(device),
             attention_mask=torch.ones(windows.shape, dtype=torch.long, device=device),
-            max_new_tokens=max(self.context - windows.shape[1], self.tokenizer.tokens_per_step),
+            max_new_tokens=max(self.context - windows.shape[1], self.encoder.tokens_per_step),
             num_return_sequences=len(samples) // len(rows),
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.encoder.pad_token_id,
+            eos_token_id=self.encoder.eos_token_id,
             logits_processor=LogitsProcessorList(
-                [GrammarLogitsProcessor(self.tokenizer, histories, open_until=open_until, max_rest=_MAX_REST)]
+                [GrammarLogitsProcessor(self.encoder, histories, open_until=open_until, max_rest=MAX_REST)]
             ),
             stopping_criteria=StoppingCriteriaList([_LongEnough(are_done)]),
-            **self.generate_kwargs,
+            **self.options,
         )
-        written = [ids[ids != self.tokenizer.pad_token_id] for ids in output.cpu().numpy()]
-        written = [np.append(ids, self.tokenizer.bos_token_id) if self._has_ended(ids) else ids for ids in written]
+        written = [ids[ids != self.encoder.pad_token_id] for ids in output.cpu().numpy()]
+        written = [np.append(ids, self.encoder.bos_token_id) if self._has_ended(ids) else ids for ids in written]
         return [np.append(histories[index * len(rows) // len(written)], ids) for index, ids in enumerate(written)]
 
     def _has_ended(self, ids: np.ndarray) -> bool:
-        return bool(ids[-1] == self.tokenizer.eos_token_id)
+        return bool(ids[-1] == self.encoder.eos_token_id)
 
-    def _is_done(self, sample: int, ids: np.ndarray) -> bool:
-        share = self.music.share(self.music.of(ids))
-        self._shares[sample] = max(self._shares[sample], min(share, 1.0))
-        if self.on_progress is not None:
-            self.on_progress(float(self._shares.min()))
-        return share >= 1
+
+def _writer_class(model: Any, encoder: NotesEncoder) -> type[Writer]:
+    """How a model writes: hidden ids, rows of numbers, or one id after the other."""
+    if hasattr(model, "refill"):
+        return RefillWriter
+    return RowWriter if encoder.input_name == "input_values" else _TokenWriter

@@ -1,14 +1,15 @@
-"""What generated ids add to a prompt: new notes on the prompt's time axis, of the wanted length."""
+"""What generated steps add to a prompt: new notes on the prompt's time axis, of the wanted length."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pianogen_hf.tokenizers.midi import MAX_TICK
 from pianogen_hf.tokenizers.notes import Notes
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
 # How far decoding may move the prompt's end, in the scheme's unit: the coarsest grids, 50 ms and a sixteenth.
 _SLACK = {"second": 0.1, "beat": 0.25}
@@ -79,35 +80,43 @@ class Continuation:
 
 
 class NewNotes:
-    """What ids add to a prompt: new notes on the prompt's time axis.
+    """What steps (ids, or rows of a feature extractor) add to a prompt: new notes on the prompt's time axis.
 
     Decoding gives the prompt's notes again, quantised, and may place them elsewhere in time: a scheme may drop leading
     silence, cap long notes or rests, or leave notes out. So the decoded prompt is laid over the real one at its end,
     unless it lies there already but for quantisation, and only what comes after that end is new.
 
     Args:
-        tokenizer: the scheme.
+        encoder: the scheme.
         base: the prompt, or no notes.
         start_tick: the prompt's end, at which new music begins.
-        prompt_ids: the prompt's ids, with which all ids given to the methods begin.
+        prompt_steps: the prompt's steps, with which all steps given to the methods begin.
         length: how much is wanted.
 
     Attributes:
         end_tick: where the wanted length ends; infinity where notes are counted.
+        prolongs: whether a prompt note that the steps make longer goes on as a note of its own.
     """
 
+    prolongs = True
+
     def __init__(
-        self, tokenizer: NoteTokenizer, base: Notes, start_tick: int, prompt_ids: list[int], length: Length
+        self,
+        encoder: NotesEncoder,
+        base: Notes,
+        start_tick: int,
+        prompt_steps: Sequence[int] | np.ndarray,
+        length: Length,
     ) -> None:
-        self.tokenizer, self.base, self.start_tick = tokenizer, base, start_tick
-        self.prompt_ids, self.length = prompt_ids, length
+        self.encoder, self.base, self.start_tick = encoder, base, start_tick
+        self.prompt_steps, self.length = np.asarray(prompt_steps), length
         self.end_tick = length.end_tick(base, start_tick)
-        decoded = tokenizer.decode_notes(prompt_ids)
+        decoded = encoder.decode_notes(self.prompt_steps)
         onset, offset = self._times(decoded)
         self._prompt_offsets = dict(zip(_keys(onset, decoded), offset.tolist(), strict=True))
-        self._decoded_end = float(offset.max(initial=0.0))
+        self._prompt_onsets, self._decoded_end = onset, float(offset.max(initial=0.0))
         self._shift = self._decoded_shift()
-        self._writes_durations = any("Duration_" in name or "Pattern_" in name for name in tokenizer.get_vocab())
+        self._writes_durations = encoder.writes_durations
         self._slack_ticks = int(np.diff(self._to_ticks(self._decoded_end + np.array([0, self._slack])))[0])
 
     @property
@@ -122,26 +131,40 @@ class NewNotes:
 
     @property
     def _slack(self) -> float:
-        return _SLACK[self.tokenizer.time_unit]
+        return _SLACK[self.encoder.time_unit]
 
     @property
     def _counts_beats(self) -> bool:
-        return self.tokenizer.time_unit == "beat"
+        return self.encoder.time_unit == "beat"
 
     def _decoded_shift(self) -> float:
         """What to add to decoded times, in the scheme's unit; whole beats if it counts beats."""
-        end = self.start_tick / self.base.ticks_per_quarter if self._counts_beats else self.start_sec
-        shift = end - self._decoded_end
+        shift = self._start - self._decoded_end
         if abs(shift) <= self._slack:
             return 0.0
         return float(np.ceil(shift)) if self._counts_beats else shift
+
+    @property
+    def _start(self) -> float:
+        """Where new music begins, in the scheme's unit."""
+        return self._in_units(self.start_tick)
+
+    def _in_units(self, tick: int) -> float:
+        """A tick of the prompt in the scheme's unit."""
+        if self._counts_beats:
+            return tick / self.base.ticks_per_quarter
+        return float(self.base.tick_to_sec(np.array(tick)))
+
+    def _earliest(self) -> float:
+        """The decoded time from which an onset is new music, in the scheme's unit."""
+        return self._decoded_end - self._slack
 
     def _times(self, decoded: Notes) -> tuple[np.ndarray, np.ndarray]:
         """Onsets and offsets in the scheme's unit, counted from the first note if the scheme drops what is before."""
         if self._counts_beats:
             return decoded["onset_tick"] / decoded.ticks_per_quarter, decoded.offset_tick / decoded.ticks_per_quarter
         onset, offset = decoded.onset_sec, decoded.offset_sec
-        origin = onset.min(initial=1e9) if len(onset) and "leading silence" in self.tokenizer.lost_fields else 0.0
+        origin = onset.min(initial=1e9) if len(onset) and "leading silence" in self.encoder.lost_fields else 0.0
         # Rounded, because a prompt's note is known again by its time, and the origin may change as ids are added.
         return np.round(onset - origin, 6), np.round(offset - origin, 6)
 
@@ -151,19 +174,19 @@ class NewNotes:
             return np.rint((times + self._shift) * self.base.ticks_per_quarter).astype(np.int64)
         return self.base.sec_to_tick(times + self._shift)
 
-    def of(self, ids: np.ndarray) -> Notes:
-        """All new notes of these ids, in whatever tracks the scheme decodes to.
+    def of(self, steps: np.ndarray) -> Notes:
+        """All new notes of these steps, in whatever tracks the scheme decodes to.
 
-        A prompt note that the ids prolong goes on as a note of its own. What a scheme that orders notes by onset alone
-        writes beside the prompt's last notes is left out, so that no new note sounds before the prompt has ended.
+        A prompt note that the steps prolong goes on as a note of its own. What a scheme that orders notes by onset
+        alone writes beside the prompt's last notes is left out, so that no new note sounds before the prompt has ended.
         """
-        decoded = self.tokenizer.decode_notes(ids)
+        decoded = self.encoder.decode_notes(steps)
         onset_time, offset_time = self._times(decoded)
         known_until = np.array(
             [self._prompt_offsets.get(key, np.nan) for key in _keys(onset_time, decoded)], dtype=float
         )
-        is_late = onset_time >= self._decoded_end - self._slack
-        keep = np.where(np.isnan(known_until), is_late, offset_time > known_until)
+        is_late = onset_time >= self._earliest()
+        keep = np.where(np.isnan(known_until), is_late, self.prolongs & (offset_time > known_until))
         onset, offset = np.maximum(self._to_ticks(onset_time), self.start_tick), self._to_ticks(offset_time)
         keep &= offset > onset
         table = decoded.table[keep].copy()
@@ -185,9 +208,9 @@ class NewNotes:
             reached = max(reached, new.end_tick - self._slack_ticks)
         return (reached - self.start_tick) / (self.end_tick - self.start_tick)
 
-    def result(self, ids: np.ndarray) -> Continuation:
+    def result(self, steps: np.ndarray) -> Continuation:
         """The finished piece."""
-        new = self.length.trimmed(self.of(ids), self.end_tick)
+        new = self.length.trimmed(self.of(steps), self.end_tick)
         if len(self.base):
             new = self._on_tracks_of_prompt(new)
         notes = replace(self.base, table=np.concatenate([self.base.table, new.table]), track_names=new.track_names)

@@ -45,7 +45,7 @@ class ContinuousNotesFeatureExtractor(NotesEncoder, SequenceFeatureExtractor):
     _auto_class = "AutoFeatureExtractor"  # so `save_pretrained` writes code files, too, for who has not this package
     time_unit: ClassVar[str] = "second"
     lost_fields: ClassVar[tuple[str, ...]] = ("program", "track")
-    pitch_range: ClassVar[tuple[int, int]] = (0, 127)
+    pitch_range: tuple[int, int] = (0, 127)
 
     def __init__(
         self, sampling_rate: int = 100, feature_size: int = 4, padding_value: float = 0.0, **kwargs: Any

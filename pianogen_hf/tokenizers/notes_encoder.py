@@ -33,6 +33,7 @@ class NotesEncoder:
     tokens_per_step: ClassVar[int] = 1
     pitch_range: tuple[int, int] = (0, 127)
     model_input_names: list[str]
+    save_pretrained: Any  # of the class of transformers that a subclass inherits from as well
 
     @property
     def input_name(self) -> str:
