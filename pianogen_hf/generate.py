@@ -17,7 +17,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="generate.py",
         description="Continue a piece of piano music, or begin one from nothing.",
         epilog="Examples: generate.py --seconds 30 --png --wav ; generate.py --prompt my.mid --bars 8 --output out.mid "
-        "; generate.py --model runs/my-model --prompt my.mid --notes 200 --num_samples 4 --temperature 0.9 --seed 7",
+        "; generate.py --model runs/my-model --prompt my.mid --notes 200 --num_samples 4 --temperature 0.9 --seed 7 ; "
+        "generate.py --model runs/v1-masked --prompt my.mid --fill 4 8",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -33,6 +34,13 @@ def make_parser() -> argparse.ArgumentParser:
     length.add_argument("--seconds", type=float, help="seconds of new music (default: 30)")
     length.add_argument("--notes", type=int, help="number of new notes")
     length.add_argument("--bars", type=float, help="bars of new music, by the prompt's last time signature and tempo")
+    length.add_argument(
+        "--fill",
+        type=float,
+        nargs=2,
+        metavar=("START", "END"),
+        help="write anew what begins between these seconds of the prompt, and keep the rest (masked models only)",
+    )
     add("--output", default="out.mid", metavar="OUT.mid", help="where to write; several samples become OUT-1.mid ...")
     add("--num_samples", type=int, default=1, help="how many different pieces (default: 1)")
     add("--seed", type=int, default=0, help="the same seed gives the same music (default: 0)")
@@ -75,6 +83,10 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UsageError('--wav needs packages that are not installed: pip install "pianogen_hf[audio]"')
     if args.engine != "torch" and find_spec("onnxruntime") is None:
         raise UsageError('--engine needs a package that is not installed: pip install "pianogen_hf[onnx]"')
+    if args.fill is not None and args.prompt is None:
+        raise UsageError("--fill needs the music that has the gap: give a --prompt")
+    if args.fill is not None and args.engine != "torch":
+        raise UsageError("--fill needs --engine torch: the fast engines hear only what comes before")
     if args.engine != "torch" and args.num_beams > 1:
         raise UsageError("--num_beams needs --engine torch: the fast engines sample")
     for path in output_paths(args):

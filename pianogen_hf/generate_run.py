@@ -13,6 +13,7 @@ from transformers.utils import logging
 from pianogen_hf import BUNDLED_MODEL
 from pianogen_hf.generate import output_paths
 from pianogen_hf.generation.continuation import Continuation, GenerationError, Length, continue_notes
+from pianogen_hf.generation.filling import fill_notes
 from pianogen_hf.loading import load_engine, load_model
 from pianogen_hf.rendering.audio import AudioError, save_wav
 from pianogen_hf.rendering.piano_roll import save_piano_roll
@@ -37,28 +38,33 @@ def run(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading weights: ours is that of the music
-    wants_default = args.seconds is None and args.notes is None and args.bars is None
-    length = Length(30.0 if wants_default else args.seconds, args.notes, args.bars)
+    length = _length(args)
     prompt = _read_prompt(args)
     name = args.model or BUNDLED_MODEL
-    model: Any  # either kind has what generation asks of a model
+    model: Any  # every kind has what generation asks of a model
+    tokenizer: Any
     model, tokenizer = load_model(name) if args.engine == "torch" else load_engine(name, args.engine)
     bar_format = "Generating |{bar}| {n:.0f}% {elapsed}"
     with tqdm(total=100, bar_format=bar_format, delay=1e-6) as progress:  # a delay: errors come before any bar
-        results = continue_notes(
-            model,
-            tokenizer,
-            length,
-            prompt,
-            num_samples=args.num_samples,
-            seed=args.seed,
-            us_per_quarter=round(60e6 / args.bpm),
-            on_progress=lambda share: progress.update(share * 100 - progress.n),
-            on_message=progress.write,
+        options = {
+            "num_samples": args.num_samples,
+            "seed": args.seed,
+            "on_progress": lambda share: progress.update(share * 100 - progress.n),
+            "on_message": progress.write,
             **_decoding_options(args),
-        )
+        }
+        if args.fill is not None and prompt is not None:
+            results = fill_notes(model, tokenizer, prompt, *args.fill, **options)
+        else:
+            us_per_quarter = round(60e6 / args.bpm)
+            results = continue_notes(model, tokenizer, length, prompt, us_per_quarter=us_per_quarter, **options)
     for path, result in zip(output_paths(args), results, strict=True):
         _write(result, path, args.png, args.wav)
+
+
+def _length(args: argparse.Namespace) -> Length:
+    wants_default = args.seconds is None and args.notes is None and args.bars is None
+    return Length(30.0 if wants_default else args.seconds, args.notes, args.bars)
 
 
 def _read_prompt(args: argparse.Namespace) -> Notes | None:
@@ -85,5 +91,5 @@ def _write(result: Continuation, path: Path, png: bool, wav: bool) -> None:
         written.append(save_piano_roll(result.notes, path.with_suffix(".png"), path.stem, prompt_end_sec))
     if wav:
         written.append(save_wav(result.notes, path.with_suffix(".wav")))
-    seconds = result.notes.end_sec - result.prompt_end_sec
+    seconds = result.new.end_sec - result.prompt_end_sec
     print(f"{', '.join(map(str, written))}: {len(result.new)} new notes in {seconds:.1f} s")

@@ -129,6 +129,8 @@ def sampling_options(model: Any, options: dict[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if name not in ("temperature", "top_p") and value not in _NEUTRAL.get(name, ())
     ]
+    if len(refused) > 1 and "do_sample" in refused:  # it goes with the others, and leaving them out will do
+        refused.remove("do_sample")
     if refused:
         raise GenerationError(
             f"{type(model).__name__} writes by chance, with temperature and top_p: leave out {', '.join(refused)}"

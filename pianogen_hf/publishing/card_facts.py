@@ -34,6 +34,7 @@ class ModelFolder:
 
     config: dict[str, Any]
     tokenizer_config: dict[str, Any]
+    preprocessor_config: dict[str, Any]
     metrics: dict[str, Any]
     split: dict[str, Any]
     provenance: dict[str, Any]
@@ -45,13 +46,23 @@ class ModelFolder:
         Raises:
             CardError: if there is no config.json, or one of the files can't be read.
         """
-        names = ("config", "tokenizer_config", "metrics", "split", "provenance")
+        names = ("config", "tokenizer_config", "preprocessor_config", "metrics", "split", "provenance")
         model = cls(*(read_json(folder / f"{name}.json") for name in names))
         if not model.config:
             raise CardError(f"{folder} holds no model (no config.json)")
         if model.split and model.split.get("columns") != ["side", "family", "content"]:
             raise CardError(f"{folder / 'split.json'} has another form than this version writes")
         return model
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether a feature extractor makes rows of numbers of music, and not a tokenizer ids."""
+        return bool(self.preprocessor_config)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether it predicts ids that are hidden from it, and not the next ones."""
+        return any(name.endswith("ForMaskedLM") for name in self.config.get("architectures") or ())
 
     @property
     def runs(self) -> list[dict[str, Any]]:
@@ -107,10 +118,11 @@ def card_facts(model: ModelFolder) -> dict[str, Any]:
     return {
         "summary": _summary(model),
         "has_code": any("auto_map" in each for each in (model.config, model.tokenizer_config)),
+        "usage": _usage(model),
         "contaminated": [_overlap(each) for each in model.contaminated],
         "unknown": None if model.unknown is None else [code(name) for name in model.unknown],
         "scores": _score_rows(metrics),
-        "context": _context(metrics.get("context")),
+        "context": _context(metrics.get("context"), _unit(model)),
         "evaluation": [evaluation_facts(*each) for each in sorted(metrics.get("evaluation", {}).items())],
         "audit": _audit(metrics["copy_audit"]) if "copy_audit" in metrics else None,
         "sources": [_source(name, split.get("sources", {}).get(name)) for name in model.sources],
@@ -131,13 +143,49 @@ def _summary(model: ModelFolder) -> str:
     def size(name: str) -> Any:
         return model.config.get(names.get(name, name), NOT_RECORDED)
 
-    tokenizer = model.tokenizer_config.get("tokenizer_class", NOT_RECORDED)
+    if model.reads_rows:
+        encoder = f"Feature extractor: {code(model.preprocessor_config.get('feature_extractor_type', NOT_RECORDED))}."
+    else:
+        tokenizer = model.tokenizer_config.get("tokenizer_class", NOT_RECORDED)
+        encoder = f"Tokenizer: {code(tokenizer)}, {size('vocab_size')} different ids."
     return (
         f"Architecture: {code(model_type)}, {digits(model.metrics.get('num_parameters'))} parameters, "
         f"{size('num_hidden_layers')} layers of width {size('hidden_size')}, "
-        f"made for {size('max_position_embeddings')} ids at a time. "
-        f"Tokenizer: {code(tokenizer)}, {size('vocab_size')} different ids."
+        f"made for {size('max_position_embeddings')} {_unit(model)} at a time. {encoder}"
     )
+
+
+def _unit(model: ModelFolder) -> str:
+    """What pieces are counted in."""
+    return "rows" if model.reads_rows else "ids"
+
+
+def _usage(model: ModelFolder) -> dict[str, Any]:
+    """How it is loaded and used: names, lines of Python, options and words, by what lies in the folder."""
+    encoder, steps, options = "tokenizer", "ids", 'return_tensors="pt"'
+    lines = ["ids = model.generate(**inputs, max_new_tokens=200, do_sample=True, top_p=0.95)"]
+    fill, does = "", "does the same, held to the tokenizer's grammar"
+    if model.reads_rows:
+        encoder, steps, options = "extractor", "rows", 'is_prompt=True, return_tensors="pt"'
+        lines = ['rows = model.generate(input_values=inputs["input_values"], max_new_tokens=200, top_p=0.95)']
+        does = "does the same, for as many seconds as you say"
+    elif model.is_masked:
+        options += ", truncation=True, max_length=model.config.max_position_embeddings"
+        lines = [
+            'place = inputs["attention_mask"].cumsum(-1)',
+            'ids = model.refill(inputs["input_ids"], mask=(place > 20) & (place <= 60), top_p=0.95)  # 40 ids anew',
+        ]
+        fill, does = " --fill 4 8", "fills seconds 4 to 8, held to the tokenizer's grammar; without `--fill` it goes on"
+    return {
+        "encoder": encoder,
+        "encoder_class": "AutoFeatureExtractor" if model.reads_rows else "AutoTokenizer",
+        "model_class": "AutoModelForMaskedLM" if model.is_masked else "AutoModelForCausalLM",
+        "options": options,
+        "lines": lines,
+        "steps": steps,
+        "fill": fill,
+        "does": does,
+    }
 
 
 def _overlap(overlap: dict[str, Any]) -> dict[str, str]:
@@ -165,8 +213,8 @@ def _score_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _context(context: dict[str, Any] | None) -> str:
-    return f"windows of {context['window']} ids that slide by {context['stride']}" if context else NOT_RECORDED
+def _context(context: dict[str, Any] | None, unit: str) -> str:
+    return f"windows of {context['window']} {unit} that slide by {context['stride']}" if context else NOT_RECORDED
 
 
 def _audit(audit: dict[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def write_card(folder: str | os.PathLike, text: str | None = None) -> None:
     """Write README.md into a model folder, whole or not at all.
 
     Args:
-        folder: where config.json lies, and what else there is of tokenizer_config.json, metrics.json, split.json,
-            provenance.json and pictures (.png, or samples/*.png).
+        folder: where config.json lies, and what else there is of tokenizer_config.json or preprocessor_config.json,
+            metrics.json, split.json, provenance.json and pictures (.png, or samples/*.png).
         text: hand-written words (see above), kept beside the card; by default those that were kept before.
 
     Raises:
@@ -142,6 +142,7 @@ def _front_matter(model: ModelFolder, words: _Words, name: str) -> ModelCardData
     """What the Hub reads. The text's fields win; tags are joined, since those that warn must not be lost."""
     model_type = str(model.config.get("model_type", ""))
     is_causal = model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING
+    is_causal = is_causal and not (model.is_masked or model.reads_rows)  # no pipeline of transformers serves these
     warnings = {
         "contaminated": bool(model.contaminated),
         "unknown-training-data": model.unknown is not None,
