@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from models_and_tokenizers import TOKENIZERS
 
 from pianogen_hf.data.augment import Augmentation
-from pianogen_hf.data.chunks import _TokenizeBatch, build_chunks, notes_of
+from pianogen_hf.data.caching import fingerprint_of
+from pianogen_hf.data.chunks import _TokenizeBatch, build_chunks, chunk_features, notes_of, tokenizer_key
 from pianogen_hf.data.sources import DataError
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.tokenization_craykh import CrayKHTokenizer
@@ -81,6 +83,41 @@ def test_every_id_after_bos_is_predicted_exactly_once_on_every_side(pieces, tmp_
         assert predictions(rows) == {piece: list(range(1, len(ids))) for piece, ids in own.items()}
         longest = max(chunk_length, tokenizer.tokens_per_step + 1)
         assert all(len(row["input_ids"]) <= longest for row in rows)
+
+
+@pytest.mark.parametrize("chunk_length", [2, 9, 34, 5000])
+def test_rows_of_notes_are_cut_as_ids_are(pieces, tmp_path, chunk_length):
+    extractor = ContinuousNotesFeatureExtractor()
+    chunks = build_chunks(pieces, SIDES, extractor, chunk_length, tmp_path)
+    assert set(chunks) == {"train", "validation", "test"}
+    for side, rows in chunks.items():
+        assert rows.features == chunk_features(extractor) and "input_ids" not in rows.column_names
+        own = {f"p{number}": extractor.encode_piece(NOTES[number]) for number in range(6) if SIDES[number] == side}
+        named = [{**row, "input_ids": [tuple(each) for each in row["input_values"]]} for row in rows]
+        assert ids_of(named) == {piece: [tuple(each) for each in steps.tolist()] for piece, steps in own.items()}
+        assert predictions(named) == {piece: list(range(1, len(steps))) for piece, steps in own.items()}
+        assert all(len(row["input_values"]) <= chunk_length for row in rows)
+        if side == "train":
+            assert set(rows["first_label"]) == {1}
+        elif chunk_length > 2:
+            half = (chunk_length - 1) // 2
+            assert all(row["start"] % (chunk_length - 1 - half) == 0 for row in rows)
+
+
+def test_the_grid_of_rows_is_part_of_the_caches_name_and_rows_can_be_packed(pieces, tmp_path):
+    seen = [
+        files_of(build_chunks(pieces, SIDES, extractor, 33, tmp_path, packing=packing)["train"])[0]
+        for extractor in (ContinuousNotesFeatureExtractor(), ContinuousNotesFeatureExtractor(1000))
+        for packing in (False, True)
+    ]
+    assert len(set(seen)) == 4
+
+
+def test_cached_chunks_of_tokenizers_keep_their_name():
+    """Chunks that an earlier version cached are found again: this is what it named them after."""
+    assert tokenizer_key(PerformanceTokenizer())[0] == "PerformanceTokenizer"
+    assert fingerprint_of(tokenizer_key(PerformanceTokenizer())) == "d0d3fdab290b5d30"
+    assert fingerprint_of(tokenizer_key(JSBTokenizer())) == "7ca364bd986b748f"
 
 
 @settings(max_examples=150, deadline=None)

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pianogen_hf.training.collator import IGNORED, ChunkCollator
+from pianogen_hf.training.collator import IGNORED, ChunkCollator, RowCollator
 
 PAD = 0
 
@@ -50,3 +50,16 @@ def test_as_many_labels_count_as_there_are_predictions(lengths_and_first_labels)
     predictions = sum(length - first for length, first in lengths_and_first_labels)
     assert int((labels != IGNORED).sum()) == predictions
     assert int((labels[:, 1:] != IGNORED).sum()) == predictions  # the shift of a causal loss drops none of them
+
+
+def test_rows_of_notes_are_padded_and_labelled_by_their_pitch_from_the_first_label_on():
+    rows = [
+        {"input_values": [[0.0, 128.0, 0, 0], [0.5, 60.0, 64, 0.25], [0, 64.0, 70, 0.5]], "first_label": 2},
+        {"input_values": [[0.25, 61.0, 64, 0.25], [0.0, 129.0, 0, 0]], "first_label": 1},
+    ]
+    batch = RowCollator()(rows)
+    assert batch["input_values"].shape == (2, 3, 4) and batch["input_values"].dtype == torch.float32
+    assert batch["input_values"][0].tolist() == rows[0]["input_values"]
+    assert batch["input_values"][1, 2].tolist() == [0, 0, 0, 0]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 64], [IGNORED, 129, IGNORED]]

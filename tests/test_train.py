@@ -16,7 +16,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GPT2LMHeadModel
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    GPT2LMHeadModel,
+)
 
 import pianogen_hf
 from pianogen_hf.train import main, scores_table
@@ -306,11 +312,68 @@ def test_several_sources_are_one_data_set(options, midi_folder, tmp_path, capsys
 def test_a_model_that_looks_both_ways_is_trained_by_masking(options, tmp_path, capsys):
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     masked = {"model_type": "piano_encoder", "model_config": json.dumps({**sizes, "is_causal": False})}
-    assert main(options(tmp_path / "model", **masked)) == 0
+    assert main(options(tmp_path / "model", **masked, sample_steps=2, sample_notes=3)) == 0
+    assert len(pianogen_hf.read_midi(tmp_path / "model" / "samples" / "step-000002.mid")) == 3
     assert type(AutoModelForMaskedLM.from_pretrained(tmp_path / "model")) is pianogen_hf.PianoEncoderForMaskedLM
     assert read_json(tmp_path / "model" / "metrics.json")["validation"]["bits_per_note"] > 0
     assert main(options(tmp_path / "more", model_name_or_path=tmp_path / "model", model_config=None)) == 0
-    assert "sample_steps" in one_line_error(options(tmp_path / "other", **masked, sample_steps=1), capsys)
+    smoothed = options(tmp_path / "other", **masked, label_smoothing_factor=0.1)
+    assert "label_smoothing_factor" in one_line_error(smoothed, capsys)
+
+
+NOTE_SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+OF_NOTES = {
+    "model_type": "continuous_notes",
+    "tokenizer": "ContinuousNotesFeatureExtractor",
+    "model_config": json.dumps(NOTE_SIZES),
+    "chunk_length": 17,
+}
+
+
+def test_a_model_of_continuous_notes_is_trained_like_any_other(options, midi_folder, tmp_path, capsys):
+    folder = tmp_path / "model"
+    assert main(options(folder, **OF_NOTES, sample_steps=2, sample_notes=5, eval_strategy="steps", eval_steps=1)) == 0
+    model, extractor = AutoModelForCausalLM.from_pretrained(folder), AutoFeatureExtractor.from_pretrained(folder)
+    assert isinstance(model, pianogen_hf.ContinuousNotesForCausalLM)
+    assert isinstance(extractor, pianogen_hf.ContinuousNotesFeatureExtractor)
+    assert model.config.max_position_embeddings == 17
+    assert len(pianogen_hf.read_midi(folder / "samples" / "step-000002.mid")) == 5
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"split.json", "provenance.json", "metrics.json", "preprocessor_config.json", "README.md"}
+    assert "AutoFeatureExtractor" in (folder / "README.md").read_text()
+    assert "bits per note" in capsys.readouterr().out
+    # The end of each piece is paid for, and the notes of the reference divide.
+    scores = read_json(folder / "metrics.json")["validation"]
+    pieces = read_json(folder / "split.json")["pieces"]
+    chosen = [Path(name).name for name, (side, *_) in pieces.items() if side == "validation"]
+    notes = [pianogen_hf.read_midi(midi_folder / name) for name in chosen]
+    num_rows = sum(len(extractor.encode_piece(piece)) - 1 for piece in notes)
+    expected = scores["nats_per_token"] / np.log(2) * num_rows / sum(map(len, notes))
+    assert scores["bits_per_note"] == pytest.approx(expected, rel=1e-6)
+    tuned = options(tmp_path / "tuned", **{**OF_NOTES, "model_config": None}, model_name_or_path=folder, max_steps=1)
+    assert main(tuned) == 0
+    smoothed = options(tmp_path / "other", **OF_NOTES, label_smoothing_factor=0.1)
+    assert "label_smoothing_factor" in one_line_error(smoothed, capsys)
+    other_grid = options(tmp_path / "other", **OF_NOTES, tokenizer_config='{"feature_size": 3}')
+    assert "feature_size" in one_line_error(other_grid, capsys)
+
+
+@pytest.mark.parametrize("augmentation", ["prebuilt", "lazy"])
+def test_a_run_of_continuous_notes_resumes_bit_by_bit(options, tmp_path, augmentation):
+    shared = {
+        **OF_NOTES,
+        "augmentation": augmentation,
+        "max_steps": 4,
+        "save_steps": 2,
+        "gradient_accumulation_steps": 2,
+    }
+    ranges = ["--transpose", "-2", "2", "--stretch", "0.9", "1.1"]
+    assert main([*options(tmp_path / "straight", **shared), *ranges]) == 0
+    halted = shutil.copytree(tmp_path / "straight", tmp_path / "halted")
+    shutil.rmtree(halted / "checkpoint-4")
+    (halted / "model.safetensors").unlink()
+    assert main([*options(halted, **shared, resume_from_checkpoint="true"), *ranges]) == 0
+    assert weights_equal(tmp_path / "straight", halted)
 
 
 def test_lazy_augmentation_resumes_bit_by_bit(options, tmp_path):
@@ -352,7 +415,9 @@ def test_a_run_whose_model_changed_can_not_be_resumed(finished, options, tmp_pat
         ({"model_config": '{"hiden_size": 16}'}, "hiden_size"),
         ({"model_config": '{"hidden_size": 15, "num_attention_heads": 2}'}, "multiple"),
         ({"model_config": '{"hidden_size": "wide"}'}, "hidden_size"),
-        ({"model_config": '{"vocab_size": 20}'}, "20 ids"),
+        ({"model_config": '{"vocab_size": 20}'}, "20 outputs"),
+        ({"model_type": "continuous_notes", "model_config": None}, "input_values"),
+        ({"tokenizer": "ContinuousNotesFeatureExtractor"}, "input_values"),
         ({"model_config": '{"max_position_embeddings": 64}'}, "chunk_length 65"),
         ({"model_name_or_path": "nonsense/nothing"}, "nonsense/nothing"),
         ({"validation_fraction": 0, "test_fraction": 0}, "validation"),

@@ -102,6 +102,11 @@ def _sides(tokenizer: NoteTokenizer, piece: Notes, start_tick: int, end_tick: in
     What stands after it is what the whole piece's ids have that those of the music up to there have not.
     """
     heard = piece if "pedal" in tokenizer.lost_fields else piece.with_sustain()
+    table = heard.table.copy()
+    in_gap = (table["onset_tick"] >= start_tick) & (table["onset_tick"] < end_tick)
+    # What stood in the gap would otherwise be heard after it, where it rang on.
+    table["duration_tick"][in_gap] = np.minimum(table["duration_tick"], end_tick - table["onset_tick"])[in_gap]
+    heard = replace(heard, table=table)
     try:
         whole = np.array(tokenizer.encode_piece(heard), dtype=np.int64)
         before, until = (tokenizer.encode_prompt(_cut(heard, tick)) for tick in (start_tick, end_tick))

@@ -14,6 +14,7 @@ from pianogen_hf.generation.writer import Writer, sampling_options
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
 _IDS_PER_PASS = 4  # ids that one forward pass of the draft writes on average
+_FULL = 0.8  # of a gap, up to its last onset: what stood there may have had no later one either
 _TOP_UP = 16  # ids that are added at a time to a gap that turned out longer than what stood there
 
 
@@ -49,6 +50,8 @@ class RefillWriter(Writer):
         gap_size: int = 0,
     ) -> None:
         self.after, self.gap_size = after, gap_size
+        if after is not None:  # a quarter of the context for either side of the gap, half of it for the gap
+            self.heard_share = 0.25
         super().__init__(model, music, on_progress, on_message, sampling_options(model, options))
 
     def _generate(self, rows: Sequence[np.ndarray], samples: list[int]) -> list[np.ndarray]:
@@ -70,6 +73,12 @@ class RefillWriter(Writer):
         written = filled[:, windows.shape[1] : windows.shape[1] + size].cpu().numpy()
         return [np.append(row, new) for row, new in zip(rows, written, strict=True)]
 
+    def _is_done(self, sample: int, steps: np.ndarray) -> bool:
+        is_done = super()._is_done(sample, steps)
+        written = len(steps) - len(self.music.prompt_steps)
+        is_full = self.after is not None and written >= self.gap_size and self._shares[sample] >= _FULL
+        return is_done or bool(is_full)
+
     def _plan(self, num_ids: int, num_heard: int) -> tuple[int, np.ndarray]:
         """How many ids to write next, and what to show after them."""
         step = self.encoder.tokens_per_step
@@ -78,5 +87,6 @@ class RefillWriter(Writer):
         if self.after is None:
             return room, nothing
         missing = self.gap_size - (num_ids - len(self.music.prompt_steps))
-        size = min(-(-(missing if missing > 0 else _TOP_UP) // step) * step, room)
+        most = max((self.context // 2) // step * step, step)
+        size = min(-(-(missing if missing > 0 else _TOP_UP) // step) * step, room, most)
         return size, self.after[: room - size] if size >= missing else nothing

@@ -30,12 +30,14 @@ class Writer:
         unit: what a step is called.
         max_steps_per_sec: steps for a second of music that are surely enough; a model that needs more stands still.
         max_steps_per_note: the same for a note.
+        heard_share: how much of the model's context is for what was written before.
         min_piece: steps after a prompt, or the beginning of a piece, before the piece may end.
     """
 
     unit = "ids"
     max_steps_per_sec, max_steps_per_note = 500, 50
     min_piece = 64
+    heard_share = 0.5
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Writer:
         self.model, self.music, self.encoder = model, music, music.encoder
         self.on_progress, self.options = on_progress, options
         self.context = int(self.model.config.max_position_embeddings)
+        self.max_heard = int(self.context * self.heard_share)
         self._shares = np.zeros(0)
         heard, given = len(self._window(music.prompt_steps)), len(music.prompt_steps)
         if heard < given and on_message is not None:
@@ -91,10 +94,10 @@ class Writer:
         return len(self.music.prompt_steps) + _MAX_STEPS + round(enough)
 
     def _window(self, steps: np.ndarray) -> np.ndarray:
-        """The latest steps of the latest piece, at most half the context, cut where `build_chunks` might have cut."""
+        """The latest steps of the latest piece, at most `max_heard`, cut where `build_chunks` might have cut."""
         size = self.encoder.tokens_per_step
         steps = steps[self._piece_start(steps) :]
-        surplus = max(len(steps) - max(self.context // 2, size), 0)
+        surplus = max(len(steps) - max(self.max_heard, size), 0)
         return steps[-(-surplus // size) * size :]
 
     def _piece_start(self, steps: np.ndarray) -> int:
