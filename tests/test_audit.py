@@ -76,3 +76,14 @@ def test_a_wrong_option_is_one_line_too(capsys):
     assert main(["--num_samples", "many"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "pianogen audit --help" in error
+
+
+def test_a_model_of_continuous_notes_is_audited_like_any_other(trained, capsys):
+    model = trained[0]
+    for name in ("tokenizer_config.json", "model.safetensors", "config.json"):
+        (model / name).unlink()
+    tiny_model(pg.ContinuousNotesForCausalLM, 130).save_pretrained(model)
+    pg.ContinuousNotesFeatureExtractor().save_pretrained(model)
+    assert run(trained, "--num_samples", "2", "--notes", "20", "--record") == 0
+    assert "no alarm" in capsys.readouterr().out
+    assert json.loads((model / "metrics.json").read_text())["copy_audit"]["generated"]["frames"] == 40

@@ -14,8 +14,13 @@ from transformers import GenerationMixin, GPT2Config, GPT2LMHeadModel, PreTraine
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from pianogen_hf.generation.continuation import Continuation, GenerationError, Length, continue_notes
+from pianogen_hf.models.configuration_continuous_notes import ContinuousNotesConfig
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
+from pianogen_hf.models.configuration_piano_encoder import PianoEncoderConfig
+from pianogen_hf.models.modeling_continuous_notes import ContinuousNotesForCausalLM
 from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM
+from pianogen_hf.models.modeling_piano_encoder import PianoEncoderForMaskedLM
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Notes
 from pianogen_hf.tokenizers.tokenization_craykh import CrayKHTokenizer
 from pianogen_hf.tokenizers.tokenization_jsb import VOICES, JSBTokenizer
@@ -450,3 +455,111 @@ def test_lengths_that_are_none_are_refused(wrong):
 def test_lengths_that_no_file_holds_are_refused(length):
     with pytest.raises(GenerationError, match="longer than a MIDI file"):
         go_on("performance", length, melody())
+
+
+# Models of other kinds ------------------------------------------------------------------------------------------------
+
+
+def notes_model(context: int = 32, seed: int = 0) -> ContinuousNotesForCausalLM:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    return ContinuousNotesForCausalLM(ContinuousNotesConfig(**sizes, max_position_embeddings=context)).eval()
+
+
+def masked_model(scheme: str, context: int = 64, seed: int = 0) -> PianoEncoderForMaskedLM:
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = PianoEncoderConfig(
+        vocab_size=len(tokenizer_of(scheme)), **sizes, max_position_embeddings=context, is_causal=False
+    )
+    return PianoEncoderForMaskedLM(config).eval()
+
+
+EXTRACTOR = ContinuousNotesFeatureExtractor()
+# Masked schemes whose ids are many for a second of music by chance are left to tests of their own.
+OTHERS = {"notes": lambda seed=0: (notes_model(seed=seed), EXTRACTOR)} | {
+    scheme: lambda seed=0, scheme=scheme: (masked_model(scheme, seed=seed), tokenizer_of(scheme))
+    for scheme in ("performance", "jsb", "remi", "bpe", "MIDILike")
+}
+EVERY_OTHER = pytest.mark.parametrize("kind", OTHERS)
+
+
+@EVERY_OTHER
+@pytest.mark.parametrize("length", [Length(seconds=1.5), Length(notes=11), Length(bars=1)], ids=str)
+def test_any_kind_of_model_continues_an_untouched_prompt_for_the_wanted_length(kind, length):
+    prompt, (model, encoder) = melody(), OTHERS[kind]()
+    for result in continue_notes(model, encoder, length, prompt, num_samples=2, seed=0, do_sample=True, top_k=0):
+        check(result, prompt)
+        if length.notes is not None:
+            assert len(result.new) == 11
+        else:
+            assert result.notes.end_tick <= length.end_tick(prompt, prompt.end_tick) + 1
+
+
+@EVERY_OTHER
+def test_any_kind_of_model_begins_from_nothing_and_keeps_to_the_seed(kind):
+    model, encoder = OTHERS[kind]()
+
+    def write(seed):
+        return continue_notes(model, encoder, Length(notes=9), num_samples=2, seed=seed, temperature=0.9, top_p=0.95)
+
+    first = write(3)
+    assert [len(result.notes) for result in first] == [9, 9]
+    assert same(first, write(3)) and not same(first, write(4))
+    assert not same(first[:1], first[1:])
+
+
+@EVERY_OTHER
+@pytest.mark.parametrize("wrong", [{"num_beams": 3, "do_sample": False}, {"top_k": 4}, {"penalty_alpha": 0.5}])
+def test_an_option_that_a_kind_of_model_does_not_know_is_one_clear_error(kind, wrong):
+    model, encoder = OTHERS[kind]()
+    with pytest.raises(GenerationError, match=f"temperature and top_p: leave out {next(iter(wrong))}$"):
+        continue_notes(model, encoder, Length(notes=3), melody(), **wrong)
+
+
+def test_rows_go_on_after_the_end_of_a_piece_and_their_times_land_on_the_prompts_axis():
+    prompt, offset = melody(tempos=TEMPOS), 0.25
+    written = [[0.5, 60, 64, 0.2], [0.0, 64, 64, 0.2], [0, 129, 0, 0]]
+
+    class Scripted(torch.nn.Module):
+        config = ContinuousNotesConfig(max_position_embeddings=64)
+        given: list = []
+
+        def generate(self, rows, max_new_tokens, min_new_tokens, **options):
+            self.given.append(rows.numpy())
+            first = [[prompt.end_sec - prompt.onset_sec.max() + offset, 67, 64, 0.3]]
+            return torch.cat([rows, torch.tensor([(first if len(self.given) == 1 else []) + written])], dim=1)
+
+    model = Scripted()
+    result = continue_notes(model, EXTRACTOR, Length(notes=5), prompt)[0]
+    check(result, prompt)
+    assert result.new["pitch"].tolist() == [67, 60, 64, 60, 64]
+    expected = prompt.end_sec + offset + np.array([0, 0.5, 0.5, 1.0, 1.0])
+    assert np.abs(result.new.onset_sec - expected).max() < 0.01
+    assert np.array_equal(model.given[1], EXTRACTOR.beginning[None])  # another piece, which does not hear the first
+
+
+def test_a_long_prompt_of_rows_is_windowed_and_said_to_be():
+    messages: list[str] = []
+    prompt = melody(pitches=list(range(50, 80)))
+    continue_notes(notes_model(), EXTRACTOR, Length(notes=3), prompt, seed=0, on_message=messages.append)
+    assert messages == ["the prompt has 46 notes: the model hears the last 16 of them"]
+
+
+@pytest.mark.parametrize("scheme", ["jsb", "remi"])
+def test_a_masked_model_keeps_to_the_grammar_from_window_to_window(scheme):
+    tokenizer, seen = tokenizer_of(scheme), []
+    model = masked_model(scheme)
+    refill = model.refill
+
+    def spy(ids, mask, **options):
+        filled = refill(ids, mask, **options)
+        seen.append(filled[0][mask[0]].tolist())
+        return filled
+
+    model.refill = spy
+    continue_notes(model, tokenizer, Length(notes=120), seed=0)
+    ids = [tokenizer.bos_token_id, *(each for block in seen for each in block)]
+    assert len(seen) > 2
+    for place in range(1, len(ids)):
+        assert tokenizer.allowed_next(ids[:place])[ids[place]]

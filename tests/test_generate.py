@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from models_and_tokenizers import tiny_model
 from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
@@ -152,6 +153,36 @@ def test_help_says_what_there_is(capsys):
         assert option in text
 
 
+@pytest.fixture(scope="module")
+def other_models(tmp_path_factory):
+    """A model of continuous notes and a masked one."""
+    folder, tokenizer = tmp_path_factory.mktemp("others"), pg.RemiTokenizer()
+    tiny_model(pg.ContinuousNotesForCausalLM, 130).save_pretrained(folder / "notes")
+    pg.ContinuousNotesFeatureExtractor().save_pretrained(folder / "notes")
+    tiny_model(pg.PianoEncoderForMaskedLM, len(tokenizer), is_causal=False).save_pretrained(folder / "masked")
+    tokenizer.save_pretrained(folder / "masked")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["notes", "masked"])
+def test_other_kinds_of_models_generate_like_any_other(other_models, prompt, tmp_path, kind):
+    options = ["--model", other_models / kind, "--prompt", prompt, "--notes", 5, "--output", tmp_path / "out", "--png"]
+    assert run(*options) == 0
+    result, given = pg.read_midi(tmp_path / "out.mid"), pg.read_midi(prompt)
+    assert len(result) == len(given) + 5
+    assert result.where(result["onset_tick"] < given.end_tick).table.tolist() == given.table.tolist()
+
+
+def test_a_gap_of_the_prompt_is_filled_and_the_rest_kept(other_models, prompt, tmp_path, capfd):
+    options = ["--fill", 1, 2, "--output", tmp_path / "out"]
+    assert run("--model", other_models / "masked", "--prompt", prompt, *options) == 0
+    result, given = pg.read_midi(tmp_path / "out.mid"), pg.read_midi(prompt)
+    kept = (given.onset_sec < 1) | (given.onset_sec >= 2)
+    rows = result.table.tolist()
+    assert all(row in rows for row in given.table[kept].tolist()) and len(rows) > kept.sum()
+    assert "new notes in" in capfd.readouterr().out
+
+
 # Errors --------------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +206,9 @@ def assert_refused(capfd: pytest.CaptureFixture, folder: Path, argv: list[object
         (["--seconds", 3, "--notes", 3], "not allowed with"),
         (["--seconds", "long"], "invalid float value"),
         (["--notes", "3.5"], "invalid int value"),
+        (["--fill", 1, 2], "--fill needs the music that has the gap"),
+        (["--fill", 1, 2, "--prompt", "prompt.mid"], "is_causal false"),
+        (["--fill", 1, 2, "--seconds", 3], "not allowed with"),
         (["--num_samples", 0], "--num_samples must be at least 1"),
         (["--num_beams", 0], "--num_beams must be at least 1"),
         (["--num_beams", 2, "--num_samples", 3], "at most as many samples as beams"),

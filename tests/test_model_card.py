@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from models_and_tokenizers import some_notes
+from models_and_tokenizers import some_notes, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.publishing.model_card import TEXT_FILE, CardError, render_card, write_card
@@ -313,6 +313,39 @@ def test_the_template_lies_beside_the_texts_and_is_the_package_s_own():
 @pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
 def test_a_text_belongs_to_a_recipe(path):
     assert (CARD_TEXTS.parent / "configs" / f"{path.stem}.yaml").exists()
+
+
+def folder_of(kind, path):
+    """A checkpoint of a kind of model that is not causal over ids."""
+    if kind == "notes":
+        tiny_model(pg.ContinuousNotesForCausalLM, 130).save_pretrained(path)
+        pg.ContinuousNotesFeatureExtractor().save_pretrained(path)
+    else:
+        tokenizer = pg.RemiTokenizer()
+        tiny_model(pg.PianoEncoderForMaskedLM, len(tokenizer), is_causal=False).save_pretrained(path)
+        tokenizer.save_pretrained(path)
+    return path
+
+
+OTHER_KINDS = {
+    "notes": ("AutoFeatureExtractor, AutoModelForCausalLM", "Feature extractor: `ContinuousNotesFeatureExtractor`."),
+    "masked": ("AutoModelForMaskedLM, AutoTokenizer", "Tokenizer: `RemiTokenizer`, "),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_other_kinds_of_models_are_used_as_their_cards_say(tmp_path, monkeypatch, kind):
+    imported, encoder = OTHER_KINDS[kind]
+    monkeypatch.chdir(tmp_path)
+    folder_of(kind, tmp_path / "mine")
+    write_card(tmp_path / "mine")
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert f"from transformers import {imported}\n" in card and encoder in card
+    assert metadata_load(tmp_path / "mine" / "README.md").get("pipeline_tag") is None
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    pg.write_midi(some_notes(), "my.mid")
+    exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=40"), "card", "exec"), {})
+    assert len(pg.read_midi("out.mid")) > 0
 
 
 def test_the_bundled_card_is_what_the_code_makes_of_its_folder():

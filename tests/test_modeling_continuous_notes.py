@@ -128,6 +128,45 @@ def test_regression_to_the_median_stands_still_and_goes_back_in_time():
     assert predicted.min() < 0
 
 
+class FirstV5(nn.Module):
+    """The first version whole: cross-entropy of the pitch and three squared errors of raw values, point predictions."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = ContinuousNotesModel(make_config(num_hidden_layers=1)), nn.Linear(32, 131)
+
+    def loss(self, rows):
+        predicted, notes = self.head(self.body(rows).last_hidden_state[:, :-2]), rows[:, 1:-1]
+        values = notes[..., [TIME_SHIFT, VELOCITY, DURATION]] / torch.tensor([1.0, 127.0, 1.0])
+        pitch_loss = nn.functional.cross_entropy(predicted[..., :128].flatten(0, 1), notes[..., PITCH].long().flatten())
+        return pitch_loss + 3 * nn.functional.mse_loss(predicted[..., 128:], values)
+
+    @torch.no_grad()
+    def generate(self, batch, length):
+        rows = torch.tensor([0.0, BEGIN, 0.0, 0.0]).expand(batch, 1, 4)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(length):
+            predicted = self.head(self.body(rows).last_hidden_state[:, -1])
+            pitch = draw(predicted[:, :128], 1.0, generator).float()
+            time_shift, velocity, duration = predicted[:, 128:].unbind(-1)
+            new = torch.stack([time_shift, pitch, 127 * velocity, duration], dim=-1)
+            rows = torch.cat([rows, new[:, None]], dim=1)
+        return rows[:, 1:].flatten(0, 1)
+
+
+def test_the_first_v5_generates_neither_chords_nor_loud_and_soft_notes_nor_rests():
+    """Trained as long and on the same music as ours, whose samples the next tests judge."""
+    torch.manual_seed(0)
+    model = FirstV5()
+    train(model.loss, model.parameters())
+    real, samples = make_pieces(64, 34, seed=-1)[:, 1:-1].flatten(0, 1), model.eval().generate(64, 32)
+    assert (real[:, TIME_SHIFT] == 0).float().mean() > 0.5 and not (samples[:, TIME_SHIFT] == 0).any()
+    assert samples[:, TIME_SHIFT].quantile(0.95) < 0.6 * real[:, TIME_SHIFT].quantile(0.95)
+    near_modes = (samples[:, VELOCITY] - 40).abs().minimum((samples[:, VELOCITY] - 90).abs()) <= 5
+    assert near_modes.float().mean() < 0.2  # all is as loud as the mean of loud and soft
+    assert samples[:, DURATION].std() < 0.3 * real[:, DURATION].std()
+
+
 def test_samples_have_chords_and_rests_as_the_music_has(sampled):
     real = make_pieces(64, 34, seed=-1)[:, 1:-1].flatten(0, 1)
     shift, real_shift = sampled[:, TIME_SHIFT], real[:, TIME_SHIFT]
