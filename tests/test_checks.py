@@ -418,3 +418,18 @@ def test_families_of_several_sources_are_told_though_they_are_no_leak():
     )
     assert shared_families(pieces) == {"a and b": [["a/1", "b/1"]]}
     assert shared_families(pieces.select([0, 1])) == {}
+
+
+def test_chunks_of_continuous_notes_are_checked_like_any_others(place, tmp_path):
+    folder = tmp_path / "notes"
+    assert build(place, folder, "--tokenizer", "ContinuousNotesFeatureExtractor", "--transpose", "-2", "2") == 0
+    assert (folder / "tokenizer" / "preprocessor_config.json").exists()
+    assert kinds(folder) == set()
+    chunks = chunks_of(folder)
+    rewrite_chunks(folder, {**chunks, "train": concatenate_datasets([chunks["train"], chunks["test"]])})
+    assert kinds(folder) == {"train chunks"}
+    slower = chunks["validation"].map(
+        lambda row: {"input_values": [[2 * shift, *rest] for shift, *rest in row["input_values"]]}
+    )
+    rewrite_chunks(folder, {**chunks, "validation": slower})
+    assert kinds(folder) == {"evaluation"}
