@@ -60,6 +60,11 @@ class ModelFolder:
         return bool(self.preprocessor_config)
 
     @property
+    def has_code(self) -> bool:
+        """Whether code files lie beside it, for who has not this package."""
+        return any("auto_map" in each for each in (self.config, self.tokenizer_config, self.preprocessor_config))
+
+    @property
     def is_masked(self) -> bool:
         """Whether it predicts ids that are hidden from it, and not the next ones."""
         return any(name.endswith("ForMaskedLM") for name in self.config.get("architectures") or ())
@@ -117,7 +122,9 @@ def card_facts(model: ModelFolder) -> dict[str, Any]:
     metrics, split = model.metrics, model.split
     return {
         "summary": _summary(model),
-        "has_code": any("auto_map" in each for each in (model.config, model.tokenizer_config)),
+        "has_code": any(
+            "auto_map" in each for each in (model.config, model.tokenizer_config, model.preprocessor_config)
+        ),
         "usage": _usage(model),
         "contaminated": [_overlap(each) for each in model.contaminated],
         "unknown": None if model.unknown is None else [code(name) for name in model.unknown],
