@@ -342,10 +342,13 @@ def test_other_kinds_of_models_are_used_as_their_cards_say(tmp_path, monkeypatch
     card = (tmp_path / "mine" / "README.md").read_text()
     assert f"from transformers import {imported}\n" in card and encoder in card
     assert metadata_load(tmp_path / "mine" / "README.md").get("pipeline_tag") is None
-    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    codes = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert ["pianogen_hf" in code for code in codes] == [True, False]  # with the package, and without
     pg.write_midi(some_notes(), "my.mid")
-    exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=40"), "card", "exec"), {})
-    assert len(pg.read_midi("out.mid")) > 0
+    for code in codes:
+        exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=40"), "card", "exec"), {})
+        assert len(pg.read_midi("out.mid")) > 0
+        Path("out.mid").unlink()
 
 
 def test_the_bundled_card_is_what_the_code_makes_of_its_folder():
