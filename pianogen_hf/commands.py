@@ -15,6 +15,7 @@ commands:
   generate   make music, from a prompt or nothing      pianogen generate --prompt my.mid --seconds 30 --wav
   data       build, check for leaks, or describe data  pianogen data check --source folder=~/midi
   evaluate   measure a model on held-out pieces        pianogen evaluate --model runs/my-model
+  compare    train and measure recipes side by side    pianogen compare configs/v*.yaml --minutes 20 --output runs/all
   audit      how much a model copies from its train    pianogen audit --model runs/my-model --data_path ~/midi
   export     make a model several times as fast        pianogen export --model runs/my-model --output runs/my-model
   space      a page on which visitors try a model      pianogen space --model runs/my-model --output page
@@ -30,6 +31,7 @@ _MODULES = {
     "generate": "pianogen_hf.generate",
     "data": "pianogen_hf.data_command",
     "evaluate": "pianogen_hf.evaluate_command",
+    "compare": "pianogen_hf.compare_command",
     "audit": "pianogen_hf.audit",
     "export": "pianogen_hf.export_command",
     "space": "pianogen_hf.space_command",

@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import (
     AutoConfig,
     EarlyStoppingCallback,
     PreTrainedModel,
+    TrainerCallback,
     set_seed,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -57,14 +58,19 @@ from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages, stag
 from pianogen_hf.training.trainer import PianoTrainer
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train as the command line says; returns the exit code. Errors that a user can mend are one line."""
+def main(argv: list[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> int:
+    """Train as the command line says; returns the exit code. Errors that a user can mend are one line.
+
+    Args:
+        argv: the command line; None for that of the process.
+        callbacks: further ones for the Trainer, called after its own.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         make_parser().print_help()
         return 0 if argv else 2
     try:
-        return _train(argv)
+        return _train(argv, callbacks)
     except (ArgumentError, CardError, DataError, GenerationError, MidiError) as error:
         if os.environ.get("RANK", "0") == "0":  # under a launcher all processes meet the same error: one says so
             print(f"error: {error}", file=sys.stderr)
@@ -77,16 +83,16 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _train(argv: list[str]) -> int:
+def _train(argv: list[str], callbacks: Sequence[TrainerCallback]) -> int:
     """Train all stages of a recipe; one without stages is one."""
     for stage in plan_stages(argv):
-        code = _train_stage(stage)
+        code = _train_stage(stage, callbacks)
         if code:
             return code
     return 0
 
 
-def _train_stage(stage: Stage) -> int:
+def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
     argv = stage.argv
     model_args, data_args, training_args = stage.arguments()
     transformers.logging.set_verbosity(training_args.get_process_log_level())
@@ -132,6 +138,8 @@ def _train_stage(stage: Stage) -> int:
     trainer, interrupt = _make_trainer(
         training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside, mixture, way
     )
+    for callback in callbacks:
+        trainer.add_callback(callback)
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=resume)
     if interrupt.has_stopped:

@@ -1,0 +1,114 @@
+"""The page of a comparison: what stands in it, and that a browser plays it."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from models_and_tokenizers import some_notes
+
+import pianogen_hf
+from pianogen_hf.rendering.comparison_page import comparison_page, note_rows
+from pianogen_hf.rendering.loss_curves import save_loss_curves
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NASTY = '</script><b onclick="x">&'
+CURVE = {"notes": [10.0, 1000.0, 20000.0], "seconds": [0.5, 30.0, 61.0], "bits": [24.0, 12.0, 9.5]}
+EMPTY = {"notes": [], "seconds": [], "bits": []}
+
+
+@pytest.fixture(scope="module")
+def page():
+    groups = [
+        {"name": "Real", "text": "", "pieces": [{"title": NASTY, "notes": some_notes(), "faults": []}]},
+        {"name": "v1", "text": "x", "pieces": [{"title": "seed 0", "notes": some_notes(1), "faults": ["3 notes"]}]},
+    ]
+    ranking = [{"name": "v1", "bits": 9.5, "error": 0.1, "words": "9.500 ± 0.100"}]
+    tables = [{"title": NASTY, "text": ["words"], "columns": ["model", "bits"], "rows": [["v1", "9.5"]]}]
+    return comparison_page("A title", {"command": "pianogen compare"}, ranking, tables, b"png", groups)
+
+
+def test_the_page_needs_nothing_from_anywhere(page):
+    assert not re.search(r"https?://|//cdn|@import|url\(", page)
+    assert re.findall(r'(?:src|href)="([^#"][^"]{0,20})', page) == ["data:image/png;base64,"[:21]]
+    assert "<link" not in page and page.count("<script") == 2
+
+
+def test_names_are_text_and_never_markup(page):
+    assert NASTY not in page and html.escape("</script><b onclick=") in page
+
+
+def test_the_notes_in_the_page_are_those_of_the_pieces(page):
+    (data,) = re.findall(r'<script type="application/json" id="notes">(.*?)</script>', page, flags=re.S)
+    first, second = json.loads(data)
+    assert first == note_rows(some_notes()) and len(second) == len(some_notes(1))
+    notes = some_notes()
+    onset, duration, pitch, velocity = np.array(first).T
+    assert onset.min() == 0 and np.allclose(np.diff(onset), np.diff(notes.onset_sec) * 1000, atol=1)
+    assert pitch.tolist() == notes["pitch"].tolist() and velocity.tolist() == notes["velocity"].tolist()
+    assert (duration > 0).all()
+
+
+def test_everything_that_can_be_operated_has_a_name(page):
+    for tag in re.findall(r"<(?:button|input|canvas)[^>]*>", page):
+        assert "aria-label=" in tag
+    assert '<html lang="en">' in page and 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+    assert "Fault: 3 notes" in page and "no fault found" in page
+
+
+def test_a_piece_without_notes_makes_a_page(tmp_path):
+    silent = pianogen_hf.Notes(np.zeros(0, some_notes().table.dtype))
+    page = comparison_page("t", {}, [], [], None, [{"name": "a", "text": "", "pieces": [
+        {"title": "b", "notes": silent, "faults": ["0 notes"]}]}])  # fmt: skip
+    assert "0 notes in 0 seconds" in page and "NaN" not in page
+
+
+DRIVER = """
+<script>
+const said = [];
+window.addEventListener("error", (event) => said.push("error: " + event.message));
+const button = document.querySelectorAll("button")[1], slider = document.querySelectorAll("input")[1];
+const other = document.querySelectorAll("button")[0];
+const note = () => said.push(`${button.textContent} ${Number(slider.value) > 0.2} ${other.textContent}`);
+note();
+button.click();
+setTimeout(() => { note(); other.click(); }, 700);
+setTimeout(() => { note(); other.click(); note(); }, 1200);
+setTimeout(() => {
+  const pen = document.querySelectorAll("canvas")[1].getContext("2d");
+  const pixels = pen.getImageData(0, 0, pen.canvas.width, pen.canvas.height).data;
+  const colours = new Set();
+  for (let i = 0; i < pixels.length; i += 4) colours.add(pixels.slice(i, i + 4).join());
+  said.push(colours.size > 5 ? "drawn" : "blank");
+  document.body.innerHTML = "<pre id=said>" + said.join("|") + "</pre>";
+}, 1500);
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_plays_one_piece_at_a_time_and_moves_the_cursor(page, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(page.replace("</body>", DRIVER + "</body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--autoplay-policy=no-user-gesture-required"]
+    command = [CHROMIUM, *options, "--virtual-time-budget=5000", "--dump-dom", path.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    (said,) = re.findall(r'<pre id="said">(.*?)</pre>', shown)
+    # Before, while the second piece plays, while the first one does instead, and when all is silent.
+    assert said.split("|") == ["Play false Play", "Stop true Play", "Play true Stop", "Play true Play", "drawn"]
+
+
+# Curves ---------------------------------------------------------------------------------------------------------------
+
+
+def test_curves_are_drawn_alike_from_equal_input_with_many_models_and_with_one_point(tmp_path):
+    curves = {f"model_{number}$": {"train": CURVE, "validation": EMPTY} for number in range(9)}
+    curves["one"] = {"train": {key: values[:1] for key, values in CURVE.items()}, "validation": CURVE}
+    first = save_loss_curves(curves, tmp_path / "a.png").read_bytes()
+    assert first.startswith(b"\x89PNG") and first == save_loss_curves(curves, tmp_path / "b.png").read_bytes()
+    other = {**curves, "one": {"train": CURVE, "validation": CURVE}}
+    assert first != save_loss_curves(other, tmp_path / "c.png").read_bytes()
