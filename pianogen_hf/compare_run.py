@@ -183,9 +183,9 @@ def _wait(process: subprocess.Popen, show: Any) -> int:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Let it save: Ctrl-C has reached it, too, unless only this process got the signal."""
+    """Let it save. Ctrl-C may have reached it, too: training takes two signals within a second for one."""
     if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
     try:
         process.wait(120)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
