@@ -99,6 +99,12 @@ def test_the_pace_is_that_of_the_steps(tmp_path):
     assert found.value.seconds_per_step >= STEP and found.value.steps >= 3
 
 
+def test_steps_that_are_very_long_are_not_waited_for(tmp_path):
+    with pytest.raises(Measured) as found:
+        trainer(tmp_path / "run", [PaceCallback(STEP / 10)], max_steps=1000).train()
+    assert found.value.steps == 1
+
+
 def test_a_line_that_a_killed_run_left_unfinished_is_dropped(tmp_path):
     path = tmp_path / "log.jsonl"
     assert read_log(path) == []

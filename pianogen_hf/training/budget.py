@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows has no such counters
     resource = None  # type: ignore[assignment]
 
-_SKIPPED_STEPS = 2  # the first steps allocate and warm up; they say nothing about the pace
+_SKIPPED_STEPS = 1  # it allocates and warms up; it says nothing about the pace
 
 
 class BudgetCallback(TrainerCallback):
@@ -149,7 +149,7 @@ class PaceCallback(TrainerCallback):
     """Times the steps of a run that is ended by `Measured` after a while.
 
     Args:
-        seconds: how long to measure; at least three steps are timed, however long they take.
+        seconds: how long to measure. Three steps are timed at least; fewer if they take three times as long.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -161,7 +161,9 @@ class PaceCallback(TrainerCallback):
         steps = state.global_step - _SKIPPED_STEPS
         if steps <= 0:
             self._began = time.monotonic()
-        elif steps >= 3 and (elapsed := time.monotonic() - self._began) >= self.seconds:
+            return
+        elapsed = time.monotonic() - self._began
+        if elapsed >= self.seconds and (steps >= 3 or elapsed >= 3 * self.seconds):
             raise Measured(elapsed / steps, steps)
 
 
