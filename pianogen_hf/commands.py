@@ -19,6 +19,7 @@ commands:
   audit      how much a model copies from its train    pianogen audit --model runs/my-model --data_path ~/midi
   export     make a model several times as fast        pianogen export --model runs/my-model --output runs/my-model
   space      a page on which visitors try a model      pianogen space --model runs/my-model --output page
+  push       put a model on the Hugging Face Hub       pianogen push --model runs/my-model --repo me/my-model
   scores     what a trained model reached              pianogen scores runs/my-model
   roundtrip  what each encoding loses on your files    pianogen roundtrip ~/midi
 
@@ -35,6 +36,7 @@ _MODULES = {
     "audit": "pianogen_hf.audit",
     "export": "pianogen_hf.export_command",
     "space": "pianogen_hf.space_command",
+    "push": "pianogen_hf.push_command",
 }
 
 

@@ -63,15 +63,20 @@ def write_card(folder: str | os.PathLike, text: str | None = None) -> None:
     write_whole(Path(folder, "README.md"), card.encode())
 
 
-def render_card(folder: str | os.PathLike, text: str | None = None) -> str:
+def render_card(folder: str | os.PathLike, text: str | None = None, name: str | None = None) -> str:
     """The card as `write_card` writes it: front matter and Markdown.
+
+    Args:
+        folder: as for `write_card`.
+        text: as for `write_card`.
+        name: what the model is called, for example on the Hub; by default as its text says, or as its folder is.
 
     Raises:
         CardError: if the folder holds no model, or a file in it or the text can't be read.
     """
     folder = Path(folder)
     model, words = ModelFolder.read(folder), _Words.parse(_kept_text(folder) if text is None else text)
-    name = str(words.data.get("model_name", folder.resolve().name))
+    name = name or str(words.data.get("model_name", folder.resolve().name))
     data = _front_matter(model, words, name)
     card = ModelCard.from_template(
         data,
