@@ -18,6 +18,7 @@ from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluation.memorization import RunIndex, compare_with_base_rate
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
+from pianogen_hf.hub_models import model_folder
 from pianogen_hf.loading import load_model
 from pianogen_hf.prepare import load_split, pieces_of_model, write_json
 from pianogen_hf.publishing.model_card import CardError, write_card
@@ -37,7 +38,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--midi out.mid ; any music against any data: pianogen audit --midi out.mid --source folder=~/midi",
     )
     add = parser.add_argument
-    add("--model", help="model folder with its split.json (default: the bundled one)")
+    add("--model", help="model folder or Hub id, with its split.json (default: the bundled one)")
+    add("--revision", help="branch, tag or commit of a model on the Hub")
+    add("--trust_remote_code", action="store_true", help="run code that a model of unknown architecture carries")
     add("--source", nargs="+", help="where the pieces it was trained on lie, as for train.py: folder=PATH, ...")
     add("--data_path", help="the PATH, where there is only one source")
     add("--midi", metavar="FILE.mid", help="audit this file instead of what the model generates")
@@ -56,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         args = make_parser().parse_args(argv)
         if args.record and args.midi:
             raise UsageError("--record is for what the model generates: leave out --midi")
+        if args.record and not Path(args.model or pianogen_hf.BUNDLED_MODEL).is_dir():
+            raise UsageError(f"--record needs a folder to write to, and {args.model} is none")
         report = _audit(args)
         if args.record:
             _record(Path(args.model), report)
@@ -72,7 +77,7 @@ def _audit(args: argparse.Namespace) -> dict[str, Any]:
     if args.midi and args.source and not args.model:
         return _audit_file(args)
     args.model = args.model or pianogen_hf.BUNDLED_MODEL
-    model, tokenizer = load_model(args.model)
+    model, tokenizer = load_model(args.model, args.revision, args.trust_remote_code)
     train, heldout = _sides(args)
     audited = [read_midi(args.midi)] if args.midi else _generated(model, tokenizer, args)
     settings = {} if args.midi else {name: getattr(args, name) for name in ("num_samples", "notes", "seed")}
@@ -128,7 +133,9 @@ def _record(model: Path, report: dict[str, Any]) -> None:
 
 def _sides(args: argparse.Namespace) -> tuple[dict[str, Notes], dict[str, Notes]]:
     """Train and validation pieces by name, as the model's own split.json tells them apart."""
-    pieces, sides, manifest = pieces_of_model(args.model, args.source, args.data_path, args.cache_dir)
+    pieces, sides, manifest = pieces_of_model(
+        str(model_folder(args.model, args.revision)), args.source, args.data_path, args.cache_dir
+    )
     found = []
     for side in ("train", "validation"):
         names = [name for name, each in zip(pieces["piece_id"], sides, strict=True) if each == side]

@@ -36,6 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="model folder or Hub id")
+    add("--revision", help="branch, tag or commit of a model on the Hub")
     add("--output", required=True, metavar="FOLDER", help="where onnx/ is to lie; may be the model's own folder")
     add("--format", choices=("onnx",), default="onnx", help="the format (default: onnx)")
     add("--int8", action="store_true", help="also write a version with weights, keys and values of 8 bits")
@@ -83,7 +84,7 @@ def _export(args: argparse.Namespace) -> None:
     from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 
     logging.disable_progress_bar()  # of loading weights
-    model, tokenizer = load_model(args.model)
+    model, tokenizer = load_model(args.model, args.revision)
     config = model.config
     if not isinstance(config, MusicTransformerConfig):
         raise ExportError(f"{args.model} is a {config.model_type}: only music_transformer can be exported")
@@ -218,12 +219,14 @@ def _heldout(args: argparse.Namespace) -> list[Any]:
     """Validation pieces as the model's own split.json tells them apart; none if they are not at hand."""
     from pianogen_hf.data.chunks import notes_of
     from pianogen_hf.data.sources import DataError
+    from pianogen_hf.hub_models import model_folder
     from pianogen_hf.prepare import pieces_of_model
 
-    if not Path(args.model, "split.json").exists():
+    folder = model_folder(args.model, args.revision)
+    if not Path(folder, "split.json").exists():
         return []
     try:
-        pieces, sides, _ = pieces_of_model(args.model, args.source, args.data_path, args.cache_dir)
+        pieces, sides, _ = pieces_of_model(str(folder), args.source, args.data_path, args.cache_dir)
     except DataError:
         if args.source:
             raise

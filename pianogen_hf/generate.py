@@ -23,6 +23,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", help="model folder or Hub id; by default the small Bach model that comes with the package")
+    add("--revision", help="branch, tag or commit of a model on the Hub")
+    add("--trust_remote_code", action="store_true", help="run code that a model of unknown architecture carries")
     add(
         "--engine",
         choices=("torch", "onnx", "int8"),

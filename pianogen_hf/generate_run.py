@@ -43,7 +43,10 @@ def _generate(args: argparse.Namespace) -> None:
     name = args.model or BUNDLED_MODEL
     model: Any  # every kind has what generation asks of a model
     tokenizer: Any
-    model, tokenizer = load_model(name) if args.engine == "torch" else load_engine(name, args.engine)
+    if args.engine == "torch":
+        model, tokenizer = load_model(name, args.revision, args.trust_remote_code)
+    else:
+        model, tokenizer = load_engine(name, args.engine, args.revision)
     bar_format = "Generating |{bar}| {n:.0f}% {elapsed}"
     with tqdm(total=100, bar_format=bar_format, delay=1e-6) as progress:  # a delay: errors come before any bar
         options = {

@@ -16,9 +16,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import FEATURE_EXTRACTOR_NAME, cached_file
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 import pianogen_hf  # noqa: F401  makes its parts known to the Auto classes
+from pianogen_hf.hub_models import model_folder, refuse_pickle
+from pianogen_hf.publishing.hub_errors import one_line
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.training.arguments import ArgumentError
@@ -27,19 +29,27 @@ if TYPE_CHECKING:
     from pianogen_hf.generation.engine import OnnxEngine
 
 
-def load_model(name: str | Path) -> tuple[PreTrainedModel, NotesEncoder]:
+def load_model(
+    name: str | Path, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, NotesEncoder]:
     """A model in float32 and its tokenizer or feature extractor, ready to generate on the fastest device there is.
+
+    Args:
+        name: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: run code that the model carries, where its architecture is not known here.
 
     Raises:
         ArgumentError: if it can't be loaded whole, or its tokenizer is none of this package's.
     """
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise ArgumentError(f"{name} holds no model (no config.json)")
-    encoder = load_encoder(str(name))
-    auto_class = auto_class_of(load_pretrained(AutoConfig, str(name)))
-    options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    place: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    encoder = load_encoder(str(name), **place)
+    auto_class = auto_class_of(load_pretrained(AutoConfig, str(name), **place))
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
-        model, info = load_pretrained(auto_class, str(name), **options)
+        model, info = load_pretrained(auto_class, str(name), **place, **options)
     except RuntimeError as error:
         raise ArgumentError(f"{name} can't be opened as a model: its weights do not fit its config.json") from error
     if info["missing_keys"]:  # they would be random numbers
@@ -51,23 +61,25 @@ def load_model(name: str | Path) -> tuple[PreTrainedModel, NotesEncoder]:
     return model.to(device).eval(), encoder
 
 
-def load_engine(name: str | Path, engine: str) -> tuple[OnnxEngine, NoteTokenizer]:
+def load_engine(name: str | Path, engine: str, revision: str | None = None) -> tuple[OnnxEngine, NoteTokenizer]:
     """What `pianogen export` wrote of a model, as an engine that generates on the CPU, and its tokenizer.
 
     Args:
         name: folder or Hub id.
         engine: "onnx", or "int8" for weights of 8 bits.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         ArgumentError: if it can't be loaded, or its tokenizer is none of this package's.
     """
-    from pianogen_hf.generation.engine import EngineError, OnnxEngine  # needs the onnx extra
+    from pianogen_hf.generation.engine import FOLDER, EngineError, OnnxEngine  # needs the onnx extra
 
-    tokenizer = load_tokenizer(str(name))
+    tokenizer = load_tokenizer(str(name), revision)
+    folder = model_folder(name, revision, FOLDER)
     try:
-        return OnnxEngine.from_pretrained(name, "int8" if engine == "int8" else "float32"), tokenizer
+        return OnnxEngine.from_pretrained(folder, "int8" if engine == "int8" else "float32"), tokenizer
     except EngineError as error:
-        raise ArgumentError(str(error)) from error
+        raise ArgumentError(str(error).replace(str(folder), str(name))) from error
 
 
 def auto_class_of(config: PreTrainedConfig) -> Any:
@@ -75,61 +87,49 @@ def auto_class_of(config: PreTrainedConfig) -> Any:
     return AutoModelForCausalLM if getattr(config, "is_causal", True) else AutoModelForMaskedLM
 
 
-def load_encoder(name: str) -> NotesEncoder:
+def load_encoder(name: str, revision: str | None = None, trust_remote_code: bool = False) -> NotesEncoder:
     """The tokenizer of a checkpoint, or its feature extractor if that is what lies there.
 
     Raises:
         ArgumentError: if it can't be loaded, or is none of this package's.
     """
-    if not _has_feature_extractor(name):
-        return load_tokenizer(name)
-    extractor = load_pretrained(AutoFeatureExtractor, name)
+    if not (model_folder(name, revision) / FEATURE_EXTRACTOR_NAME).is_file():
+        return load_tokenizer(name, revision, trust_remote_code)
+    extractor = load_pretrained(AutoFeatureExtractor, name, revision, trust_remote_code)
     if not isinstance(extractor, NotesEncoder):
         raise ArgumentError(f"{name} has no feature extractor of music but a {type(extractor).__name__}")
     return extractor
 
 
-def _has_feature_extractor(name: str) -> bool:
-    silent = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    try:
-        return cached_file(name, FEATURE_EXTRACTOR_NAME, **silent) is not None
-    except (OSError, ValueError):  # no such folder or model: whoever loads the rest says so
-        return False
-
-
-def load_tokenizer(name: str) -> NoteTokenizer:
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> NoteTokenizer:
     """The tokenizer of a checkpoint.
 
     Raises:
         ArgumentError: if it can't be loaded, or is none of this package's.
     """
-    tokenizer = load_pretrained(AutoTokenizer, name)
+    tokenizer = load_pretrained(AutoTokenizer, name, revision, trust_remote_code)
     if not isinstance(tokenizer, NoteTokenizer):
         raise ArgumentError(f"{name} has no tokenizer of music but a {type(tokenizer).__name__}")
     return tokenizer
 
 
-def load_pretrained(auto_class: Any, name: str, **kwargs: Any) -> Any:
-    """`auto_class.from_pretrained` with one-line errors, which neither runs code of a checkpoint nor asks whether to.
+def load_pretrained(
+    auto_class: Any, name: str, revision: str | None = None, trust_remote_code: bool = False, **kwargs: Any
+) -> Any:
+    """`auto_class.from_pretrained` with one-line errors; where it loads weights, never from pickle.
 
     Raises:
         ArgumentError: if there is no such folder or model, or it can't be opened.
     """
+    folder = model_folder(name, revision)
+    if kwargs.get("use_safetensors"):
+        refuse_pickle(folder, name)
     try:
-        return auto_class.from_pretrained(name, trust_remote_code=False, **kwargs)
+        return auto_class.from_pretrained(str(folder), trust_remote_code=trust_remote_code, **kwargs)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise ArgumentError(
-                f"{name} can't be opened as a model: neither this package nor transformers knows its kind, and code "
-                "that comes with a model is not run here"
+                f"{name} carries code of its own: read its .py files, and add --trust_remote_code if you trust them"
             ) from error
-        if Path(name).is_dir():
-            raise ArgumentError(f"{name} can't be opened as a model: {one_line(error)}") from error
-        raise ArgumentError(
-            f"no model {name!r}: it is no folder here, and the Hub does not have it or can't be reached"
-        ) from error
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error of another library, as one line."""
-    return " ".join(str(error).split())[:300]
+        message = one_line(error).replace(str(folder), name)
+        raise ArgumentError(f"{name} can't be opened as a model: {message}") from error

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 
 import pianogen_hf
 from pianogen_hf.data.augment import Augmentation
@@ -34,6 +32,7 @@ from pianogen_hf.data.sources import (
     usable_pieces,
 )
 from pianogen_hf.data.splits import assign_sides, limited_sides
+from pianogen_hf.hub_models import model_file
 from pianogen_hf.loading import load_encoder, one_line
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, write_whole
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -199,11 +198,9 @@ def _manifest_of(origin: str) -> Path:
     if Path(origin).exists():
         return Path(origin, "split.json")
     try:
-        return Path(hf_hub_download(origin, "split.json"))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise ArgumentError(
-            f"split_from: {origin} is no folder or split.json, and no model on the Hub that has one"
-        ) from error
+        return model_file(origin, "split.json")
+    except ArgumentError as error:
+        raise ArgumentError(f"split_from: {error}") from error
 
 
 def _select(pieces: Dataset, sides: list[str], rows: list[int]) -> tuple[Dataset, list[str]]:
@@ -219,7 +216,7 @@ def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> N
         ArgumentError: if there is no such tokenizer, or its settings don't fit.
     """
     if args.model_name_or_path is not None:
-        return load_encoder(args.model_name_or_path)
+        return load_encoder(args.model_name_or_path, args.model_revision, args.trust_remote_code)
     tokenizer = new_tokenizer(args)
     if args.bpe_vocab_size is not None:
         if not isinstance(tokenizer, pianogen_hf.RemiTokenizer):

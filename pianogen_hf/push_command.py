@@ -89,7 +89,6 @@ def _push(args: argparse.Namespace, progress: list[str]) -> None:
     from pianogen_hf.publishing.hub_errors import limit_waiting
     from pianogen_hf.publishing.model_files import select_files
 
-    logging.disable_progress_bar()  # of loading weights, when the push is checked: those of the upload stay
     folder = Path(args.model)
     selection = select_files(folder, args.repo)
     for line in (*selection.notes, *warnings_of(folder)):
@@ -105,6 +104,7 @@ def _push(args: argparse.Namespace, progress: list[str]) -> None:
     pushed = destination.push(selection.uploads, args.message)
     print(pushed.summary, flush=True)
     progress.append("the model is pushed, but was not checked; the same command checks it")
+    logging.disable_progress_bar()  # of loading weights: those of the upload have done their work
     print(check_pushed(folder, selection, pushed, args.token, args.trust_remote_code))
 
 

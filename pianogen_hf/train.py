@@ -36,9 +36,14 @@ from pianogen_hf.data.provenance import Provenance, refusal
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
+from pianogen_hf.hub_models import provenance_of
 from pianogen_hf.loading import auto_class_of, load_pretrained, one_line
 from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, owners_of, split_parameters, write_json
+from pianogen_hf.publishing.hub import Destination
+from pianogen_hf.publishing.hub_errors import HubError, limit_waiting
 from pianogen_hf.publishing.model_card import CardError, write_card
+from pianogen_hf.publishing.model_files import FolderError, select_files
+from pianogen_hf.push_command import push_command
 from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import MidiError, write_midi
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -48,6 +53,7 @@ from pianogen_hf.training.arguments import (
     ModelArguments,
     PianoTrainingArguments,
     make_parser,
+    without_token,
 )
 from pianogen_hf.training.callbacks import EpochCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.collator import ChunkCollator, RowCollator
@@ -56,6 +62,8 @@ from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
 from pianogen_hf.training.mixing import MixtureSampler
 from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages, stage_record
 from pianogen_hf.training.trainer import PianoTrainer
+
+_HUB_SECONDS = 60.0  # how long the Hub may take to answer
 
 
 def main(argv: list[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> int:
@@ -71,7 +79,7 @@ def main(argv: list[str] | None = None, callbacks: Sequence[TrainerCallback] = (
         return 0 if argv else 2
     try:
         return _train(argv, callbacks)
-    except (ArgumentError, CardError, DataError, GenerationError, MidiError) as error:
+    except (ArgumentError, CardError, DataError, GenerationError, HubError, MidiError) as error:
         if os.environ.get("RANK", "0") == "0":  # under a launcher all processes meet the same error: one says so
             print(f"error: {error}", file=sys.stderr)
         return 2
@@ -93,7 +101,7 @@ def _train(argv: list[str], callbacks: Sequence[TrainerCallback]) -> int:
 
 
 def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
-    argv = stage.argv
+    argv = without_token(stage.argv)  # what is recorded
     model_args, data_args, training_args = stage.arguments()
     transformers.logging.set_verbosity(training_args.get_process_log_level())
     if training_args.disable_tqdm:
@@ -113,7 +121,14 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
             _say_what_was_read(report, manifest)
         started_from = resume or model_args.model_name_or_path
         provenance = _provenance(
-            started_from, resume is not None, pieces, sides, manifest, argv, data_args.allow_contamination
+            started_from,
+            None if resume else model_args.model_revision,
+            resume is not None,
+            pieces,
+            sides,
+            manifest,
+            argv,
+            data_args.allow_contamination,
         )
         tokenizer = make_tokenizer(model_args, pieces, sides)
         chunks = make_chunks(data_args, pieces, sides, tokenizer)
@@ -122,8 +137,9 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
     way = _way_of_training(training_args, model, tokenizer)
     if resume is not None:
         _check_resumed(training_args, manifest, model, resume)
+    publish = _publisher(training_args) if training_args.push_to_hub and is_main else None
     # Only now, when all that a user can get wrong is behind us, is anything written.
-    elif is_main and stage.is_new_run:
+    if resume is None and is_main and stage.is_new_run:
         _move_earlier_run_aside(stage.run_folder)
 
     def write_beside(folder: Path) -> None:
@@ -136,7 +152,7 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
         write_beside(Path(training_args.output_dir))
         write_json(Path(training_args.output_dir, "reading_report.json"), report)
     trainer, interrupt = _make_trainer(
-        training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside, mixture, way
+        training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside, mixture, way, publish
     )
     for callback in callbacks:
         trainer.add_callback(callback)
@@ -149,7 +165,7 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
         return 130
     train_seconds = None if resume else time.monotonic() - began  # of a run without a break only
     _finish(trainer, tokenizer, pieces, sides, argv, data_args.chunk_length, card_text, train_seconds, earlier)
-    return 0
+    return _push(trainer) if training_args.push_to_hub else 0
 
 
 def _resume_point(args: PianoTrainingArguments) -> str | None:
@@ -193,6 +209,7 @@ def _say_what_was_read(report: dict[str, Any], manifest: dict[str, Any]) -> None
 
 def _provenance(
     started_from: str | None,
+    revision: str | None,
     is_resumed: bool,
     pieces: Dataset,
     sides: list[str],
@@ -201,7 +218,7 @@ def _provenance(
     allow_contamination: bool,
 ) -> Provenance:
     """What the model will have been trained on: refused where that takes in what it is to be evaluated on."""
-    before = Provenance.load(started_from) if started_from else Provenance.new()
+    before = provenance_of(started_from, revision) if started_from else Provenance.new()
     if is_resumed and before.runs and before.runs[-1]["split"] == manifest["hash"]:
         return before  # the same run goes on
     overlaps = before.overlap(pieces, sides)
@@ -243,8 +260,9 @@ def _make_model(args: ModelArguments, tokenizer: NotesEncoder, chunk_length: int
     """The checkpoint when fine-tuning; otherwise a new model of the sizes in `model_config`."""
     name = args.model_name_or_path
     if name is not None:
-        auto_class = auto_class_of(load_pretrained(AutoConfig, name))
-        model = load_pretrained(auto_class, name, use_safetensors=True, dtype=torch.float32)
+        place: dict[str, Any] = {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code}
+        auto_class = auto_class_of(load_pretrained(AutoConfig, name, **place))
+        model = load_pretrained(auto_class, name, **place, use_safetensors=True, dtype=torch.float32)
     else:
         model = _new_model(args, tokenizer, chunk_length)
     fault = tokenizer.model_fault(model)
@@ -300,6 +318,7 @@ def _make_trainer(
     write_beside: Callable[[Path], None],
     mixture: MixtureSampler | None,
     way: tuple[type[PianoTrainer], Any],
+    publish: Callable[[Path, str], None] | None,
 ) -> tuple[PianoTrainer, InterruptCallback]:
     interrupt = InterruptCallback()
     callbacks: list[Any] = [interrupt]
@@ -318,6 +337,7 @@ def _make_trainer(
         eval_notes=eval_notes,
         write_beside=write_beside,
         mixture=mixture,
+        publish=publish,
         model=model,
         args=args,
         train_dataset=chunks["train"],
@@ -363,7 +383,7 @@ def _finish(
     earlier: list[dict[str, Any]],
 ) -> None:
     """Save the model, evaluate it on validation, and write and print what was measured."""
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # and no push: the figures and the card are still to come
     scores = trainer.evaluate()
     folder = Path(str(trainer.args.output_dir))
     if not trainer.is_world_process_zero():
@@ -386,6 +406,43 @@ def _finish(
     write_json(folder / "metrics.json", metrics)
     write_card(folder, card_text)
     print(scores_table(folder))
+
+
+def _publisher(args: PianoTrainingArguments) -> Callable[[Path, str], None]:
+    """What sends a model folder to the Hub; the repository is made now, so that a run of hours does not end in vain.
+
+    Raises:
+        HubError: if that is refused, or the Hub can't be reached.
+    """
+    limit_waiting(_HUB_SECONDS)
+    destination = Destination(
+        args.hub_model_id or Path(args.output_dir).absolute().name,
+        private=args.hub_private_repo,
+        revision=args.hub_revision,
+        token=args.hub_token,
+    )
+    args.hub_model_id = destination.repo_id
+    print(f"models will be pushed to {destination.url}")
+
+    def publish(folder: Path, message: str) -> None:
+        print(destination.push(select_files(folder, destination.repo_id).uploads, message).summary)
+
+    return publish
+
+
+def _push(trainer: PianoTrainer) -> int:
+    """Push what was trained and measured. Whatever becomes of that, the model is safe in its folder."""
+    folder, repo_id = str(trainer.args.output_dir), str(trainer.args.hub_model_id)
+    options = [f"--revision={trainer.args.hub_revision}"] if trainer.args.hub_revision else []
+    again = f"the model is safe in {folder}; to push it: {push_command(folder, repo_id, *options)}"
+    try:
+        trainer.push_to_hub()
+    except (CardError, FolderError, HubError) as error:
+        raise ArgumentError(f"{error}; {again}") from error
+    except KeyboardInterrupt:
+        print(f"\ninterrupted while the model was pushed; {again}", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _circumstances(

@@ -95,7 +95,7 @@ class Destination:
             changed = [each for each in uploads if not _is_same(each, there.get(each.path))]
             gone = sorted({path for path in there if is_part(path)} - {each.path for each in uploads})
             if not changed and not gone:
-                return Pushed(self.repo_id, head, head, self._url())
+                return Pushed(self.repo_id, head, head, self.url)
             commit = self._commit(uploads, changed, gone, message, head)
         except Exception as error:
             raise self._error(error) from error
@@ -126,8 +126,8 @@ class Destination:
             commit, there = self._remote()
             if commit == head or not all(_is_same(each, there.get(each.path)) for each in uploads):
                 raise
-            return Pushed(self.repo_id, commit, commit, self._url(), paths, tuple(gone))
-        url = made.pr_url or self._url()
+            return Pushed(self.repo_id, commit, commit, self.url, paths, tuple(gone))
+        url = made.pr_url or self.url
         return Pushed(self.repo_id, made.pr_revision or made.oid, made.oid, url, paths, tuple(gone))
 
     def _remote(self) -> tuple[str, dict[str, RepoFile]]:
@@ -142,7 +142,9 @@ class Destination:
         listed = self.api.list_repo_tree(self.repo_id, recursive=True, revision=info.sha)
         return str(info.sha), {each.path: each for each in listed if isinstance(each, RepoFile)}
 
-    def _url(self) -> str:
+    @property
+    def url(self) -> str:
+        """The page to look at."""
         page = f"{self.api.endpoint}/{self.repo_id}"
         return page if self.revision in (None, "main") else f"{page}/tree/{self.revision}"
 

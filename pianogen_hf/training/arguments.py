@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, fields
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from pianogen_hf.training.recipe import ArgumentError, options_of_stages, read_yaml, suggestion
 
@@ -57,6 +59,12 @@ class ModelArguments:
     )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Fine-tune this checkpoint (folder or Hub id) instead of starting afresh."}
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of that checkpoint on the Hub."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that the checkpoint carries, if its architecture is not known here."}
     )
     tokenizer: str = field(
         default="PerformanceTokenizer",
@@ -201,6 +209,13 @@ def has_fast_bf16() -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def without_token(argv: list[str]) -> list[str]:
+    """A command line as it may be recorded and published: nobody's access token in it."""
+    hidden = [re.sub(r"^(--(hub|push_to_hub)_token)=.*", r"\1=***", each) for each in argv]
+    after = [index + 1 for index, each in enumerate(hidden[:-1]) if re.fullmatch(r"--(hub|push_to_hub)_token", each)]
+    return ["***" if index in after else each for index, each in enumerate(hidden)]
 
 
 class _Parser(HfArgumentParser):
@@ -350,6 +365,8 @@ def _check(model: ModelArguments, data: DataArguments, training: PianoTrainingAr
     for name, value in _FORBIDDEN.items():
         if values[name] is value:
             raise ArgumentError(f"{name} can't be {value} here: the collator and the metrics need it otherwise")
+    if training.push_to_hub and training.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ArgumentError("hub_strategy can't upload checkpoints: optimizer states are pickle; say every_save or end")
     if training.load_best_model_at_end and training.save_total_limit == 1:
         # The Trainer would keep the best checkpoint only, and lose the one that an interrupted run goes on from.
         raise ArgumentError("save_total_limit must be at least 2 where the best checkpoint is kept beside the latest")

@@ -52,7 +52,7 @@ class Stage:
         if self.number < self.total:
             training.push_to_hub = False  # a step on the way is nothing to publish
         if self.earlier:
-            model.model_name_or_path = str(self.earlier[0])
+            model.model_name_or_path, model.model_revision = str(self.earlier[0]), None
             data.split_from = [*map(str, self.earlier), *(data.split_from or [])]
         return model, data, training
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, GenerationConfig, PreTrainedModel, Trainer
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.trainer_utils import HubStrategy
+from transformers.utils.hub import PushInProgress
 
 from pianogen_hf.training.callbacks import EpochCallback
 from pianogen_hf.training.collator import IGNORED
@@ -22,15 +29,17 @@ from pianogen_hf.training.mixing import MixtureSampler
 class PianoTrainer(Trainer):
     """A `Trainer` for next-token models of music.
 
-    Differs from its parent in four points: label smoothing is applied to the shifted labels of any causal model and to
+    Differs from its parent in five points: label smoothing is applied to the shifted labels of any causal model and to
     training only; evaluation reports nats per token, next-token accuracy and bits per note; every checkpoint is
-    complete with what tells of its data; and what a checkpoint does not say of generation is set to sampling.
-    It can also be told how to draw train examples.
+    complete with what tells of its data; what a checkpoint does not say of generation is set to sampling; and to the
+    Hub goes what `publish` sends, never the whole folder. It can also be told how to draw train examples.
 
     Args:
         eval_notes: notes in the reference pieces of the evaluation set, for bits per note.
         write_beside: called with the folder of every checkpoint, before it counts as one.
         mixture: draws train examples in the place of the Trainer's own sampler.
+        publish: called with a model folder and the title of the commit, on the main process; sends to the Hub what of
+            it may go there.
         **kwargs: as for `Trainer`.
     """
 
@@ -40,9 +49,10 @@ class PianoTrainer(Trainer):
         eval_notes: int,
         write_beside: Callable[[Path], None] | None = None,
         mixture: MixtureSampler | None = None,
+        publish: Callable[[Path, str], None] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.eval_notes, self.write_beside, self.mixture = eval_notes, write_beside, mixture
+        self.eval_notes, self.write_beside, self.mixture, self.publish = eval_notes, write_beside, mixture, publish
         super().__init__(
             compute_loss_func=self._next_token_loss,
             compute_metrics=self._metrics,
@@ -67,6 +77,58 @@ class PianoTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.write_beside is not None:
             self.write_beside(Path(str(output_dir or self.args.output_dir)))
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing to do: whoever gives `publish` has made the repository."""
+        self.push_in_progress: Any = None
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the card is made from what was measured, and the parent's would overwrite it."""
+
+    def push_to_hub(  # type: ignore[override]
+        self, commit_message: str = "End of training", blocking: bool = True
+    ) -> None:
+        """Save the model and publish `output_dir`; to be called in all processes.
+
+        Args:
+            commit_message: title of the commit.
+            blocking: only True; the process may end right afterwards.
+        """
+        if self.publish is None or not blocking:
+            raise ValueError("PianoTrainer pushes with `publish`, and waits for it")
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.save_model(_internal_call=True)
+        if self.is_world_process_zero():
+            self._finish_current_push()
+            self.publish(Path(str(self.args.output_dir)), commit_message)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Publish a checkpoint while training goes on; to fail at that is no reason to stop."""
+        if self.publish is None or self.args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
+            return
+        if self.push_in_progress and not self.push_in_progress.is_done():
+            if not self.args.hub_always_push:
+                return
+            self._finish_current_push()
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        # Links keep the files when the Trainer deletes the checkpoint for a later one.
+        kept = Path(tempfile.mkdtemp(prefix=".push-", dir=self.args.output_dir))
+        for path in Path(checkpoint_folder).iterdir():
+            if path.is_file() and path.suffix not in (".pt", ".pth", ".bin"):
+                _link(path, kept / path.name)
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
+        title = f"Training in progress, step {self.state.global_step}"
+        self.push_in_progress = PushInProgress([executor.submit(self._publish_quietly, kept, title)])  # type: ignore[arg-type]
+        executor.shutdown(wait=False)
+
+    def _publish_quietly(self, folder: Path, title: str) -> None:
+        assert self.publish is not None
+        try:
+            self.publish(folder, title)
+        except Exception as error:  # of any kind: this is beside the training
+            print(f"{title}: {' '.join(str(error).split())}; training goes on", file=sys.stderr)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _next_token_loss(
         self,
@@ -107,6 +169,13 @@ def _sample_by_default(generation_config: GenerationConfig) -> None:
     """
     if generation_config.do_sample is None:
         generation_config.update(do_sample=True, temperature=1.0, top_p=0.95)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, target)
 
 
 def token_scores(logits: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
