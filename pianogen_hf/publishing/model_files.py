@@ -152,7 +152,7 @@ def pickle_fault(name: str, files: list[str]) -> str | None:
         name: the model, as the user calls it.
         files: its files.
     """
-    pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack"))]
+    pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
     weights = [file for file in pickles if not _STATE.fullmatch(file)]
     if not weights or any(re.fullmatch(WEIGHTS, file) for file in files):
         return None
