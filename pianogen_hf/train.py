@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
@@ -137,7 +138,7 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
     way = _way_of_training(training_args, model, tokenizer)
     if resume is not None:
         _check_resumed(training_args, manifest, model, resume)
-    publish = _publisher(training_args) if training_args.push_to_hub and is_main else None
+    publish = _publisher(training_args) if training_args.push_to_hub else None
     # Only now, when all that a user can get wrong is behind us, is anything written.
     if resume is None and is_main and stage.is_new_run:
         _move_earlier_run_aside(stage.run_folder)
@@ -409,23 +410,34 @@ def _finish(
 
 
 def _publisher(args: PianoTrainingArguments) -> Callable[[Path, str], None]:
-    """What sends a model folder to the Hub; the repository is made now, so that a run of hours does not end in vain.
+    """What sends a model folder to the Hub, for the main process to call.
+
+    The repository is made now, so that a run of hours does not end in vain.
 
     Raises:
-        HubError: if that is refused, or the Hub can't be reached.
+        HubError: in all processes, if that is refused or the Hub can't be reached.
     """
     limit_waiting(_HUB_SECONDS)
-    destination = Destination(
-        args.hub_model_id or Path(args.output_dir).absolute().name,
-        private=args.hub_private_repo,
-        revision=args.hub_revision,
-        token=args.hub_token,
-    )
-    args.hub_model_id = destination.repo_id
-    print(f"models will be pushed to {destination.url}")
+    name, made = args.hub_model_id or Path(args.output_dir).absolute().name, []
+    outcome = [""]
+    if args.process_index == 0:
+        options: dict[str, Any] = {
+            "private": args.hub_private_repo,
+            "revision": args.hub_revision,
+            "token": args.hub_token,
+        }
+        try:
+            made.append(Destination(name, **options))
+            args.hub_model_id = made[0].repo_id
+            print(f"models will be pushed to {made[0].url}")
+        except HubError as error:
+            outcome = [str(error)]
+    broadcast_object_list(outcome)  # if only one of them gave up, the others would wait for it
+    if outcome[0]:
+        raise HubError(outcome[0])
 
     def publish(folder: Path, message: str) -> None:
-        print(destination.push(select_files(folder, destination.repo_id).uploads, message).summary)
+        print(made[0].push(select_files(folder, made[0].repo_id).uploads, message).summary)
 
     return publish
 

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments
 
 from pianogen_hf.training import arguments
-from pianogen_hf.training.arguments import ArgumentError, has_fast_bf16, make_parser, parse_arguments, read_yaml
+from pianogen_hf.training.arguments import (
+    ArgumentError,
+    has_fast_bf16,
+    make_parser,
+    parse_arguments,
+    read_yaml,
+    without_token,
+)
 
 
 @pytest.fixture
@@ -205,3 +212,27 @@ def test_one_process_uses_one_gpu_where_there_are_several(monkeypatch):
 
     monkeypatch.setattr(TrainingArguments, "__post_init__", on_a_machine_with_four)
     assert parse_arguments([])[2].n_gpu == 1
+
+
+# The Hub --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
+def test_optimizer_states_are_not_pushed(strategy):
+    assert "every_save" in refusal(["--push_to_hub", "true", "--hub_strategy", strategy])
+    assert parse_arguments(["--hub_strategy", strategy])[2].push_to_hub is False
+
+
+def test_a_token_is_not_recorded_with_the_command():
+    argv = [
+        "a.yaml",
+        "--hub_token",
+        "hf_1",
+        "--seed",
+        "3",
+        "--hub_token=hf_2",
+        "--push_to_hub_token=hf_3",
+        "--hub_token",
+    ]
+    said = ["a.yaml", "--hub_token", "***", "--seed", "3", "--hub_token=***", "--push_to_hub_token=***", "--hub_token"]
+    assert without_token(argv) == said

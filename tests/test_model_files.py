@@ -14,8 +14,8 @@ from pianogen_hf.publishing.model_files import FolderError, is_part, pickle_faul
 
 _UP = (
     "LICENSE README.md card_text.md config.json generation_config.json helper_of_mine.py metrics.json "
-    "model.safetensors modeling_mine.py onnx/model.onnx onnx/model_int8.onnx provenance.json provenance.safetensors roll.png "
-    "samples/step-000600.mid samples/step-000600.png samples/step-000600.wav split.json tokenizer_config.json"
+    "model.safetensors modeling_mine.py onnx/model.onnx onnx/model_int8.onnx provenance.json provenance.safetensors "
+    "roll.png samples/step-000600.mid samples/step-000600.png samples/step-000600.wav split.json tokenizer_config.json"
 )
 _STAYS = (
     ".env .git/config .cache/a.json __pycache__/modeling_mine.cpython-311.pyc checkpoint-600/optimizer.pt "
