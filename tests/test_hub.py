@@ -76,7 +76,7 @@ seen["tokenizer"] = type(load_tokenizer("somebody/v7", "v1")).__name__
 seen["revision"], seen["nothing"], seen["path"] = load("somebody/v7", "v9"), load("somebody/none"), load("../nowhere")
 seen["gated"] = [load("somebody/gated", token=token) for token in (None, "hf_writer", "hf_reader")]
 seen["closed"] = [load("somebody/private", token=token) for token in (None, "hf_reader", "hf_other")]
-seen["bad token"] = load("somebody/v7", "main", token="hf_expired")
+seen["bad token"] = load("somebody/cold", token="hf_expired")
 seen["pickle"] = load("somebody/pickle")
 seen["folder"] = load(sys.argv[1], "main")
 seen["unknown"] = list(provenance_of("somebody/pickle").unknown)
@@ -105,6 +105,7 @@ def hub():
         repo = server.hub.repositories["model", "somebody/v7"]
         repo.tags["v1"] = repo.branches["main"]
         server.add("somebody/v7", {"samples/a.mid": b"MThd", "checkpoint-9/optimizer.pt": b"\x80"})
+        server.add("somebody/cold", FILES)
         server.add("somebody/gated", FILES, gated="manual", accepted={"listener"})
         server.add("somebody/private", FILES, private=True)
         server.add("somebody/pickle", {"config.json": FILES["config.json"], "pytorch_model.bin": b"\x80\x04."})
@@ -254,7 +255,7 @@ def saved_model(folder: Path, kind: str) -> Path:
         sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
         model = pg.ContinuousNotesForCausalLM(pg.ContinuousNotesConfig(**sizes, max_position_embeddings=64))
     elif kind == "masked":
-        model = tiny_model(pg.PianoEncoderForMaskedLM, size, is_causal=False, mask_token_id=size - 1)
+        model = tiny_model(pg.PianoEncoderForMaskedLM, size, is_causal=False)
     else:
         model = tiny_model(pg.MusicTransformerForCausalLM, size)
     model.save_pretrained(folder)
