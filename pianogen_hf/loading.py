@@ -129,7 +129,8 @@ def load_pretrained(
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise ArgumentError(
-                f"{name} carries code of its own: read its .py files, and add --trust_remote_code if you trust them"
+                f"{name} can't be opened as a model: neither this package nor transformers knows its kind, and code "
+                "that comes with a model is not run here without --trust_remote_code: read its .py files first"
             ) from error
         message = one_line(error).replace(str(folder), name)
         raise ArgumentError(f"{name} can't be opened as a model: {message}") from error
