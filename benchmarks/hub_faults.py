@@ -103,10 +103,9 @@ def client() -> None:
         out, began = io.StringIO(), time.monotonic()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
             code = main(told["argv"])
-        said = [
-            line for line in out.getvalue().splitlines() if line.startswith(("error", "pushed", "checked", "nothing"))
-        ]
-        said = said or out.getvalue().splitlines()[:1]
+        lines = out.getvalue().splitlines()
+        said = [each for each in lines if each.startswith(("error", "pushed", "checked", "nothing"))]
+        said = said or [each.split(": ")[-1] for each in lines if "new notes" in each]
         print(json.dumps({"code": code, "said": said, "seconds": time.monotonic() - began}), flush=True)
 
 

@@ -18,13 +18,14 @@ from transformers.utils import logging
 import pianogen_hf
 from pianogen_hf.command_line import OneLineParser, UsageError
 from pianogen_hf.data.sources import DataError
-from pianogen_hf.evaluate_data import HeldOut, any_folder, benchmark_file, local_folder, own_side
+from pianogen_hf.evaluate_data import HeldOut, any_folder, benchmark_file, own_side
 from pianogen_hf.evaluate_run import Evaluation, weights_hash
 from pianogen_hf.evaluation.distributions import densities
 from pianogen_hf.evaluation.likelihood import PRECISIONS, LikelihoodError
 from pianogen_hf.evaluation.music_metrics import METRICS
 from pianogen_hf.evaluation.report import markdown_report
 from pianogen_hf.generation.continuation import GenerationError
+from pianogen_hf.hub_models import model_folder
 from pianogen_hf.loading import load_model
 from pianogen_hf.prepare import write_json
 from pianogen_hf.publishing.model_card import CardError, write_card
@@ -49,6 +50,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", help="model folder or Hub id (default: the bundled model)")
+    add("--revision", help="branch, tag or commit of a model on the Hub")
+    add("--trust_remote_code", action="store_true", help="run code that a model of unknown architecture carries")
     add("--side", choices=("validation", "test"), default="validation", help="side of the model's own split; choose "
         "by validation, and look at test once (default: validation)")  # fmt: skip
     add("--source", nargs="+", help="where the model's own pieces lie, as for train.py: bach, folder=PATH, ...")
@@ -109,9 +112,10 @@ def _evaluate(args: argparse.Namespace, argv: list[str]) -> int:
         raise UsageError("--data is for other music: leave out --source and --data_path")
     if args.data and args.side == "test" and not args.data.endswith(".json"):
         raise UsageError("a folder given as --data has no sides: leave out --side")
-    folder = local_folder(args.model or pianogen_hf.BUNDLED_MODEL)
+    name = args.model or pianogen_hf.BUNDLED_MODEL
+    folder = model_folder(name, args.revision)
     output = _output(args, folder)
-    model, encoder = load_model(folder)
+    model, encoder = load_model(name, args.revision, args.trust_remote_code)
     if args.device:
         model = _moved(model, args.device)
     before = _read_metrics(output) or _read_metrics(folder)

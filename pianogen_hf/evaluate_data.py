@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 
 from pianogen_hf.data.families import fingerprint, join_families
 from pianogen_hf.data.jsb_file import LEAKS, read_jsb_file
@@ -56,22 +54,6 @@ class HeldOut:
         if limit is not None and limit < len(rows):
             rows = np.sort(np.random.default_rng(seed).permutation(rows)[:limit])
         return _notes(self.train.select(rows))
-
-
-def local_folder(model: str) -> Path:
-    """The folder of a model; one on the Hub is fetched.
-
-    Raises:
-        ArgumentError: if there is no such folder and the Hub does not have it or can't be reached.
-    """
-    if Path(model).is_dir():
-        return Path(model)
-    try:
-        return Path(snapshot_download(model))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise ArgumentError(
-            f"no model {model!r}: it is no folder here, and the Hub does not have it or can't be reached"
-        ) from error
 
 
 def own_side(
