@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from huggingface_hub import constants
 
 from pianogen_hf.command_line import OneLineParser
 from pianogen_hf.data.built import is_built, read_pieces, read_splits
@@ -29,12 +30,14 @@ from pianogen_hf.data.checks import (
 )
 from pianogen_hf.data.chunk_checks import chunk_leaks, evaluation_faults, train_faults
 from pianogen_hf.data.chunks import notes_of
+from pianogen_hf.data.hub_source import fetch, is_published
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.data.provenance import Provenance
-from pianogen_hf.data.sources import DataError
+from pianogen_hf.data.sources import PIECE_FEATURES, DataError
 from pianogen_hf.data.splits import SIDES
 from pianogen_hf.loading import load_encoder
 from pianogen_hf.prepare import load_split
+from pianogen_hf.publishing.hub_errors import limit_waiting
 from pianogen_hf.tokenizers.midi import write_whole
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import ArgumentError, parse_arguments
@@ -72,12 +75,14 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of `pianogen data check` that train.py does not have."""
     parser = OneLineParser(
         prog="pianogen data check",
-        usage="pianogen data check [FOLDER | CONFIG.yaml] [--OPTION VALUE ...]",
+        usage="pianogen data check [FOLDER | hub=NAME | CONFIG.yaml] [--OPTION VALUE ...]",
         description="Look for leaks between train, validation and test: in a data set that `pianogen data build` "
-        "wrote; in a DatasetDict of chunks that anybody wrote, with --tokenizer; or in the split that train.py would "
-        "make of a --source, with all options of train.py. Ends with exit code 1 if anything leaks.",
+        "wrote, here or (hub=USER/NAME[@REVISION]) on the Hub; in a DatasetDict of chunks that anybody wrote, with "
+        "--tokenizer; or in the split that train.py would make of a --source, with all options of train.py. Ends with "
+        "exit code 1 if anything leaks.",
         epilog="Examples: pianogen data check data/mine ; pianogen data check --source folder=~/midi maestro=~/maestro "
-        "; pianogen data check chunks/ --tokenizer runs/mine ; pianogen data check data/mine --model runs/mine",
+        "; pianogen data check hub=user/name ; pianogen data check chunks/ --tokenizer runs/mine ; pianogen data check "
+        "data/mine --model runs/mine",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -94,7 +99,9 @@ def check(argv: list[str]) -> int:
         UsageError, ArgumentError, DataError, MidiError: for what a user can mend.
     """
     args, rest = make_parser().parse_known_args(argv)
-    if rest and not rest[0].startswith("-") and Path(rest[0]).suffix not in (".yaml", ".yml"):
+    if rest and rest[0].startswith("hub="):
+        report = _check_hub(rest[0], rest[1:], args.model)
+    elif rest and not rest[0].startswith("-") and Path(rest[0]).suffix not in (".yaml", ".yml"):
         report = _check_folder(Path(rest[0]), rest[1:], args.model)
     else:
         _, data_args, _ = parse_arguments(rest)
@@ -127,6 +134,14 @@ def _new_report(sides: list[str]) -> _Report:
     return _Report(dict(Counter(sides)))
 
 
+def _check_hub(source: str, options: list[str], model: str | None) -> _Report:
+    limit_waiting(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    folder = fetch(source, whole=True)
+    if not is_published(folder):
+        raise DataError(f"{source} was not published by `pianogen data push`: write --source {source}")
+    return _check_folder(folder, options, model)
+
+
 def _check_folder(folder: Path, options: list[str], model: str | None) -> _Report:
     if not folder.is_dir():
         raise DataError(f"{folder} is neither a folder nor a YAML file")
@@ -157,6 +172,8 @@ def _check_built(folder: Path, model: str | None) -> _Report:
     if not parameters.get("normalize_key"):  # content is that of the music before it was moved to another key
         report.add("content hashes", changed_music(pieces, sides))
     fingerprints = _check_pieces(report, pieces, sides)
+    if "fingerprint" not in pieces.column_names:  # they are not published
+        pieces = pieces.add_column("fingerprint", fingerprints, feature=PIECE_FEATURES["fingerprint"])
     own = parameters.get("tokenizer_from")
     if (folder / "chunks").is_dir():
         _check_tokenized(report, folder, pieces, sides, fingerprints)

@@ -16,6 +16,7 @@ from pianogen_hf.data.caching import cached_map, fingerprint_of
 from pianogen_hf.data.manifest import read_manifest, split_manifest
 from pianogen_hf.data.sources import DataError, list_sources, load_pieces, reading_report, usable_pieces
 from pianogen_hf.data_check import check
+from pianogen_hf.data_push_command import push
 from pianogen_hf.evaluation.corpus_statistics import (
     DURATION_EDGES_SEC,
     NOTE_COUNT_EDGES,
@@ -23,32 +24,36 @@ from pianogen_hf.evaluation.corpus_statistics import (
     markdown_table,
     piece_histograms,
 )
-from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, programs_of, split_parameters
+from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, pin_sources, programs_of, split_parameters
+from pianogen_hf.publishing.hub_errors import HubError
+from pianogen_hf.publishing.model_files import FolderError
 from pianogen_hf.rendering.statistics_plot import save_statistics_plot
 from pianogen_hf.tokenizers.midi import MidiError, read_midi, write_whole
 from pianogen_hf.training.arguments import ArgumentError, DataArguments, ModelArguments, parse_arguments
 
 _USAGE = """usage: pianogen data build [CONFIG.yaml] --source SOURCE ... --output FOLDER [--OPTION VALUE ...]
-       pianogen data check [FOLDER | CONFIG.yaml] [--source SOURCE ...] [--model MODEL] [--output REPORT.json]
+       pianogen data check [FOLDER | hub=NAME | CONFIG.yaml] [--source SOURCE ...] [--model MODEL] [--output FILE]
        pianogen data stats [FOLDER] [--source SOURCE ...] [--output PICTURE.png]
+       pianogen data push FOLDER --repo USER/NAME [--license LICENSE] [--private] [--dry_run]
 
 build  read, find families, split, and write a data set; with a YAML file or --tokenizer its chunks, too
 check  look for leaks between train, validation and test; exit code 1 if there are any
 stats  pieces, notes and hours per source, and how lengths, pitches and durations are distributed
+push   publish a data set on the Hugging Face Hub, readable without this package
 
-A SOURCE is bach, folder=PATH, maestro=PATH, lakh=PATH or dataset=PATH; several may follow one --source. All options of
-train.py that concern data work here (train.py --help), --stage among them, which says which stage of a recipe that has
-several; `pianogen data check --help` says more."""
+A SOURCE is bach, folder=PATH, maestro=PATH, lakh=PATH, dataset=PATH or hub=USER/NAME; several may follow one --source.
+All options of train.py that concern data work in the first three (train.py --help), --stage among them, which says
+which stage of a recipe that has several; `pianogen data COMMAND --help` says more."""
 _HISTOGRAM_FEATURES = Features({"pitch": List(Value("int64")), "duration_sec": List(Value("int64"))})
 _STATISTICS_VERSION = 1  # raised when what is cached changes
 _SHOWN = 20  # unusable files that fit on a screen
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one of the three; returns 0, 1 if the check found a leak, or 2 after an error that a user can mend."""
+    """Run one of the four; returns 0, 1 if the check found a leak, or 2 after an error that a user can mend."""
     argv = sys.argv[1:] if argv is None else argv
     command, rest = (argv[0], argv[1:]) if argv else ("", [])
-    tasks = {"build": _build, "check": check, "stats": _stats}
+    tasks = {"build": _build, "check": check, "stats": _stats, "push": push}
     if command not in tasks:
         is_help = command in ("-h", "--help")
         known = _USAGE if is_help or not command else f"error: unknown command {command!r}; see pianogen data --help"
@@ -56,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if is_help else 2
     try:
         return tasks[command](rest)
-    except (UsageError, ArgumentError, DataError, MidiError) as error:
+    except (UsageError, ArgumentError, DataError, FolderError, HubError, MidiError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -190,6 +195,7 @@ def _stats(argv: list[str]) -> int:
 
 
 def _source_pieces(args: DataArguments) -> tuple[Dataset, dict[str, str]]:
+    pin_sources(args)
     files = list_sources(args.source, args.data_path, args.cache_dir)
     read = load_pieces(files, Path(args.cache_dir).expanduser(), programs_of(args.programs), args.num_proc)
     return usable_pieces(read), reading_report(read)["unusable"]

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from huggingface_hub import constants
 
 import pianogen_hf
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.caching import fingerprint_of
+from pianogen_hf.data.checks import manifest_faults
 from pianogen_hf.data.chunks import build_chunks, notes_of
 from pianogen_hf.data.families import join_families
+from pianogen_hf.data.hub_source import fetch, is_published, pinned, published_names, without_revision
 from pianogen_hf.data.keys import normalized_keys
 from pianogen_hf.data.lazy import LazyChunks
 from pianogen_hf.data.listing import list_each
@@ -34,6 +37,7 @@ from pianogen_hf.data.sources import (
 from pianogen_hf.data.splits import assign_sides, limited_sides
 from pianogen_hf.hub_models import model_file
 from pianogen_hf.loading import load_encoder, one_line
+from pianogen_hf.publishing.hub_errors import limit_waiting
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, write_whole
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import ArgumentError, DataArguments, ModelArguments
@@ -53,6 +57,7 @@ def load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]
         DataError: if the sources or their split can't be used. ArgumentError: if `split_from` can't.
     """
     cache_dir = Path(args.cache_dir).expanduser()
+    pin_sources(args)
     files = list_sources(args.source, args.data_path, cache_dir)
     read = load_pieces(files, cache_dir, programs_of(args.programs), args.num_proc)
     pieces = join_families(usable_pieces(read), cache_dir)
@@ -71,6 +76,24 @@ def load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]
         if side not in sides:
             raise DataError(f"no piece is left for {side}: change validation_fraction or test_fraction, or add files")
     return (normalized_keys(pieces, cache_dir, args.num_proc) if args.normalize_key else pieces), sides, report
+
+
+def pin_sources(args: DataArguments) -> None:
+    """Write the commit behind each source that lies on the Hub, where it is recorded with the split.
+
+    Raises:
+        DataError: if one can't be fetched, or its split.json does not describe what was fetched.
+    """
+    limit_waiting(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    if args.source == ["hub"] and args.data_path:
+        args.source, args.data_path = [f"hub={args.data_path}"], None
+    args.source = [pinned(each) if each.startswith("hub=") else each for each in args.source]
+    for each in args.source:
+        folder = fetch(each) if each.startswith("hub=") else None
+        if folder is not None and is_published(folder):
+            faults = manifest_faults(read_manifest(folder / "split.json"), *published_names(folder))
+            if faults:
+                raise DataError(f"{each}: its split.json does not describe its pieces: {faults[0]}")
 
 
 def pieces_of_model(
@@ -116,7 +139,7 @@ def programs_of(name: str) -> tuple[int, ...] | None:
 
 
 def split_parameters(args: DataArguments) -> dict[str, Any]:
-    """All that decided the split, without any path of this machine."""
+    """All that decided the split, without any path of this machine; a data set on the Hub with its commit."""
     names = ("validation_fraction", "test_fraction", "split_seed", "max_pieces", "programs", "normalize_key")
     weights = {} if args.source_weights is None else {"source_weights": args.source_weights}
     kinds = [kind_of(each) for each in args.source]
@@ -124,8 +147,15 @@ def split_parameters(args: DataArguments) -> dict[str, Any]:
 
 
 def kind_of(source: str) -> str:
-    """What stands before the path: folder, maestro, ..."""
-    return source.split("=", 1)[0]
+    """What stands before the path: folder, maestro, ...; all of a source on the Hub, which everybody can find."""
+    return source if source.startswith("hub=") else source.split("=", 1)[0]
+
+
+def hub_datasets(manifest: dict[str, Any]) -> dict[str, str]:
+    """Commit by name of the data sets on the Hub that a split was made of."""
+    sources = manifest["parameters"].get("source", [])
+    named = [each.removeprefix("hub=").partition("@") for each in sources if each.startswith("hub=")]
+    return {name: commit for name, _, commit in named}
 
 
 def owners_of(args: DataArguments, pieces: Dataset, chunks: Any) -> tuple[np.ndarray, list[str]]:
@@ -157,11 +187,12 @@ def _pieces_of(chunks: Any) -> Iterator[str]:
 
 
 def _split_name(args: DataArguments) -> str:
-    """Names a split in the cache: the sources, by their full paths, and what decides sides."""
-    paths = [args.data_path] if args.data_path else [each.split("=", 1)[1] for each in args.source if "=" in each]
-    places = [str(Path(path).expanduser().resolve()) for path in paths]
+    """Names a split in the cache: the sources, by full paths or names on the Hub, and what decides sides."""
+    sources = [without_revision(each) if each.startswith("hub=") else each for each in args.source]
+    local = [each.split("=", 1)[1] for each in sources if "=" in each and not each.startswith("hub=")]
+    places = [str(Path(path).expanduser().resolve()) for path in ([args.data_path] if args.data_path else local)]
     fractions = (args.validation_fraction, args.test_fraction, args.split_seed)
-    return fingerprint_of([[kind_of(each) for each in args.source], places, fractions])
+    return fingerprint_of([[kind_of(each) for each in sources], places, fractions])
 
 
 def _kept_sides(path: Path) -> dict[str, str]:

@@ -39,7 +39,15 @@ from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.hub_models import provenance_of
 from pianogen_hf.loading import auto_class_of, load_pretrained, one_line
-from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, owners_of, split_parameters, write_json
+from pianogen_hf.prepare import (
+    hub_datasets,
+    load_split,
+    make_chunks,
+    make_tokenizer,
+    owners_of,
+    split_parameters,
+    write_json,
+)
 from pianogen_hf.publishing.hub import Destination
 from pianogen_hf.publishing.hub_errors import HubError, limit_waiting
 from pianogen_hf.publishing.model_card import CardError, write_card
@@ -393,6 +401,7 @@ def _finish(
     metrics = {
         **_circumstances(trainer, tokenizer, argv, train_seconds),
         "source": ", ".join(sorted(set(pieces["source"]))),
+        "hub_datasets": hub_datasets(read_manifest(folder / "split.json")),
         "context": {"window": size + 1, "stride": size - chunk_overlap(tokenizer, chunk_length)},
         "validation": {name: scores[f"eval_{name}"] for name in ("bits_per_note", "nats_per_token", "accuracy")},
     }

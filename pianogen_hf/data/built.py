@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+from datasets.exceptions import DatasetsError
 
 from pianogen_hf.data.listing import DataError
 from pianogen_hf.data.manifest import write_manifest
@@ -125,14 +126,19 @@ def read_pieces(folder: str | os.PathLike) -> tuple[Dataset, list[str]]:
 
 
 def read_splits(folder: str | os.PathLike) -> DatasetDict:
-    """A DatasetDict that was saved with `save_to_disk`.
+    """A DatasetDict that was saved with `save_to_disk`, or published as Parquet files.
 
     Raises:
         DataError: if there is none, or it can't be opened.
     """
+    tables: dict[str, list[str]] = {}
+    for path in sorted(Path(folder).glob("*.parquet")):
+        tables.setdefault(path.name.partition("-")[0], []).append(str(path))
     try:
+        if tables:
+            return DatasetDict({side: Dataset.from_parquet(paths) for side, paths in tables.items()})
         splits = load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, DatasetsError) as error:
         raise DataError(f"{folder} can't be opened as a data set: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(splits, DatasetDict) or not splits:
         raise DataError(f"{folder} is one table: a split is a DatasetDict with two sides or more")

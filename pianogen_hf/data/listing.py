@@ -1,4 +1,4 @@
-"""What pieces a source has: built-in Bach, a MAESTRO release, a folder of MIDI files, Lakh, a built data set.
+"""What pieces a source has: Bach, a MAESTRO release, a folder of MIDI files, Lakh, a data set here or on the Hub.
 
 Listing looks at names and tables, never at music, so it takes no time (but the first time for an archive, which must
 be read for its names); `sources.py` reads what is listed here. What a
@@ -24,14 +24,14 @@ from pianogen_hf.data.bach import SIDES, BachError, list_bach
 from pianogen_hf.tokenizers.midi import MIDI_SUFFIXES
 
 _CACHE_DIR = "~/.cache/pianogen_hf"
-_CHOICES = "bach, folder=PATH, maestro=PATH, lakh=PATH or dataset=PATH"
+_CHOICES = "bach, folder=PATH, maestro=PATH, lakh=PATH, dataset=PATH or hub=USER/NAME"
 _CONTENTS = {
     "folder": "MIDI files",
     "maestro": "MAESTRO release",
     "lakh": "multitrack MIDI files, or their .tar or .tar.gz",
     "dataset": "data set",
 }
-_SIDE_NAMES = {**{side: side for side in SIDES}, **dict.fromkeys(("valid", "val", "dev"), "validation")}
+SIDE_NAMES = {**{side: side for side in SIDES}, **dict.fromkeys(("valid", "val", "dev"), "validation")}
 
 
 class DataError(ValueError):
@@ -45,11 +45,11 @@ class PieceFile:
     Attributes:
         piece_id: unique name; it begins with the name of the source.
         source: name of its source: "bach", "maestro", "lakh", or a folder's own name.
-        path: the file; of a piece in a built data set, the folder of its side; of one in an archive, the Arrow file
-            that the archive was read into.
+        path: the file; of a piece in a built data set, the folder or the Parquet file that holds its side; of one in an
+            archive, the Arrow file that the archive was read into.
         family_id: the work it belongs to where the source says so; otherwise empty.
         official_split: "train", "validation", "test", or "" where the source prescribes none.
-        row: where it stands in a built data set or an archive; -1 for a file.
+        row: where it stands in a data set or an archive; -1 for a file of its own.
     """
 
     piece_id: str
@@ -103,8 +103,9 @@ def list_pieces(
 
     Args:
         source: "bach"; "maestro=PATH", a release of MAESTRO; "folder=PATH", any folder of MIDI files; "lakh=PATH", a
-            tar archive or a folder of multitrack files, such as the Lakh MIDI Dataset; or "dataset=PATH", a data set
-            that `pianogen data build` wrote, whose pieces keep their names and sides.
+            tar archive or a folder of multitrack files, such as the Lakh MIDI Dataset; "dataset=PATH", a data set that
+            `pianogen data build` wrote, whose pieces keep their names and sides; or "hub=USER/NAME[@REVISION]", a data
+            set on the Hub, which is fetched (see `hub_source.py`).
         data_path: the path, if `source` names none.
         cache_dir: where an archive is unpacked to.
 
@@ -117,7 +118,7 @@ def list_pieces(
             not there or contradicts itself.
     """
     kind, _, path = source.partition("=")
-    if kind != "bach" and kind not in _CONTENTS:
+    if kind not in ("bach", "hub", *_CONTENTS):
         raise DataError(f"unknown source {source!r}: choose {_CHOICES}")
     if kind == "bach":
         if path or data_path:
@@ -127,12 +128,14 @@ def list_pieces(
         raise DataError(f"source {source} has its path already: leave out --data_path {data_path}")
     if not (path or data_path):
         raise DataError(f"source {kind} needs a path: write {kind}=PATH, or give --data_path")
+    if kind == "hub":
+        return _list_hub(f"hub={path or data_path}")
     folder = Path(os.path.expanduser(path or data_path or ""))  # a shell leaves the ~ in folder=~/midi as it is
     if kind == "lakh" and folder.is_file():
         return _list_archive(folder, cache_dir)
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: give the folder that holds the {_CONTENTS[kind]}")
-    lists = {"folder": _list_folder, "maestro": _list_maestro, "lakh": _list_lakh, "dataset": _list_built}
+    lists = {"folder": list_folder, "maestro": _list_maestro, "lakh": _list_lakh, "dataset": _list_built}
     return lists[kind](folder)
 
 
@@ -146,21 +149,28 @@ def _list_bach() -> list[PieceFile]:
     ]
 
 
+def _list_hub(source: str) -> list[PieceFile]:
+    from pianogen_hf.data.hub_source import list_hub  # it makes use of this module
+
+    return list_hub(source)
+
+
 # A folder of MIDI files ----------------------------------------------------------------------------------------------
 
 
-def _list_folder(folder: Path) -> list[PieceFile]:
+def list_folder(folder: Path, name: str | None = None) -> list[PieceFile]:
+    """List a folder of MIDI files as `list_pieces` does; `name` is that of the source, by default the folder's own."""
     files = sorted(_files_below(folder))
     paths = [path for path in files if path.suffix.lower() in MIDI_SUFFIXES]
     if not paths:
         raise DataError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)}): give a folder that does")
-    source = _as_text(Path(Path(os.path.abspath(folder)).name or "folder"))
+    source = name or _as_text(Path(Path(os.path.abspath(folder)).name or "folder"))
     entries = _metadata(folder, [path for path in files if path.name == "metadata.csv"], paths)
     pieces = []
     for path in paths:
         name = _as_text(path.relative_to(folder))
         work, side = entries.get(_normal(name), ("", ""))
-        place = _SIDE_NAMES.get(name.partition("/")[0].lower(), "") if "/" in name else ""
+        place = SIDE_NAMES.get(name.partition("/")[0].lower(), "") if "/" in name else ""
         if side and place and side != place:
             raise DataError(f"{path} lies in {place}, but metadata.csv says {side}: move it, or mend its split")
         pieces.append(PieceFile(f"{source}/{name}", source, str(path), work and f"{source}/{work}", side or place))
@@ -243,9 +253,9 @@ def _table_rows(table: Path) -> list[dict[str, str]]:
 
 def _side(value: str, table: Path) -> str:
     side = value.strip().lower()
-    if side and side not in _SIDE_NAMES:
+    if side and side not in SIDE_NAMES:
         raise DataError(f"{table} has the split {value!r}: it must be one of {', '.join(SIDES)}")
-    return _SIDE_NAMES.get(side, "")
+    return SIDE_NAMES.get(side, "")
 
 
 # Lakh ----------------------------------------------------------------------------------------------------------------
@@ -306,7 +316,11 @@ def _list_maestro(folder: Path) -> list[PieceFile]:
 
 def _list_built(folder: Path) -> list[PieceFile]:
     """Rows of a built data set: the side they were given there is official from now on."""
+    from pianogen_hf.data.hub_source import is_published, list_published  # it makes use of this module
+
     place = folder / "pieces"
+    if is_published(folder):  # somebody has fetched it from the Hub
+        return list_published(folder)
     if not (place / "dataset_dict.json").is_file():
         raise DataError(f"{folder} is no data set that `pianogen data build` wrote: it has no pieces/dataset_dict.json")
     try:

@@ -19,6 +19,7 @@ from datasets import Dataset, Features, List, Value
 from pianogen_hf.data.bach import read_bach
 from pianogen_hf.data.caching import cached_map, fingerprint_of
 from pianogen_hf.data.families import FULL_NOTES, KEPT_ONE_IN, MIN_KINDS, WINDOW, fingerprint
+from pianogen_hf.data.hub_source import open_midi
 from pianogen_hf.data.listing import DataError, PieceFile, list_pieces, list_sources
 from pianogen_hf.data.musicxml import MusicXMLError
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, MidiError, notes_to_midi_bytes, read_midi
@@ -85,7 +86,7 @@ def load_pieces(
         "files": [[*asdict(file).values(), *(stamps.get(file.path) or _stamp(file.path))] for file in files],
     }
     rows = [{**asdict(file), "path": os.fsencode(file.path)} for file in files]  # a path need not be UTF-8
-    built = {path: _open_table(path).select_columns(["midi", "error"]) for path in tables}
+    built = {path: _open_table(path, Path(cache_dir)) for path in tables}
     return cached_map(
         Dataset.from_list(rows),
         _read_row,
@@ -99,8 +100,12 @@ def load_pieces(
     )
 
 
-def _open_table(path: str) -> Dataset:
-    return Dataset.from_file(path) if os.path.isfile(path) else Dataset.load_from_disk(path)
+def _open_table(path: str, cache_dir: Path) -> Dataset:
+    """Music in a column `midi`, and in `error` why there is none, where the table knows."""
+    if path.lower().endswith(".parquet"):  # of a data set on the Hub
+        return open_midi(path, cache_dir)
+    table = Dataset.from_file(path) if os.path.isfile(path) else Dataset.load_from_disk(path)
+    return table.select_columns(["midi", "error"])
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -136,9 +141,9 @@ def _read_row(row: dict[str, Any], programs: tuple[int, ...] | None, built: dict
 
 
 def _notes_in(row: dict[str, Any], programs: tuple[int, ...] | None) -> Notes:
-    if row["error"]:
+    if row.get("error"):
         raise DataError(row["error"])
-    return read_midi(row["midi"], programs)
+    return read_midi(row["midi"] or b"", programs)
 
 
 def _read_notes(path: str, programs: tuple[int, ...] | None) -> Notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,11 @@ class ModelFolder:
         return sorted({source for run in (self.split, *self.runs) for source in run.get("sources", ())})
 
     @property
+    def hub_datasets(self) -> dict[str, str]:
+        """Commit by name of the data sets on the Hub that its split was made of."""
+        return hub_datasets(self.split)
+
+    @property
     def unknown(self) -> list[str] | None:
         """Checkpoints without a record of their training that it comes from; None if all of its training is known."""
         return None if self.provenance.get("status") == "known" else self.provenance.get("unknown", [])
@@ -132,6 +138,7 @@ def card_facts(model: ModelFolder) -> dict[str, Any]:
         "context": _context(metrics.get("context"), _unit(model)),
         "evaluation": [evaluation_facts(*each) for each in sorted(metrics.get("evaluation", {}).items())],
         "audit": _audit(metrics["copy_audit"]) if "copy_audit" in metrics else None,
+        "hub_datasets": [link_to_data(name, commit) for name, commit in model.hub_datasets.items()],
         "sources": [_source(name, split.get("sources", {}).get(name)) for name in model.sources],
         "non_commercial": model.is_non_commercial,
         "sides": _side_rows(split),
@@ -244,8 +251,8 @@ def _audit(audit: dict[str, Any]) -> dict[str, Any]:
 def _source(name: str, size: dict[str, Any] | None) -> str:
     """One source: how much the split takes from it, and its terms."""
     amount = f"{digits(size['pieces'])} pieces, {digits(size['notes'])} notes" if size else "in an earlier run"
-    terms = _KNOWN[name][1] if name in _KNOWN else NOT_RECORDED
-    return f"{code(name)}: {describe(name) if name in _KNOWN else 'MIDI files'}; {amount}; terms: {terms}"
+    what = describe(name) if name in _KNOWN else "MIDI files"
+    return f"{code(name)}: {what}; {amount}; terms: {terms_of(name)}"
 
 
 def _side_rows(split: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -296,3 +303,25 @@ def _stage(stage: dict[str, Any]) -> str:
     return (
         f"{digits(stage.get('steps'))} steps on {stage.get('source', NOT_RECORDED)}; validation: {bits} bits per note"
     )
+
+
+def terms_of(source: str) -> str:
+    """On what terms a source may be used, as far as this package knows."""
+    return _KNOWN[source][1] if source in _KNOWN else NOT_RECORDED
+
+
+def forbids_commerce(source: str) -> bool:
+    """Whether a source that this package knows forbids commercial use."""
+    return source in _NON_COMMERCIAL
+
+
+def hub_datasets(split: Mapping[str, Any]) -> dict[str, str]:
+    """Commit by name of the data sets on the Hub that a split was made of, as its parameters name them."""
+    sources = split.get("parameters", {}).get("source", ())
+    parts = [each.removeprefix("hub=").partition("@") for each in sources if each.startswith("hub=")]
+    return {name: commit for name, _, commit in parts}
+
+
+def link_to_data(name: str, commit: str) -> str:
+    """A data set on the Hub, as a link."""
+    return f"[{name}](https://huggingface.co/datasets/{name}) at commit {code(commit or NOT_RECORDED)}"

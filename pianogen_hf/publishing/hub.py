@@ -1,9 +1,9 @@
-"""A model folder to the Hub: one commit, whole or not at all, that can be repeated."""
+"""A model folder or a data set to the Hub: one commit, whole or not at all, that can be repeated."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class Destination:
         revision: a branch, made if need be.
         create_pr: open a pull request instead of changing the branch.
         token: instead of the one that `hf auth login` or HF_TOKEN has given.
+        repo_type: "model" or "dataset".
 
     Raises:
         HubError: if the Hub can't be reached or refuses it.
@@ -68,24 +69,28 @@ class Destination:
         revision: str | None = None,
         create_pr: bool = False,
         token: str | None = None,
+        repo_type: str = "model",
     ):
         self.api = HfApi(token=token, library_name="pianogen_hf")
         self.repo_id, self.revision, self.create_pr = repo_id, revision, create_pr
+        self.repo_type = repo_type
         try:
-            self.repo_id = self.api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
-            info = self.api.repo_info(self.repo_id)
+            self.repo_id = self.api.create_repo(
+                repo_id, private=private or None, exist_ok=True, repo_type=repo_type
+            ).repo_id
+            info = self.api.repo_info(self.repo_id, repo_type=repo_type)
         except Exception as error:
             raise self._error(error) from error
         if private and not info.private:
             raise HubError(
-                f"{self.repo_id} exists and is public: everybody would see the model. Make it private on its page, "
+                f"{self.repo_id} exists and is public: everybody would see what you push. Make it private on its page, "
                 "leave out --private, or choose another name"
             )
 
-    def push(self, uploads: Sequence[Upload], message: str) -> Pushed:
+    def push(self, uploads: Sequence[Upload], message: str, is_part: Callable[[str], bool] = is_part) -> Pushed:
         """Make the revision hold these files, in one commit; what it holds already is not sent.
 
-        Files of another model that were there (`is_part`) are removed, all others stay.
+        Files of an earlier model or data set that were there (`is_part`) are removed, all others stay.
 
         Raises:
             HubError: if that did not happen; nothing has changed on the Hub then.
@@ -114,6 +119,7 @@ class Destination:
             made = self.api.create_commit(
                 self.repo_id,
                 operations,
+                repo_type=self.repo_type,
                 commit_message=message,
                 revision=self.revision,
                 create_pr=self.create_pr,
@@ -133,19 +139,19 @@ class Destination:
     def _remote(self) -> tuple[str, dict[str, RepoFile]]:
         """The commit that the revision is at, and its files; a branch that is not there is made."""
         try:
-            info = self.api.repo_info(self.repo_id, revision=self.revision)
+            info = self.api.repo_info(self.repo_id, revision=self.revision, repo_type=self.repo_type)
         except RevisionNotFoundError:
             if self.create_pr or str(self.revision).startswith("refs/"):
                 raise
-            self.api.create_branch(self.repo_id, branch=str(self.revision), exist_ok=True)
-            info = self.api.repo_info(self.repo_id, revision=self.revision)
-        listed = self.api.list_repo_tree(self.repo_id, recursive=True, revision=info.sha)
+            self.api.create_branch(self.repo_id, branch=str(self.revision), exist_ok=True, repo_type=self.repo_type)
+            info = self.api.repo_info(self.repo_id, revision=self.revision, repo_type=self.repo_type)
+        listed = self.api.list_repo_tree(self.repo_id, recursive=True, revision=info.sha, repo_type=self.repo_type)
         return str(info.sha), {each.path: each for each in listed if isinstance(each, RepoFile)}
 
     @property
     def url(self) -> str:
         """The page to look at."""
-        page = f"{self.api.endpoint}/{self.repo_id}"
+        page = f"{self.api.endpoint}/{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo_id}"
         return page if self.revision in (None, "main") else f"{page}/tree/{self.revision}"
 
     def _error(self, error: Exception) -> HubError:

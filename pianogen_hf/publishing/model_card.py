@@ -157,6 +157,7 @@ def _front_matter(model: ModelFolder, words: _Words, name: str) -> ModelCardData
     fields: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation" if is_causal else None,
+        "datasets": list(model.hub_datasets) or None,
         **words.data,
         "tags": [tag for tag in tags if tag] + [tag for tag, is_due in warnings.items() if is_due],
         "model_name": name,

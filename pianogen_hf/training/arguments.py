@@ -89,7 +89,8 @@ class DataArguments:
         default_factory=lambda: ["bach"],
         metadata={
             "help": "One or more of: bach (built in), folder=PATH (your MIDI files), maestro=PATH, lakh=PATH (a .tar, "
-            ".tar.gz or folder of multitrack files), dataset=PATH (what `pianogen data build` wrote)."
+            ".tar.gz or folder of multitrack files), dataset=PATH (what `pianogen data build` wrote), "
+            "hub=USER/NAME[@REVISION] (a data set on the Hub, published with `pianogen data push` or by anybody)."
         },
     )
     source_weights: list[float] | None = field(
