@@ -175,6 +175,16 @@ def test_a_push_that_fails_is_one_line_and_leaves_the_repository_as_it_was(hub, 
         assert files(hub) == before
 
 
+def test_chunks_of_continuous_notes_are_rows_of_numbers(hub, run, place, music):
+    built = build(place / "continuous", music, "--tokenizer=ContinuousNotesFeatureExtractor", "--chunk_length=33")
+    code, out, error = run("data", "push", built, "--repo", "pianogen/rows", "--license", "cc0-1.0")
+    assert code == 0 and "checked" in out, error
+    pushed = files(hub, "pianogen/rows")
+    assert "`input_values`" in pushed["README.md"].decode() and "`input_ids`" not in pushed["README.md"].decode()
+    rows = table(pushed["chunks/train-00000-of-00001.parquet"])
+    assert len(rows["input_values"][0].as_py()[0]) == 4
+
+
 @pytest.mark.slow
 def test_a_branch_gets_the_new_data_alone_and_main_keeps_the_old(hub, run, pushed, place):
     other = build(place / "branch", write_pieces(place / "few", range(40, 50)))

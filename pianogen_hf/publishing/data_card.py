@@ -30,6 +30,13 @@ _TAGS = ("music", "midi", "piano", "symbolic-music", "pianogen_hf")
 _SHOWN = 20  # pieces that the card names; split.json names all of them
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 UNKNOWN = "unknown"
+_STEPS = {  # columns that hold what a model reads: type and words
+    "input_ids": "list of int32 | token ids",
+    "input_values": (
+        "list of lists of 4 float32 | rows (time shift in seconds since the previous onset; pitch, where 128 begins "
+        "a piece and 129 ends it; velocity; duration in seconds)"
+    ),
+}
 
 
 def render_data_card(
@@ -179,15 +186,19 @@ def _chunk_facts(chunks: Mapping[str, Dataset], parameters: Mapping[str, Any]) -
     names = ("transpose", "velocity", "stretch")
     said = [f"{name} {' to '.join(map(str, parameters[name]))}" for name in names if name in parameters]
     return {
-        "chunks": [(side, _digits(len(rows)), _digits(_number_of_ids(rows))) for side, rows in chunks.items()],
+        "chunks": [(side, _digits(len(rows)), _digits(_number_of_steps(rows))) for side, rows in chunks.items()],
+        "step_columns": sorted({name for rows in chunks.values() for name in rows.column_names} & set(_STEPS)),
+        "step_words": _STEPS,
         "chunk_length": parameters.get("chunk_length", NOT_RECORDED),
         "augmentation": ", ".join(said) or NOT_RECORDED,
     }
 
 
-def _number_of_ids(rows: Dataset) -> int:
-    lists = rows.select_columns("input_ids").with_format("arrow")
-    return sum(len(batch["input_ids"].combine_chunks().flatten()) for batch in lists.iter(1000))
+def _number_of_steps(rows: Dataset) -> int:
+    """Ids, or rows of continuous notes, in all chunks."""
+    (column,) = set(rows.column_names) & set(_STEPS)
+    batches = rows.select_columns(column).with_format("arrow").iter(1000)
+    return sum(sum(batch[column].combine_chunks().value_lengths().to_pylist()) for batch in batches)
 
 
 def _split_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,8 @@ def _add(found: Any, column: pa.Array) -> None:
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         found.update(column.value_lengths().cast(pa.int64()).to_numpy(zero_copy_only=False).tobytes())
         return _add(found, column.flatten())
+    if pa.types.is_fixed_size_list(column.type):  # rows of a feature extractor
+        return _add(found, column.flatten())
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return found.update(column.to_numpy(zero_copy_only=False).tobytes())
     for value in column.to_pylist():
