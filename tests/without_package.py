@@ -21,13 +21,15 @@ class Absent:
 
 
 def load(folder, **how):
-    """The head that was saved, and what makes its inputs."""
+    """The head that was saved, and what makes its inputs; of a folder or a name on the Hub."""
     import transformers as hf
+    from transformers.utils import cached_file
 
     config = hf.AutoConfig.from_pretrained(folder, **how)
     head = next((each for each in ("ForCausalLM", "ForMaskedLM") if each in config.architectures[0]), "ForCausalLM")
     model = getattr(hf, f"AutoModel{head}").from_pretrained(folder, **how)
-    reader = hf.AutoFeatureExtractor if Path(folder, "preprocessor_config.json").exists() else hf.AutoTokenizer
+    has_extractor = cached_file(folder, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+    reader = hf.AutoFeatureExtractor if has_extractor else hf.AutoTokenizer
     return model, reader.from_pretrained(folder, **how)
 
 
@@ -80,15 +82,19 @@ def without_miditok(folder):
         return str(error)
 
 
-def main(path):
-    """Answer without the package."""
+def hide_package():
+    """Let this process be one in which the package is not installed."""
     sys.meta_path.insert(0, Absent())
     try:
         importlib.import_module("pianogen_hf")
     except ModuleNotFoundError:
-        pass
-    else:
-        raise AssertionError("the package can be imported")
+        return
+    raise AssertionError("the package can be imported")
+
+
+def main(path):
+    """Answer without the package."""
+    hide_package()
     work = json.loads(Path(path).read_text())
     prompt = work["prompt"]
     told = {"without miditok": without_miditok(work["needs_miditok"])}
