@@ -16,7 +16,6 @@ from huggingface_hub import constants, get_cached_repo_tree, hf_hub_download, sn
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, HfHubHTTPError, RemoteEntryNotFoundError
 from tqdm.auto import tqdm
 
-from pianogen_hf.data.provenance import Provenance
 from pianogen_hf.publishing.hub_errors import explain_loading, is_unanswered, limit_waiting
 from pianogen_hf.publishing.model_files import pickle_fault
 from pianogen_hf.training.arguments import ArgumentError
@@ -45,16 +44,6 @@ def model_folder(name: str | os.PathLike, revision: str | None = None, folder: s
         return Path(name)
     found = _fetched(os.fspath(name), revision, None)
     return found if folder is None else _fetched(os.fspath(name), found.name, folder)
-
-
-def provenance_of(name: str, revision: str | None = None) -> Provenance:
-    """What a model was trained on, told by the commit that it is loaded from.
-
-    Raises:
-        ArgumentError: as for `model_folder`. DataError: as for `Provenance.load`.
-    """
-    folder = model_folder(name, revision)
-    return Provenance.load(name, None if Path(name).is_dir() else folder.name)
 
 
 def model_file(name: str, filename: str, revision: str | None = None) -> Path:

@@ -35,7 +35,7 @@ from pianogen_hf.data.sources import (
     usable_pieces,
 )
 from pianogen_hf.data.splits import assign_sides, limited_sides
-from pianogen_hf.hub_models import model_file
+from pianogen_hf.hub_models import model_file, model_folder
 from pianogen_hf.loading import load_encoder, one_line
 from pianogen_hf.publishing.hub_errors import limit_waiting
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, write_whole
@@ -222,6 +222,16 @@ def _sides_in(origin: str, pieces: Dataset) -> dict[str, str]:
     # A newcomer that resembles train pieces and evaluated ones alike follows its family, and training is then refused.
     trained = [each.content for each in overlaps if family_of[each.content][0] not in evaluated]
     return {**sides, **dict.fromkeys(trained, "train")}
+
+
+def provenance_of(name: str, revision: str | None = None) -> Provenance:
+    """What a model was trained on, told by the commit that it is loaded from.
+
+    Raises:
+        ArgumentError: as for `model_folder`. DataError: as for `Provenance.load`.
+    """
+    folder = model_folder(name, revision)
+    return Provenance.load(name, None if Path(name).is_dir() else folder.name)
 
 
 def _manifest_of(origin: str) -> Path:

@@ -37,7 +37,6 @@ from pianogen_hf.data.provenance import Provenance, refusal
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
-from pianogen_hf.hub_models import provenance_of
 from pianogen_hf.loading import auto_class_of, load_pretrained, one_line
 from pianogen_hf.prepare import (
     hub_datasets,
@@ -45,6 +44,7 @@ from pianogen_hf.prepare import (
     make_chunks,
     make_tokenizer,
     owners_of,
+    provenance_of,
     split_parameters,
     write_json,
 )

@@ -20,7 +20,8 @@ STEPS = r"""
 import json, os, shutil, sys, urllib.request
 from pathlib import Path
 from huggingface_hub import constants
-from pianogen_hf.hub_models import model_file, model_folder, provenance_of, refuse_pickle
+from pianogen_hf.hub_models import model_file, model_folder, refuse_pickle
+from pianogen_hf.prepare import provenance_of
 from pianogen_hf.loading import load_tokenizer
 from pianogen_hf.publishing.hub import Destination
 from pianogen_hf.publishing.hub_errors import limit_waiting
