@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 from typing import NoReturn
 
 
@@ -16,3 +18,13 @@ class OneLineParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what the command prints."""
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def recorded(program: str, argv: list[str]) -> str:
+    """A command as metrics.json and cards tell it: they are published, so of absolute paths only the end is told."""
+    return shlex.join([program, *map(without_place, argv)])
+
+
+def without_place(text: str) -> str:
+    """The same without where on this machine it lies: folder=/home/me/midi becomes folder=.../midi."""
+    return re.sub(r"(^|=)(?:[A-Za-z]:)?[\\/](?:[^=]*[\\/])?(?=[^\\/=]+[\\/]?$)", r"\1.../", text)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pianogen_hf.command_line import OneLineParser, UsageError
+from pianogen_hf.command_line import OneLineParser, UsageError, recorded
 
 _DESCRIPTION = """Train every recipe at the same number of parameters, with the same notes in a step and the same
 budget, on the same split; measure all of them on the same held-out pieces; and write one report: DIR/report.md and
@@ -208,7 +207,7 @@ def _facts(args: argparse.Namespace, argv: list[str], manifest: dict[str, Any], 
     )
     chosen = "the best of them by validation" if args.evaluations else "the last weights"
     return {
-        "command": shlex.join(["pianogen", "compare", *argv]),
+        "command": recorded("pianogen", ["compare", *argv]),
         "data": f"{', '.join(manifest['sources'])}: {counts}",
         "split": manifest["hash"],
         "reported": f"{side}; {args.evaluations} evaluations during training, {chosen}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import transformers
 from transformers.utils import logging
 
 import pianogen_hf
-from pianogen_hf.command_line import OneLineParser, UsageError
+from pianogen_hf.command_line import OneLineParser, UsageError, recorded
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluate_data import HeldOut, any_folder, benchmark_file, own_side
 from pianogen_hf.evaluate_run import Evaluation, weights_hash
@@ -194,7 +193,7 @@ def _circumstances(evaluation: Evaluation, argv: list[str]) -> dict[str, Any]:
     device = evaluation.model.device
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": shlex.join(["pianogen", "evaluate", *argv]),
+        "command": recorded("pianogen", ["evaluate", *argv]),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "seconds": evaluation.seconds,

@@ -30,6 +30,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import pianogen_hf
+from pianogen_hf.command_line import recorded, without_place
 from pianogen_hf.data.chunks import chunk_overlap, chunk_size, notes_of
 from pianogen_hf.data.lazy import LazyChunks
 from pianogen_hf.data.manifest import read_manifest, split_manifest, write_manifest
@@ -233,7 +234,8 @@ def _provenance(
     overlaps = before.overlap(pieces, sides)
     if overlaps and not allow_contamination:
         raise ArgumentError(refusal(overlaps, str(started_from)))
-    return before.extended(manifest, pieces, sides, overlaps, shlex.join(["train.py", *argv]), started_from)
+    origin = without_place(started_from) if started_from else None
+    return before.extended(manifest, pieces, sides, overlaps, recorded("train.py", argv), origin)
 
 
 def _check_resumed(
@@ -474,7 +476,7 @@ def _circumstances(
     weights = {} if trainer.mixture is None else {"source_weights": trainer.mixture.weights}
     return {
         **weights,
-        "command": shlex.join(["train.py", *argv]),
+        "command": recorded("train.py", argv),
         "seed": trainer.args.seed,
         "steps": trainer.state.global_step,
         "world_size": trainer.args.world_size,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pianogen_hf as pg
+from pianogen_hf.command_line import recorded
 from pianogen_hf.commands import main
 
 
@@ -139,3 +141,21 @@ def test_roundtrip_of_nothing_usable_is_refused(tmp_path, folder, capsys):
     assert "no file in" in refused(["roundtrip", str(tmp_path / "empty")], capsys)
     assert "--max_files must be at least 1" in refused(["roundtrip", str(folder), "--max_files", "0"], capsys)
     assert "invalid int value" in refused(["roundtrip", str(folder), "--max_files", "x"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("folder=/home/me/midi", "folder=.../midi"),
+        ("--source=folder=/home/me/midi/", "--source=folder=.../midi/"),
+        ("/home/me/runs/model", ".../model"),
+        (r"C:\music\mine", ".../mine"),
+        ("folder=~/midi", "folder=~/midi"),
+        ("configs/v7.yaml", "configs/v7.yaml"),
+        ("--stretch=0.95", "--stretch=0.95"),
+        ('{"a": "b/c"}', '{"a": "b/c"}'),
+        ("/", "/"),
+    ],
+)
+def test_a_recorded_command_does_not_tell_where_things_lie(given, told):
+    assert shlex.split(recorded("train.py", [given])) == ["train.py", told]
