@@ -48,6 +48,16 @@ def join_rows(tables: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([_as_bytes(table) for table in tables]).view(tables[0].dtype)
 
 
+def stable_order(values: np.ndarray) -> np.ndarray:
+    """`np.argsort(values, kind="stable")` of whole numbers from 0 on, 16 bits at a time, which numpy counts (radix)."""
+    order = np.argsort(values.astype(np.uint16), kind="stable")  # the conversion keeps the lowest bits
+    rest = values >> 16
+    while rest.any():
+        order = order.take(np.argsort(rest.take(order).astype(np.uint16), kind="stable"))
+        rest = rest >> 16
+    return order
+
+
 def _as_bytes(table: np.ndarray) -> np.ndarray:
     return table.view((np.void, table.dtype.itemsize))
 
@@ -237,8 +247,12 @@ class Notes:
         """Seconds (float64) of ticks, any shape, through the tempo map."""
         ticks = np.asarray(ticks, dtype=np.float64)
         row = np.searchsorted(self.tempos["tick"], ticks, side="right") - 1 if len(self.tempos) > 1 else 0
-        us = self.tempos["us_per_quarter"][row]
-        return self._tempo_starts_sec()[row] + (ticks - self.tempos["tick"][row]) * us * 1e-6 / self.ticks_per_quarter
+        seconds = ticks - self.tempos["tick"][row]
+        seconds *= self.tempos["us_per_quarter"][row]
+        seconds *= 1e-6
+        seconds /= self.ticks_per_quarter
+        seconds += self._tempo_starts_sec()[row]
+        return seconds
 
     def sec_to_tick(self, seconds: np.ndarray) -> np.ndarray:
         """Nearest ticks (int64) of seconds, any shape, through the tempo map."""
@@ -270,19 +284,24 @@ class Notes:
         track of its own); otherwise each track has its own pedal. The result has no pedal events left.
         """
         table = copy_rows(self.table)
-        if not len(self.pedals):
-            return replace(self, table=table)
-        last = self._last_event_tick()
-        if len(table) and table["track"].min() == table["track"].max():
-            table["duration_tick"] = _sustained_durations(table, self.pedals, last)
-            return replace(self, table=table, pedals=np.zeros(0, PEDAL_DTYPE))
-        sounding = np.unique(table["track"])
-        for track in sounding:
-            own = (self.pedals["track"] == track) | ~np.isin(self.pedals["track"], sounding)
-            rows = np.flatnonzero(table["track"] == track)
-            notes, pedals = take_rows(table, rows), take_rows(self.pedals, own)
-            table["duration_tick"][rows] = _sustained_durations(notes, pedals, last)
+        table["duration_tick"] = self.sustained_duration_tick()
         return replace(self, table=table, pedals=np.zeros(0, PEDAL_DTYPE))
+
+    def sustained_duration_tick(self) -> np.ndarray:
+        """How long each note sounds with the pedal, shape (num_notes,), as `with_sustain` has it."""
+        table = self.table
+        if not len(self.pedals) or not len(table):
+            return table["duration_tick"]
+        last, track = self._last_event_tick(), table["track"]
+        if np.minimum.reduce(track) == np.maximum.reduce(track):
+            return _sustained_durations(table, self.pedals, last)
+        durations = np.empty(len(table), dtype=np.int64)
+        sounding = np.unique(track)
+        for each in sounding:
+            own = (self.pedals["track"] == each) | ~np.isin(self.pedals["track"], sounding)
+            rows = np.flatnonzero(track == each)
+            durations[rows] = _sustained_durations(take_rows(table, rows), take_rows(self.pedals, own), last)
+        return durations
 
     def _last_event_tick(self) -> int:
         return max(self.end_tick, int(self.pedals["tick"].max()) if len(self.pedals) else 0)
@@ -290,9 +309,9 @@ class Notes:
 
 def _pedal_spans(pedals: np.ndarray, last_tick: int) -> tuple[np.ndarray, np.ndarray]:
     """Ticks at which the pedal goes down and at which it comes up again, two arrays of one length."""
-    down = pedals["value"] >= PEDAL_DOWN
-    changes = np.flatnonzero(np.diff(down, prepend=False))
-    ticks = pedals["tick"][changes].astype(np.int64)
+    down = np.zeros(len(pedals) + 1, dtype=bool)  # it begins up
+    np.greater_equal(pedals["value"], PEDAL_DOWN, out=down[1:])
+    ticks = pedals["tick"].take(np.flatnonzero(down[1:] != down[:-1])).astype(np.int64)
     if len(ticks) % 2:
         ticks = np.append(ticks, last_tick)
     return ticks[0::2], ticks[1::2]
@@ -303,13 +322,12 @@ def next_onset_of_same_pitch(onset: np.ndarray, pitch: np.ndarray, default: int)
 
     Notes of one pitch that begin together see the same next onset.
     """
-    upcoming = np.full(len(onset), default, dtype=np.int64)
     if len(onset) < 2:
-        return upcoming
+        return np.full(len(onset), default, dtype=np.int64)
     # Notes come by onset, as a rule: then a stable sort by pitch alone does, which is ten times as fast.
     rising = bool((onset[1:] >= onset[:-1]).all())
     order = np.argsort(pitch, kind="stable") if rising else np.lexsort((onset, pitch))
-    sorted_onset, sorted_pitch = onset[order].astype(np.int64), pitch[order]
+    sorted_onset, sorted_pitch = onset.take(order).astype(np.int64, copy=False), pitch.take(order)
     same_key = sorted_pitch[1:] == sorted_pitch[:-1]
     later = np.full(len(onset), default, dtype=np.int64)
     np.copyto(later[:-1], sorted_onset[1:], where=same_key)
@@ -317,6 +335,7 @@ def next_onset_of_same_pitch(onset: np.ndarray, pitch: np.ndarray, default: int)
     if together.any():  # all of them look beyond the last of them
         last = np.flatnonzero(np.append(~together, True))
         later = np.repeat(later[last], np.diff(last, prepend=-1))
+    upcoming = np.empty_like(later)
     upcoming[order] = later
     return upcoming
 
@@ -324,13 +343,12 @@ def next_onset_of_same_pitch(onset: np.ndarray, pitch: np.ndarray, default: int)
 def _sustained_durations(table: np.ndarray, pedals: np.ndarray, last_tick: int) -> np.ndarray:
     """Durations of one track's notes with the pedal spans of that track applied."""
     down, up = _pedal_spans(pedals, last_tick)
-    onset = table["onset_tick"].astype(np.int64)
-    offset = onset + table["duration_tick"]
     if len(down) == 0:
         return table["duration_tick"]
-    span = np.searchsorted(down, offset, side="right") - 1
-    held = (span >= 0) & (offset < up[np.maximum(span, 0)])
-    released = np.where(held, up[np.maximum(span, 0)], offset)
+    onset = table["onset_tick"].astype(np.int64)
+    offset = onset + table["duration_tick"]
+    # Where the latest pedal before a note's end comes up; -1 before the first.
+    comes_up = np.append(-1, up).take(np.searchsorted(down, offset, side="right"))
     next_strike = next_onset_of_same_pitch(onset, table["pitch"], default=2**31 - 1)
     # A key that was still held by a finger keeps its own length: only the pedal's share is cut by the next strike.
-    return np.maximum(np.minimum(released, next_strike), offset) - onset
+    return np.maximum(np.minimum(comes_up, next_strike), offset) - onset

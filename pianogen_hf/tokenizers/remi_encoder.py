@@ -193,7 +193,7 @@ class RemiEncoder:
         for each in (pitch_ids, length_ids, velocity_ids):
             key <<= _ID_BITS
             key |= each
-        key.sort()
+        key.sort(kind="stable")  # three times as fast: they are in order but for notes that fall on one position
         strike = key >> 2 * _ID_BITS
         written = np.flatnonzero(strike[1:] != strike[:-1])
         if len(written) < len(key) - 1:  # the first of several strikes, the shortest, is written

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .notes import Notes
+from .notes import Notes, stable_order
 from .tokenization_notes import NoteTokenizer
 
 US_PER_COLUMN = 50_000
@@ -26,7 +26,6 @@ _FIRST_CODE, _LAST_CODE = 33, 126  # the printable characters
 _TICKS_PER_QUARTER, _TICKS_PER_COLUMN = 480, 48
 # One column is what is left of 0 to 150 ms. 75 ms is a middle: the means are 63 ms in MAESTRO, 83 in PiJAMA.
 _SHORTEST_TICKS = 72
-_KEY_STRIDE = 128  # a power of two, more than there are ids
 _DECODED_VELOCITY = 80  # mezzo-forte; the text has no velocities
 
 
@@ -80,26 +79,33 @@ class CrayKHTokenizer(NoteTokenizer):
             return np.zeros(0, dtype=np.int64)
         start, end, slot = runs
         first, beyond = int(start.min()), min(int(end.max()) - 1 + TAIL, MAX_COLUMNS)
-        cells = _run_keys(_key(start, slot + self.num_special), end - start)
-        spaces = np.arange(first, beyond)
-        breaks = np.arange(COLUMNS_PER_LINE - 1, beyond, COLUMNS_PER_LINE)  # those before `first`: silent lines
-        # Sorted by column, then id, the tokens are the text: pitches ascending, then the space, then the line break.
-        keys = np.concatenate([cells, _key(spaces, self._space), _key(breaks, self._line_break)])
-        keys.sort()
-        new = np.ones(len(keys), dtype=bool)  # a cell that several runs fill sounds once
-        np.not_equal(keys[1:], keys[:-1], out=new[1:])
-        return keys[new] & (_KEY_STRIDE - 1)
+        column, token = _cells(start, end - start), np.repeat((slot + self.num_special).astype(np.int32), end - start)
+        order = stable_order(column - first)  # by pitch they stand already
+        column, token = column.take(order), token.take(order)
+        double = np.flatnonzero((column[1:] == column[:-1]) & (token[1:] == token[:-1]))
+        if len(double):  # a cell that several runs fill sounds once
+            column, token = np.delete(column, double), np.delete(token, double)
+        # Before a pitch stand those before it, the spaces of earlier columns, and a break for each 50 of the file's.
+        ids = np.full(len(token) + beyond - first + beyond // COLUMNS_PER_LINE, self._space)
+        ids[np.arange(len(token)) + (column + column // COLUMNS_PER_LINE - first)] = token
+        next_line = np.arange(COLUMNS_PER_LINE, beyond + 1, COLUMNS_PER_LINE)  # some before `first`: silent lines
+        spaces = np.maximum(next_line - first, 0)
+        ids[np.searchsorted(column, next_line) + spaces + np.arange(len(next_line))] = self._line_break
+        return ids
 
     def _sounding_runs(self, notes: Notes) -> np.ndarray:
         """What sounds, shape (3, num_runs): first column, column after the last, pitch counted from the lowest.
 
-        Runs of one pitch may overlap.
+        They come by pitch. Runs of one pitch may overlap.
         """
         strikes = self._strikes(notes)
         alone = _stand_alone(strikes)
         slot, on, off = strikes[:3]
         runs = np.stack([on, np.maximum(on + 1, off - 1), slot])
-        return runs if alone.all() else np.concatenate([runs[:, alone], _runs_of_clashes(strikes[:, ~alone])], axis=1)
+        if alone.all():
+            return runs
+        runs = np.concatenate([runs[:, alone], _runs_of_clashes(strikes[:, ~alone])], axis=1)
+        return runs.take(stable_order(runs[2]), axis=1)
 
     def _strikes(self, notes: Notes) -> np.ndarray:
         """The printable notes by pitch, then onset.
@@ -109,14 +115,22 @@ class CrayKHTokenizer(NoteTokenizer):
             onset and offset, track.
         """
         table = notes.table
-        slot = table["pitch"] - self._lowest
-        keep = (slot >= 0) & (slot < self._num_pitches) & (table["program"] <= MAX_PROGRAM) & ~table["is_drum"]
-        rows = np.flatnonzero(keep)
-        rows = rows[np.argsort(slot[rows], kind="stable")]
-        onset_tick = table["onset_tick"][rows].astype(np.int64)
-        ticks = np.stack([onset_tick, onset_tick + table["duration_tick"][rows]])
-        on, off = _columns(notes, ticks)
-        strikes = np.stack([slot[rows], on, np.minimum(off, MAX_COLUMNS + 1), *ticks, table["track"][rows]])
+        rows = np.argsort(table["pitch"], kind="stable")
+        pitch = table["pitch"].take(rows)
+        printable = slice(*np.searchsorted(pitch, [self._lowest, self._lowest + self._num_pitches]))
+        rows, pitch = rows[printable], pitch[printable]
+        others = (table["program"] > MAX_PROGRAM) | table["is_drum"]
+        if others.any():
+            kept = ~others[rows]
+            rows, pitch = rows[kept], pitch[kept]
+        strikes = np.empty((6, len(rows)), dtype=np.int64)
+        slot, on, off, onset_tick, offset_tick, track = strikes
+        np.subtract(pitch, self._lowest, out=slot)
+        onset_tick[:] = table["onset_tick"].take(rows)
+        np.add(onset_tick, table["duration_tick"].take(rows), out=offset_tick)
+        track[:] = table["track"].take(rows)
+        on[:], off[:] = _columns(notes, strikes[3:5])
+        np.minimum(off, MAX_COLUMNS + 1, out=off)
         return strikes if (on < MAX_COLUMNS).all() else strikes[:, on < MAX_COLUMNS]
 
     def _decode_events(self, ids: np.ndarray) -> Notes:
@@ -175,15 +189,11 @@ class CrayKHTokenizer(NoteTokenizer):
         return "".join(tokens)
 
 
-def _key(column: np.ndarray, token: np.ndarray | int) -> np.ndarray:
-    return (column * _KEY_STRIDE + token).astype(np.int32)  # below 2 ** 25, and int32 sorts in half the time
-
-
-def _run_keys(first: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Keys of all cells of runs, one run after the other, from the keys of their first cells."""
-    before = np.cumsum(length) - length  # cells of earlier runs; where it overflows, so does what it is taken from
-    begin = first - (before * _KEY_STRIDE).astype(np.int32)
-    return np.repeat(begin, length) + np.arange(length.sum(), dtype=np.int32) * np.int32(_KEY_STRIDE)
+def _cells(first: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Columns of all cells of runs, one run after the other, int32 (length.sum(),)."""
+    before = np.cumsum(length) - length  # cells of earlier runs
+    begin = (first - before).astype(np.int32)  # where it overflows, so does what it is added to
+    return np.repeat(begin, length) + np.arange(length.sum(), dtype=np.int32)
 
 
 def _columns(notes: Notes, ticks: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ STEPS_PER_QUARTER = 4
 MAX_STEPS = 2**17  # 4.5 hours at 120 quarters a minute: keeps a hostile tick from filling the memory
 _NUM_PITCHES = HIGHEST_PITCH - LOWEST_PITCH + 1
 _CHORD_BITS = 64  # enough for all pitches, and whole bytes
+_MANTISSA_BITS, _EXPONENT_OF_ONE = 52, 1023  # of a float64: a whole number's exponent names its highest bit
 _TICKS_PER_QUARTER = 480
 _TICKS_PER_STEP = _TICKS_PER_QUARTER // STEPS_PER_QUARTER
 _DECODED_VELOCITY = 80  # mezzo-forte; the grid has no velocities
@@ -78,8 +79,7 @@ class JSBTokenizer(NoteTokenizer):
 
     def _ids_of_grid(self, grid: np.ndarray) -> np.ndarray:
         ids = (grid + (self.num_special - LOWEST_PITCH)).ravel()
-        ids[ids < self.num_special] = self.rest_id
-        return ids
+        return np.where(ids < self.num_special, self.rest_id, ids)
 
     def ids_to_grid(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Grid of ids, int64 (num_steps, 4); special tokens are skipped, a cut last step is filled up with rests."""
@@ -191,7 +191,9 @@ def _by_height(onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.n
     cells = _run_cells(onset * _CHORD_BITS, length, _CHORD_BITS)
     sounding.ravel()[cells + np.repeat(pitch - LOWEST_PITCH, length)] = True
     chords = np.packbits(sounding, axis=1, bitorder="little").view("<i8").ravel()
-    starts = np.flatnonzero(np.diff(chords, prepend=-1))
+    changes = np.ones(len(chords), dtype=bool)
+    np.not_equal(chords[1:], chords[:-1], out=changes[1:])
+    starts = np.flatnonzero(changes)
     grid = _voices_of_chords(chords[starts])
     return np.repeat(grid, np.diff(starts, append=len(chords)), axis=0)
 
@@ -210,7 +212,8 @@ def _voices_of_chords(chords: np.ndarray) -> np.ndarray:
     goes_on = np.flatnonzero(inner[1:] & inner[:-1]) + 1  # elsewhere nobody keeps a pitch, and the above is all
     alto[goes_on], tenor[goes_on] = _kept_voices(inner, alto, tenor, goes_on)
     bits = np.stack([soprano, alto, tenor, bass], axis=1)
-    return np.where(bits, _bit_number(bits) + LOWEST_PITCH, REST)
+    exponent = bits.astype(np.float64).view(np.int64) >> _MANTISSA_BITS  # 0 of a rest
+    return np.maximum(exponent + (LOWEST_PITCH - _EXPONENT_OF_ONE), REST)
 
 
 def _kept_voices(
@@ -240,11 +243,7 @@ def _kept_voices(
     return altos, tenors
 
 
-def _bit_number(bits: np.ndarray) -> np.ndarray:
-    """Index of the highest bit of each number below 2 ** 53, -1 of 0."""
-    return np.frexp(bits.astype(np.float64))[1].astype(np.int64) - 1
-
-
 def _highest_bit(numbers: np.ndarray) -> np.ndarray:
     """The highest bit of each number below 2 ** 53, alone; 0 of 0."""
-    return np.where(numbers, np.int64(1) << np.maximum(_bit_number(numbers), 0), 0)
+    as_float = numbers.astype(np.float64).view(np.int64)
+    return (as_float >> _MANTISSA_BITS << _MANTISSA_BITS).view(np.float64).astype(np.int64)

@@ -103,7 +103,7 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
 
     def piece_ids(self, notes: Notes) -> np.ndarray:
         """What `encode_piece` gives, as an int64 array: no list of ten thousand numbers is made of it on the way."""
-        return np.concatenate([[self.bos_token_id], self._encode(notes), [self.eos_token_id]]).astype(np.int64)
+        return np.concatenate([[self.bos_token_id], self._encode(notes), [self.eos_token_id]], dtype=np.int64)
 
     def piece_steps(self, notes: Notes) -> np.ndarray:
         """What chunks are cut from: `piece_ids` as int32."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .notes import Notes
+from .notes import Notes, stable_order
 from .tokenization_notes import NoteTokenizer
 
 STEPS_PER_SEC = 100
@@ -49,6 +49,10 @@ class PerformanceTokenizer(NoteTokenizer):
         self._kind = np.repeat(np.arange(5), sizes)
         offset = np.array([0, lowest_pitch, lowest_pitch, 1, 0])
         self._value = np.arange(len(self._kind)) - self._first[self._kind] + offset[self._kind]
+        # The ids of note-offs, then of note-ons, by pitch.
+        self._id_of_event = np.concatenate(
+            [np.arange(2**_PITCH_BITS) + self._first[kind] - lowest_pitch for kind in (_NOTE_OFF, _NOTE_ON)]
+        )
 
     def _event_names(self) -> list[str]:
         keys = range(self.lowest_pitch, self.highest_pitch + 1)
@@ -58,54 +62,56 @@ class PerformanceTokenizer(NoteTokenizer):
 
     def _encode(self, notes: Notes) -> np.ndarray:
         onset, offset, pitch, velocity_bin = self._quantised(notes)
-        # One number for each note-on and note-off holds all there is to say of it, and sorts as events stand: by step,
-        # offs before ons, each by pitch. Steps stay below 2 ** 42 at the slowest tempo that MIDI can hold.
+        # One number for each note-on and note-off holds all there is to say of it. Events stand by step, offs before
+        # ons, each by pitch. Steps stay below 2 ** 42 at the slowest tempo that MIDI can hold.
         note_on = (onset << 1 | 1) << _PITCH_BITS | pitch
         keys = np.concatenate([(offset << 1 << _PITCH_BITS | pitch) << _BIN_BITS, note_on << _BIN_BITS | velocity_bin])
-        keys.sort()
-        is_on = (keys >> (_PITCH_BITS + _BIN_BITS) & 1).astype(bool)
+        keys = keys.take(stable_order(keys >> (_PITCH_BITS + _BIN_BITS)))  # by pitch they stand already
+        event = keys >> _BIN_BITS & (2 << _PITCH_BITS) - 1
+        ons = np.flatnonzero(event >= 1 << _PITCH_BITS)
+        bins = keys.take(ons) & (2**_BIN_BITS - 1)
+        changed = np.ones(len(bins), dtype=bool)
+        np.not_equal(bins[1:], bins[:-1], out=changed[1:])
+        changes, bins = ons[changed], bins[changed]
 
-        wait = np.diff(keys >> (1 + _PITCH_BITS + _BIN_BITS), prepend=0)
+        wait = keys >> (1 + _PITCH_BITS + _BIN_BITS)
+        wait[1:] -= wait[:-1].copy()
         full_shifts = wait // MAX_SHIFT
         rest = wait - full_shifts * MAX_SHIFT
-        ons = np.flatnonzero(is_on)
-        bins = keys[ons] & (2**_BIN_BITS - 1)
-        changes = ons[np.diff(bins, prepend=-1) != 0]
-        width = full_shifts + 1
-        width += rest > 0
+        width = full_shifts + (rest > 0)
+        width += 1
         width[changes] += 1
-
-        end = np.cumsum(width)
-        # Whatever is not overwritten below is a full time shift: only long waits leave any.
-        ids = np.full(end[-1] if len(end) else 0, self._first[_TIME_SHIFT] + MAX_SHIFT - 1)
-        row_pitch = keys >> _BIN_BITS & (2**_PITCH_BITS - 1)
-        ids[end - 1] = row_pitch + np.where(is_on, *(self._first[[_NOTE_ON, _NOTE_OFF]] - self.lowest_pitch))
-        ids[end[changes] - 2] = self._first[_VELOCITY] + (keys[changes] & (2**_BIN_BITS - 1))
-        waits = np.flatnonzero(rest)
-        ids[(end - width + full_shifts)[waits]] = rest[waits] + (self._first[_TIME_SHIFT] - 1)
+        last = np.cumsum(width) - 1  # the place of each note-on and note-off
+        # Whatever is not overwritten below is a full time shift: only long waits leave any. A rest of 0 is overwritten.
+        ids = np.full(last[-1] + 1 if len(last) else 0, self._first[_TIME_SHIFT] + MAX_SHIFT - 1)
+        ids[last - width + full_shifts + 1] = rest + (self._first[_TIME_SHIFT] - 1)
+        ids[last[changes] - 1] = bins + self._first[_VELOCITY]
+        ids[last] = self._id_of_event.take(event)
         return ids
 
     def _quantised(self, notes: Notes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Onset and offset in steps, pitch and velocity bin, shape (num_kept,): no two notes of a key overlap."""
+        """Onset and offset in steps, pitch and velocity bin, shape (num_kept,): by pitch and onset, none overlap."""
         pitch = notes["pitch"]
         if len(notes) and (pitch.min() < self.lowest_pitch or pitch.max() > self.highest_pitch):
             notes = notes.where((pitch >= self.lowest_pitch) & (pitch <= self.highest_pitch))
-        notes = notes.with_sustain()
-        onset = np.rint(notes.onset_sec * STEPS_PER_SEC).astype(np.int64)
-        offset = np.maximum(np.rint(notes.offset_sec * STEPS_PER_SEC).astype(np.int64), onset + 1)
+        onset_tick, duration_tick = notes["onset_tick"].astype(np.int64), notes.sustained_duration_tick()
+        seconds = notes.tick_to_sec(np.stack([onset_tick, onset_tick + duration_tick]))
+        onset, offset = np.rint(seconds * STEPS_PER_SEC).astype(np.int64)
+        offset = np.maximum(offset, onset + 1)
         # Notes come by onset: a stable sort by pitch leaves the strikes of each key in their order.
         by_key = np.argsort(notes["pitch"], kind="stable")
-        columns = [column[by_key] for column in (onset, offset, notes["pitch"], notes["velocity"] // VELOCITY_BIN)]
-        onset, offset, pitch, velocity_bin = columns
-        same_key = pitch[1:] == pitch[:-1]
-        double = same_key & (onset[1:] == onset[:-1])
-        if double.any():
-            longest_first = np.lexsort([-offset, onset, pitch])
-            keep = longest_first[np.append(True, ~double)]
-            onset, offset, pitch, velocity_bin = (column[keep] for column in columns)
-            same_key = pitch[1:] == pitch[:-1]
-        offset[:-1][same_key] = np.minimum(offset[:-1], onset[1:])[same_key]
-        return onset, offset, pitch, velocity_bin
+        strike = onset.take(by_key) << _PITCH_BITS | notes["pitch"].take(by_key)
+        double = np.flatnonzero(strike[1:] == strike[:-1])
+        if len(double):  # the longest remains; of equally long ones the first in the order of `with_sustain`
+            places = np.union1d(double, double + 1)
+            rows = by_key[places]
+            order = (notes["velocity"], duration_tick, onset_tick, -offset)
+            by_key[places] = rows[np.lexsort([*(column[rows] for column in order), strike[places], notes["pitch"][rows]])]
+            by_key, strike = np.delete(by_key, double + 1), np.delete(strike, double + 1)
+        onset, pitch = strike >> _PITCH_BITS, strike & (2**_PITCH_BITS - 1)
+        offset = offset.take(by_key)
+        np.minimum(offset[:-1], onset[1:], out=offset[:-1], where=pitch[1:] == pitch[:-1])
+        return onset, offset, pitch, notes["velocity"].take(by_key) // VELOCITY_BIN
 
     def _decode_events(self, ids: np.ndarray) -> Notes:
         kind, value = self._kind[ids], self._value[ids]
