@@ -76,10 +76,9 @@ def speeds(paths: list[Path], rounds: int) -> Iterator[tuple[str, float, float]]
     """Name, files per second and ratio to MidiTok of each encoder: medians over the rounds."""
     functions = encoders(paths[:3])
     rates: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():  # nobody's first call counts
-        function(paths[0])
     for _ in range(rounds):
         for name, function in functions.items():
+            function(paths[0])  # nobody pays for a first call, nor for the caches that who went before has filled
             began = time.process_time()
             for path in paths:
                 function(path)

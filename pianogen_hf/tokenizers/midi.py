@@ -161,9 +161,7 @@ def _note_rows(index: int, track: Any) -> np.ndarray:
     events = _columns(track.notes, _NOTE_RECORD)
     # To go out of rows and into rows that are not aligned is faster in two steps.
     columns = {name: np.ascontiguousarray(events[name]) for name in _NOTE_RECORD.names or ()}
-    rows = _rows(
-        columns, NOTE_DTYPE, onset_tick="time", duration_tick="duration", pitch="pitch", velocity="velocity"
-    )
+    rows = _rows(columns, NOTE_DTYPE, onset_tick="time", duration_tick="duration", pitch="pitch", velocity="velocity")
     for field, value in (("program", track.program), ("is_drum", track.is_drum), ("track", index)):
         if value:  # rows are made of zeros: a lone piano track has nothing to fill in
             rows[field] = value
@@ -239,7 +237,7 @@ def _time_signatures(score: Any) -> np.ndarray:
         numerator="numerator",
         denominator="denominator",
     )
-    usable = (rows["numerator"] > 0) & (rows["denominator"] > 0)
+    usable = np.minimum(rows["numerator"], rows["denominator"]) > 0
     return rows if usable.all() else take_rows(rows, usable)
 
 

@@ -105,8 +105,8 @@ class PerformanceTokenizer(NoteTokenizer):
         if len(double):  # the longest remains; of equally long ones the first in the order of `with_sustain`
             places = np.union1d(double, double + 1)
             rows = by_key[places]
-            order = (notes["velocity"], duration_tick, onset_tick, -offset)
-            by_key[places] = rows[np.lexsort([*(column[rows] for column in order), strike[places], notes["pitch"][rows]])]
+            order = (notes["velocity"], duration_tick, onset_tick, -offset, onset, notes["pitch"])
+            by_key[places] = rows[np.lexsort([column[rows] for column in order])]
             by_key, strike = np.delete(by_key, double + 1), np.delete(strike, double + 1)
         onset, pitch = strike >> _PITCH_BITS, strike & (2**_PITCH_BITS - 1)
         offset = offset.take(by_key)

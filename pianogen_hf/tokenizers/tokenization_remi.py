@@ -192,7 +192,7 @@ class RemiTokenizer(NoteTokenizer):
 
     def _fast_events(self, notes: Notes) -> np.ndarray | None:
         """MidiTok's ids of single events, made without it; None where only MidiTok knows them."""
-        latest = int(notes["onset_tick"].max(initial=0)) + int(notes["duration_tick"].max(initial=0))
+        latest = int(notes["onset_tick"][-1]) + int(np.maximum.reduce(notes["duration_tick"])) if len(notes) else 0
         limit = _MAX_QUARTERS * notes.ticks_per_quarter
         if latest > limit and notes.end_tick > limit:  # the exact end only where the quick bound is not enough
             raise ValueError(f"pieces longer than {_MAX_QUARTERS} quarters can't be encoded in beats")
