@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pianogen_hf.tokenizers import midi
 from pianogen_hf.tokenizers.midi import MidiError, notes_to_midi_bytes, read_midi, write_midi
 from pianogen_hf.tokenizers.notes import NOTE_DTYPE, PEDAL_DTYPE, TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Notes
 
@@ -185,3 +186,29 @@ def test_ticks_that_midi_cannot_hold_are_refused(tmp_path):
     with pytest.raises(MidiError, match="ticks"):
         write_midi(notes, tmp_path / "far.mid")
     assert not list(tmp_path.iterdir())
+
+
+def test_events_are_read_as_the_library_packs_them():
+    assert all(midi._is_plain(record) for record in (midi._NOTE_RECORD, midi._CONTROL_RECORD))
+
+
+@given(note_tables())
+def test_another_layout_in_the_library_changes_nothing_but_speed(notes):
+    data = notes_to_midi_bytes(notes)
+    fast = read_midi(data, programs=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(midi, "_is_plain", lambda record: False)
+        assert read_midi(data, programs=None) == fast
+
+
+def test_a_layout_that_is_not_the_librarys_is_noticed(monkeypatch):
+    swapped = np.dtype(
+        {
+            "names": ["time", "duration", "velocity", "pitch"],
+            "formats": ["<i4", "<i4", "i1", "i1"],
+            "offsets": [0, 4, 8, 10],
+            "itemsize": 12,
+        }
+    )
+    monkeypatch.setattr(midi, "_NOTE_RECORD", swapped)
+    assert not midi._is_plain(swapped)

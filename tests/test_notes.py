@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, TEMPO_DTYPE, Notes, next_onset_of_same_pitch
+from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, TEMPO_DTYPE, Notes, next_onset_of_same_pitch, stable_order
 
 
 def silence(tempos, ticks_per_quarter=480):
@@ -112,3 +112,9 @@ def test_transposing_out_of_range_is_refused():
 def test_notes_stand_sorted_however_they_came():
     notes = Notes.from_columns(onset_tick=[5, 0, 0], duration_tick=[1, 1, 1], pitch=[60, 64, 62])
     assert notes["pitch"].tolist() == [62, 64, 60]
+
+
+@given(st.lists(st.one_of(st.integers(0, 5), st.integers(0, 2**45)), max_size=30))
+def test_sorting_in_16_bits_at_a_time_is_a_stable_sort(values):
+    values = np.array(values, dtype=np.int64)
+    assert stable_order(values).tolist() == np.argsort(values, kind="stable").tolist()
