@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,21 +62,26 @@ def fingerprint(notes: Notes) -> np.ndarray:
         grams in ascending order, each a hash, the place where it first stands and its lowest pitch. About 2 bytes for
         each note of a long piece.
     """
-    played = notes.table[~notes["is_drum"]]
-    strikes = np.unique(played["onset_tick"].astype(np.int64) << _PITCH_BITS | played["pitch"])
+    strikes = notes["onset_tick"].astype(np.int64) << _PITCH_BITS | notes["pitch"]
+    is_new = ~notes["is_drum"]
+    if not is_new.all():
+        strikes, is_new = strikes[is_new], is_new[is_new]
+    is_new[1:] = strikes[1:] != strikes[:-1]  # notes come by onset and pitch
+    strikes = strikes[is_new]
     pitches = (strikes & 127).astype(np.uint8)
     head = [np.uint64(_whole_hash(notes.tick_to_sec(strikes >> _PITCH_BITS), pitches))]
     if len(pitches) < WINDOW:
         return np.array(head, dtype=np.uint64)
-    windows = np.sort(sliding_window_view(pitches, WINDOW), axis=1)
-    gaps = np.diff(windows, axis=1)
-    hashes = _hash_rows(gaps)
+    windows = _sorted_columns(sliding_window_view(pitches, WINDOW).T)
+    gaps = np.diff(windows, axis=0)
+    hashes = _hash_columns(gaps)
     rows = np.arange(len(hashes)) if len(pitches) <= FULL_NOTES else np.flatnonzero(_is_sampled(hashes))
-    rows = rows[(np.diff(np.sort(gaps[rows], axis=1), axis=1) > 0).sum(axis=1) + 1 >= MIN_KINDS]
+    kinds = (np.diff(_sorted_columns(gaps.take(rows, axis=1)), axis=0) > 0).sum(axis=0) + 1
+    rows = rows[kinds >= MIN_KINDS]
     grams, first = np.unique(hashes[rows], return_index=True)
     rows = rows[first]
     places = np.minimum(rows, 2**_PLACE_BITS - 1).astype(np.uint64)
-    packed = (grams << (_PLACE_BITS + _PITCH_BITS)) | (places << _PITCH_BITS) | windows[rows, 0]
+    packed = (grams << (_PLACE_BITS + _PITCH_BITS)) | (places << _PITCH_BITS) | windows[0, rows]
     return np.concatenate([head, packed], dtype=np.uint64)
 
 
@@ -90,11 +95,21 @@ def _whole_hash(onset_sec: np.ndarray, pitches: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(content.tobytes(), digest_size=8).digest(), "big")
 
 
-def _hash_rows(rows: np.ndarray) -> np.ndarray:
-    """Hashes of 36 bits, uint64, shape (num_rows,), of small numbers, shape (num_rows, num_columns)."""
-    sums = np.zeros(len(rows), dtype=np.uint64)
-    for number, column in enumerate(rows.T, start=1):
-        sums += column * np.uint64(pow(_ODD, number, 2**64))
+def _sorted_columns(numbers: np.ndarray) -> np.ndarray:
+    """`np.sort(numbers, axis=0)` of few and long rows, many times as fast: neighbours change places, row by row."""
+    rows = list(numbers)
+    for turn in range(len(rows)):
+        for low in range(turn % 2, len(rows) - 1, 2):
+            pair = rows[low], rows[low + 1]
+            rows[low], rows[low + 1] = np.minimum(*pair), np.maximum(*pair)
+    return np.stack(rows)
+
+
+def _hash_columns(columns: np.ndarray) -> np.ndarray:
+    """Hashes of 36 bits, uint64, shape (num_columns,), of small numbers, shape (num_rows, num_columns)."""
+    sums = np.zeros(columns.shape[1], dtype=np.uint64)
+    for number, row in enumerate(columns, start=1):
+        sums += row * np.uint64(pow(_ODD, number, 2**64))
     sums ^= sums >> np.uint64(32)
     return sums * np.uint64(_ODD) >> np.uint64(_PLACE_BITS + _PITCH_BITS)
 
@@ -157,22 +172,32 @@ def _chain(places_a: np.ndarray, places_b: np.ndarray) -> tuple[int, int]:
     matches: list[int] = []
     before: list[int] = []
     for match, place in enumerate(in_b):
-        length = bisect_left(ends, place)
-        before.append(matches[length - 1] if length else -1)
-        ends[length : length + 1] = [place]
-        matches[length : length + 1] = [match]
-    match, apart, last_a, last_b = matches[-1], 0, 2**62, 2**62
+        if not ends or place > ends[-1]:
+            before.append(matches[-1] if matches else -1)
+            ends.append(place)
+            matches.append(match)
+        else:
+            length = bisect_left(ends, place)
+            before.append(matches[length - 1] if length else -1)
+            ends[length], matches[length] = place, match
+    match, apart, latest_a, latest_b = matches[-1], 0, 2**62, 2**62
     while match >= 0:
-        if max(in_a[match] - last_a, in_b[match] - last_b) <= -WINDOW:
-            apart, last_a, last_b = apart + 1, in_a[match], in_b[match]
+        if in_a[match] <= latest_a and in_b[match] <= latest_b:
+            apart, latest_a, latest_b = apart + 1, in_a[match] - WINDOW, in_b[match] - WINDOW
         match = before[match]
     return len(ends), apart
 
 
-def related_pairs(fingerprints: Sequence[np.ndarray]) -> Iterator[tuple[int, int, float]]:
+def related_pairs(
+    fingerprints: Sequence[np.ndarray], is_settled: Callable[[int, int], bool] | None = None
+) -> Iterator[tuple[int, int, float]]:
     """Every two pieces that share music, as (index, higher index, what `related` says), without comparing all.
 
     Of pieces whose notes are all the same, which can be many, only neighbours are named.
+
+    Args:
+        fingerprints: what `fingerprint` gave for each piece.
+        is_settled: says of two pieces that nobody asks about them; they are not compared.
     """
     same: dict[int, int] = {}
     for index, each in enumerate(fingerprints):
@@ -181,6 +206,8 @@ def related_pairs(fingerprints: Sequence[np.ndarray]) -> Iterator[tuple[int, int
             yield same[whole], index, 1.0
         same[whole] = index
     for a, b in _candidates(fingerprints):
+        if is_settled is not None and is_settled(a, b):
+            continue
         share = related(fingerprints[a], fingerprints[b])
         if share >= MIN_SHARE and fingerprints[a][0] != fingerprints[b][0]:
             yield a, b, share
@@ -268,7 +295,8 @@ def families(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> list[s
     for index, name in enumerate(known):
         if name:
             parents[root(index)] = root(representative.setdefault(name, index))
-    for a, b, _ in tqdm(related_pairs(fingerprints), desc="Finding families", unit="pair"):
+    pairs = related_pairs(fingerprints, lambda a, b: root(a) == root(b))
+    for a, b, _ in tqdm(pairs, desc="Finding families", unit="pair"):
         parents[root(a)] = root(b)
     names: dict[int, tuple[bool, str]] = {}
     for index, (each, name) in enumerate(zip(fingerprints, known, strict=True)):

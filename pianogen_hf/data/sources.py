@@ -168,7 +168,10 @@ def content_hash(notes: Notes) -> str:
     onset_sec = notes.onset_sec
     onset_ms = np.rint((onset_sec - onset_sec[:1]) * 1000).astype(np.int64)
     content = np.stack([onset_ms, notes["pitch"]])
-    return hashlib.sha256(content[:, np.lexsort(content)].tobytes()).hexdigest()[:16]
+    # By pitch, then onset: notes come by onset, as a rule, and a stable sort by pitch alone is far faster.
+    rising = bool((onset_ms[1:] >= onset_ms[:-1]).all())
+    order = np.argsort(notes["pitch"], kind="stable") if rising else np.lexsort(content)
+    return hashlib.sha256(content.take(order, axis=1).tobytes()).hexdigest()[:16]
 
 
 def usable_pieces(pieces: Dataset) -> Dataset:

@@ -263,9 +263,9 @@ def notes_to_midi_bytes(notes: Notes) -> bytes:
 def _library_tracks(notes: Notes) -> Iterator[Any]:
     # One number for each track, program and drums or not; a track that holds nothing but pedal is written as well.
     parts = (notes["track"].astype(np.int64) << 8) | (notes["program"] << 1) | notes["is_drum"]
-    silent = np.setdiff1d(notes.pedals["track"], notes["track"]).astype(np.int64) << 8
+    silent = np.setdiff1d(_distinct(notes.pedals["track"]), _distinct(notes["track"])).astype(np.int64) << 8
     pedal_written: set[int] = set()
-    for part in np.union1d(parts, silent).tolist():
+    for part in np.union1d(_distinct(parts), silent).tolist():
         track, program, is_drum = part >> 8, part >> 1 & 127, bool(part & 1)
         name = notes.track_names[track] if track < len(notes.track_names) else ""
         for layer in _layers(take_rows(notes.table, parts == part)):
@@ -280,6 +280,11 @@ def _library_tracks(notes: Notes) -> Iterator[Any]:
                 pedal_written.add(track)
                 library_track.controls = _library_pedal(take_rows(notes.pedals, notes.pedals["track"] == track))
             yield library_track
+
+
+def _distinct(numbers: np.ndarray) -> np.ndarray:
+    """`np.unique`, at once where all are the same."""
+    return numbers[:1] if (numbers == numbers[:1]).all() else np.unique(numbers)
 
 
 def _library_pedal(pedals: np.ndarray) -> Any:
