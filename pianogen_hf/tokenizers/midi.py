@@ -303,7 +303,7 @@ def _layers(rows: np.ndarray) -> list[np.ndarray]:
     layers: list[np.ndarray] = []
     rest = np.argsort(rows["pitch"], kind="stable")  # by pitch, then as they stood
     while True:
-        pitch, onset, duration = (rows[name][rest] for name in ("pitch", "onset_tick", "duration_tick"))
+        pitch, onset, duration = (rows[name].take(rest) for name in ("pitch", "onset_tick", "duration_tick"))
         offset = onset.astype(np.int64) + duration
         fits = np.ones(len(rest), dtype=bool)
         same = pitch[1:] == pitch[:-1]
