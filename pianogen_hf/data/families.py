@@ -32,7 +32,7 @@ from datasets.utils import tqdm  # silent where the bars of datasets are
 from numpy.lib.stride_tricks import sliding_window_view
 
 from pianogen_hf.tokenizers.midi import write_whole
-from pianogen_hf.tokenizers.notes import Notes
+from pianogen_hf.tokenizers.notes import Notes, stable_order
 
 # Of 1,645 pairs known to be one work all but two reach 5 places and a share of 0.039 (0.033 for one noisy recording).
 # Of more than 200,000 pairs of different works none reaches 5 places and a share of 0.02. Windows of 8 notes keep more
@@ -48,7 +48,7 @@ KEPT_ONE_IN = 4  # longer ones keep this part
 _CACHE_VERSION = 1  # raised when families of the same fingerprints change
 _PLACE_BITS, _PITCH_BITS = 21, 7  # below 36 bits of hash
 _MIN_SHARED = 3  # grams in one transposition that make a candidate
-_BLOCK = 4_000_000  # matches looked at in one go, which bounds the memory
+_BLOCK = 250_000  # matches looked at in one go, which bounds the memory; more do not fit the cache of a core
 _ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: Knuth, The Art of Computer Programming 3, section 6.4
 
 
@@ -220,14 +220,14 @@ def _candidates(fingerprints: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]
         return
     packed = np.concatenate([each[1:] for each in fingerprints])
     sizes = _sizes(packed, owners, len(fingerprints))
-    order = np.argsort(packed >> np.uint64(_PLACE_BITS + _PITCH_BITS), kind="stable")
+    order = stable_order(packed >> np.uint64(_PLACE_BITS + _PITCH_BITS))
     owners = owners[order]
     grams, _, pitches = _unpack(packed[order])
     del packed, order
     ends = np.append(np.flatnonzero(np.diff(grams)) + 1, len(grams))
     # Within a gram the owners ascend: each row is matched with the later rows of its gram.
     later = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(grams)) - 1
-    rows = np.argsort(owners, kind="stable")
+    rows = stable_order(owners)
     matches = np.concatenate([[0], np.cumsum(np.bincount(owners, later, len(fingerprints)))])
     starts = np.searchsorted(owners[rows], np.arange(len(fingerprints) + 1))
     first = 0
