@@ -47,7 +47,7 @@ def cpu_seconds() -> tuple[float, float]:
     return own, children
 
 
-def prepare(folder: str, cache: str, num_files: int, num_proc: int) -> tuple[list[Stage], int, str]:
+def prepare(folder: str, cache: str, num_files: int | None, num_proc: int) -> tuple[list[Stage], int, str]:
     """The stages; peak memory in MB; how much music it was."""
     from datasets import disable_progress_bars
 
@@ -83,7 +83,7 @@ def show(name: str, stages: list[Stage], num_proc: int, peak: int) -> None:
     print(f"| {name} | {wall:.1f} ({parts}) | {main:.1f} | {workers:.1f} | {main + workers / num_proc:.1f} | {peak} |")
 
 
-def runs(folder: str, num_files: int) -> None:
+def runs(folder: str, num_files: int | None) -> None:
     """The table of all runs."""
     print("| run | wall s (of it) | main CPU s | workers CPU s | quiet s | peak MB |\n|---|---|---|---|---|---|")
     for num_proc in (1, 2):
@@ -100,9 +100,10 @@ def alone(function: Callable[..., Any], *args: Any) -> Any:
         return pool.submit(function, *args).result()
 
 
-def batches(folder: str, num_files: int) -> Iterator[tuple[str, float]]:
+def batches(folder: str, num_files: int | None) -> Iterator[tuple[str, float]]:
     """What was measured, and its median in milliseconds of processor time."""
     import torch
+    from datasets import disable_progress_bars
     from torch.utils.data import DataLoader
 
     from pianogen_hf.data.augment import Augmentation
@@ -114,6 +115,7 @@ def batches(folder: str, num_files: int) -> Iterator[tuple[str, float]]:
     from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer
     from pianogen_hf.training.collator import ChunkCollator
 
+    disable_progress_bars()
     tokenizer = PerformanceTokenizer()
     with tempfile.TemporaryDirectory() as cache:
         files = [file for file in list_sources([f"maestro={folder}"]) if file.official_split == "train"][:num_files]
@@ -126,11 +128,10 @@ def batches(folder: str, num_files: int) -> Iterator[tuple[str, float]]:
             ),
         }
         for name, dataset in examples.items():
-            loader = iter(
-                DataLoader(dataset, BATCH_SIZE, shuffle=True, collate_fn=ChunkCollator(tokenizer.pad_token_id))
-            )
-            yield name, 1000 * median_cpu(lambda loader=loader: next(loader), BATCHES)
-        batch = next(loader)
+            collator = ChunkCollator(tokenizer.pad_token_id)
+            loader = iter(DataLoader(dataset, BATCH_SIZE, shuffle=True, collate_fn=collator))
+            batch = next(loader)
+            yield name, median_milliseconds(lambda loader=loader: next(loader), min(BATCHES, len(loader) - 1))
     # The model of configs/v7.yaml.
     torch.manual_seed(0)
     config = MusicTransformerConfig(
@@ -142,17 +143,17 @@ def batches(folder: str, num_files: int) -> Iterator[tuple[str, float]]:
         max_relative_distance=1024,
     )
     model = MusicTransformerForCausalLM(config).train()
-    yield "a training step, one thread", 1000 * median_cpu(lambda: model(**batch).loss.backward(), STEPS)
+    yield "a training step", median_milliseconds(lambda: model(**batch).loss.backward(), STEPS)
 
 
-def median_cpu(function: Callable[[], Any], count: int) -> float:
-    """Median processor seconds of `count` calls after a first one."""
+def median_milliseconds(function: Callable[[], Any], count: int) -> float:
+    """Of processor time, of `count` calls."""
     times = []
-    for _ in range(count + 1):
+    for _ in range(count):
         began = time.process_time()
         function()
         times.append(time.process_time() - began)
-    return statistics.median(times[1:])
+    return 1000 * statistics.median(times)
 
 
 def main() -> None:
@@ -165,7 +166,7 @@ def main() -> None:
     if not arguments.batches:
         runs(arguments.folder, arguments.files)
         return
-    for name, milliseconds in batches(arguments.folder, arguments.files or 100):
+    for name, milliseconds in batches(arguments.folder, arguments.files):
         print(f"{name}: {milliseconds:,.1f} ms")
 
 
