@@ -87,9 +87,10 @@ def _sorted_notes(table: np.ndarray) -> np.ndarray:
         return table
     order = np.argsort(key, kind="stable")
     key = key[order]
-    equal = np.flatnonzero(key[1:] == key[:-1])
-    if len(equal):  # the other fields count only where onset and pitch leave it open
-        open_places = np.union1d(equal, equal + 1)
+    equal = np.zeros(len(key) + 1, dtype=bool)  # to the one before
+    np.equal(key[1:], key[:-1], out=equal[1:-1])
+    open_places = np.flatnonzero(equal[1:] | equal[:-1])
+    if len(open_places):  # the other fields count only where onset and pitch leave it open
         rows = take_rows(table, order[open_places])
         order[open_places] = order[open_places][np.lexsort([rows[name] for name in _NOTE_ORDER])]
     return take_rows(table, order)
