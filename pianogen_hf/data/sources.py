@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +82,9 @@ def load_pieces(
         "version": _CACHE_VERSION,
         "fingerprint": _FINGERPRINT_SETTINGS,
         "programs": programs,
-        "files": [[*asdict(file).values(), *(stamps.get(file.path) or _stamp(file.path))] for file in files],
+        "files": [[*vars(file).values(), *(stamps.get(file.path) or _stamp(file.path))] for file in files],
     }
-    rows = [{**asdict(file), "path": os.fsencode(file.path)} for file in files]  # a path need not be UTF-8
+    rows = [{**vars(file), "path": os.fsencode(file.path)} for file in files]  # a path need not be UTF-8
     built = {path: _open_table(path, Path(cache_dir)) for path in tables}
     return cached_map(
         Dataset.from_list(rows),
