@@ -25,6 +25,7 @@ from pianogen_hf.publishing.data_reload import check_pushed_data
 from pianogen_hf.publishing.hub import Destination
 from pianogen_hf.publishing.hub_errors import limit_waiting
 from pianogen_hf.publishing.model_files import Upload
+from pianogen_hf.push_command import add_destination_options, check_destination
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -38,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
         "not sent.",
         epilog="Examples: pianogen data push data/mine --repo me/my-music --license cc-by-4.0 --dry_run ; pianogen "
         "data push data/mine --repo me/my-music --license cc-by-4.0 --private ; train on it: train.py "
-        "configs/performance.yaml --source hub=me/my-music. First log in, once: hf auth login",
+        "configs/v7.yaml --source hub=me/my-music. First log in, once: hf auth login",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -46,13 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--repo", required=True, metavar="USER/NAME", help="the data set on the Hub, made if it is not there")
     add("--license", default=UNKNOWN, help="as the Hub calls it: cc-by-4.0, cc0-1.0, ... (default: unknown)")
     add("--card_text", type=Path, metavar="FILE.md", help="your own words for the card, which stand below its title")
-    add("--private", action="store_true", help="make it private; refused if it exists and is public")
-    add("--revision", metavar="BRANCH", help="push to this branch, made if it is not there (default: main)")
-    add("--create_pr", action="store_true", help="open a pull request; needs no right to write there")
-    add("--message", default="Upload data set with pianogen_hf", help="what the commit is called")
-    add("--token", help="access token, instead of that of `hf auth login` or HF_TOKEN")
+    add_destination_options(parser, "Upload data set with pianogen_hf")
     add("--dry_run", action="store_true", help="only list what would go up, and show the card; asks nobody")
-    add("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait for an answer (default: 60)")
     return parser
 
 
@@ -92,12 +88,7 @@ def push(argv: list[str]) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not 0 < args.timeout <= 3600:
-        raise UsageError("--timeout must be more than 0 and at most 3600 seconds")
-    if args.create_pr and args.revision not in (None, "main"):
-        raise UsageError("--create_pr asks for a change of main: leave out --revision")
-    if not args.message.strip():
-        raise UsageError("--message must say something")
+    check_destination(args)
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", args.license):
         raise UsageError(f"--license {args.license!r} is no name that the Hub knows: write it as in cc-by-nc-sa-4.0")
 

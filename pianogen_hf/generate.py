@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     from pianogen_hf.generate_run import run  # brings in torch: seconds that --help and a mistake should not cost
 
-    return run(args)
+    return run(args, output_paths(args))
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from pianogen_hf import BUNDLED_MODEL
-from pianogen_hf.generate import output_paths
 from pianogen_hf.generation.continuation import Continuation, GenerationError, Length, continue_notes
 from pianogen_hf.generation.filling import fill_notes
 from pianogen_hf.loading import load_engine, load_model
@@ -22,10 +21,10 @@ from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.training.arguments import ArgumentError
 
 
-def run(args: argparse.Namespace) -> int:
-    """Generate as the checked options say; returns the exit code."""
+def run(args: argparse.Namespace, outputs: list[Path]) -> int:
+    """Generate as the checked options say, one sample for each path; returns the exit code."""
     try:
-        _generate(args)
+        _generate(args, outputs)
     except (ArgumentError, GenerationError, MidiError, AudioError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _generate(args: argparse.Namespace) -> None:
+def _generate(args: argparse.Namespace, outputs: list[Path]) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading weights: ours is that of the music
     length = _length(args)
@@ -61,7 +60,7 @@ def _generate(args: argparse.Namespace) -> None:
         else:
             us_per_quarter = round(60e6 / args.bpm)
             results = continue_notes(model, tokenizer, length, prompt, us_per_quarter=us_per_quarter, **options)
-    for path, result in zip(output_paths(args), results, strict=True):
+    for path, result in zip(outputs, results, strict=True):
         _write(result, path, args.png, args.wav)
 
 

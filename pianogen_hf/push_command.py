@@ -31,21 +31,28 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model", required=True, metavar="FOLDER", help="what train.py wrote, or save_pretrained")
     add("--repo", required=True, metavar="USER/NAME", help="the repository, made if it is not there")
+    add_destination_options(parser, "Upload model with pianogen_hf")
+    add("--dry_run", action="store_true", help="only list what would go up and what stays behind; asks nobody")
+    add("--trust_remote_code", action="store_true", help="run code files of other origin when the push is checked")
+    return parser
+
+
+def add_destination_options(parser: argparse.ArgumentParser, message: str) -> None:
+    """Options of whatever is pushed; `message` is what the commit is called by default."""
+    add = parser.add_argument
     add("--private", action="store_true", help="make it private; refused if it exists and is public")
     add("--revision", metavar="BRANCH", help="push to this branch, made if it is not there (default: main)")
     add("--create_pr", action="store_true", help="open a pull request; needs no right to write there")
-    add("--message", default="Upload model with pianogen_hf", help="what the commit is called")
+    add("--message", default=message, help="what the commit is called (default: %(default)s)")
     add("--token", help="access token, instead of that of `hf auth login` or HF_TOKEN")
-    add("--dry_run", action="store_true", help="only list what would go up and what stays behind; asks nobody")
-    add("--trust_remote_code", action="store_true", help="run code files of other origin when the push is checked")
     add("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait for an answer (default: 60)")
-    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Push as the command line says; returns the exit code. Errors that a user can mend are one line."""
     try:
-        args = _checked(make_parser().parse_args(argv))
+        args = make_parser().parse_args(argv)
+        check_destination(args)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -66,14 +73,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _checked(args: argparse.Namespace) -> argparse.Namespace:
+def check_destination(args: argparse.Namespace) -> None:
+    """Refuse what `add_destination_options` took and no push can mean.
+
+    Raises:
+        UsageError: with the option.
+    """
     if not 0 < args.timeout <= 3600:
         raise UsageError("--timeout must be more than 0 and at most 3600 seconds")
     if args.create_pr and args.revision not in (None, "main"):
         raise UsageError("--create_pr asks for a change of main: leave out --revision")
     if not args.message.strip():
         raise UsageError("--message must say something")
-    return args
 
 
 def push_command(folder: str | Path, repo_id: str, *options: str) -> str:

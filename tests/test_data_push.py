@@ -16,8 +16,8 @@ from hub_server import HubServer
 from huggingface_hub import constants
 
 import pianogen_hf as pg
+from pianogen_hf.data.folders import DataError
 from pianogen_hf.data.hub_source import list_hub, midi_column, official_sides
-from pianogen_hf.data.listing import DataError
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.data.sources import content_hash, list_sources, load_pieces
 from pianogen_hf.data_command import main

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pianogen_hf.data import listing
-from pianogen_hf.data.listing import DataError, PieceFile, list_pieces, list_sources
+from pianogen_hf.data.folders import DataError, PieceFile
+from pianogen_hf.data.listing import list_pieces, list_sources
 
 
 def touch(folder: Path, *names: str) -> Path:

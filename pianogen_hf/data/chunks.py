@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.caching import cached_map, fingerprint_of
-from pianogen_hf.data.listing import DataError
+from pianogen_hf.data.folders import DataError
 from pianogen_hf.data.splits import SIDES
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes

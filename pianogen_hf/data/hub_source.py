@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from pianogen_hf.data.listing import SIDE_NAMES, DataError, PieceFile, list_folder
+from pianogen_hf.data.folders import SIDE_NAMES, DataError, PieceFile, list_folder
 from pianogen_hf.tokenizers.midi import MIDI_SUFFIXES
 
 KIND = "hub="

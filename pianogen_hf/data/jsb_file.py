@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 
-from pianogen_hf.data.listing import DataError
+from pianogen_hf.data.folders import DataError
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.tokenization_jsb import JSBTokenizer
 

@@ -19,7 +19,7 @@ import numpy as np
 from datasets import Dataset
 
 from pianogen_hf.data.caching import cached_map, fingerprint_of
-from pianogen_hf.data.listing import DataError
+from pianogen_hf.data.folders import DataError
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, read_midi
 from pianogen_hf.tokenizers.notes import Notes
 

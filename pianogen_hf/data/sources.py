@@ -18,8 +18,9 @@ from datasets import Dataset, Features, List, Value
 from pianogen_hf.data.bach import read_bach
 from pianogen_hf.data.caching import cached_map, fingerprint_of
 from pianogen_hf.data.families import FULL_NOTES, KEPT_ONE_IN, MIN_KINDS, WINDOW, fingerprint
+from pianogen_hf.data.folders import DataError, PieceFile
 from pianogen_hf.data.hub_source import open_midi
-from pianogen_hf.data.listing import DataError, PieceFile, list_pieces, list_sources
+from pianogen_hf.data.listing import list_pieces, list_sources
 from pianogen_hf.data.musicxml import MusicXMLError
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, MidiError, notes_to_midi_bytes, read_midi
 from pianogen_hf.tokenizers.notes import Notes
