@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while its parts were loaded; after that a command takes care itself
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _scores(argv: list[str]) -> int:

@@ -27,7 +27,7 @@ from pianogen_hf.data.sources import DataError
 from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, split_parameters, write_json
 from pianogen_hf.tokenizers.midi import write_whole
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.train import _make_model
+from pianogen_hf.train import make_model
 from pianogen_hf.training.arguments import (
     ArgumentError,
     JsonMap,
@@ -364,7 +364,7 @@ def _matched(
 
     def build(settings: Mapping[str, Any]) -> PreTrainedModel:
         changed = replace(model_args, model_config=JsonMap(json.dumps(dict(settings))))
-        return _make_model(changed, tokenizer, chunk_length)
+        return make_model(changed, tokenizer, chunk_length)
 
     own = meta_model(build, model_args.model_config).config
     try:

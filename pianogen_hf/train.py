@@ -143,7 +143,7 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
         tokenizer = make_tokenizer(model_args, pieces, sides)
         chunks = make_chunks(data_args, pieces, sides, tokenizer)
     mixture = _mixture(data_args, pieces, chunks["train"], training_args.seed, is_main)
-    model = _make_model(model_args, tokenizer, data_args.chunk_length)
+    model = make_model(model_args, tokenizer, data_args.chunk_length)
     way = _way_of_training(training_args, model, tokenizer)
     if resume is not None:
         _check_resumed(training_args, manifest, model, resume)
@@ -267,8 +267,12 @@ def _move_earlier_run_aside(folder: Path) -> None:
     print(f"{folder} held an earlier run: moved to {aside} (--resume_from_checkpoint true would have gone on)")
 
 
-def _make_model(args: ModelArguments, tokenizer: NotesEncoder, chunk_length: int) -> PreTrainedModel:
-    """The checkpoint when fine-tuning; otherwise a new model of the sizes in `model_config`."""
+def make_model(args: ModelArguments, tokenizer: NotesEncoder, chunk_length: int) -> PreTrainedModel:
+    """The checkpoint when fine-tuning; otherwise a new model of the sizes in `model_config`.
+
+    Raises:
+        ArgumentError: if the checkpoint can't be loaded, or the sizes fit neither its class nor the data.
+    """
     name = args.model_name_or_path
     if name is not None:
         place: dict[str, Any] = {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pianogen_hf as pg
+from pianogen_hf import commands
 from pianogen_hf.command_line import recorded
 from pianogen_hf.commands import main
 
@@ -159,3 +160,12 @@ def test_roundtrip_of_nothing_usable_is_refused(tmp_path, folder, capsys):
 )
 def test_a_recorded_command_does_not_tell_where_things_lie(given, told):
     assert shlex.split(recorded("train.py", [given])) == ["train.py", told]
+
+
+def test_an_interrupt_while_a_command_is_loaded_is_one_line(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "import_module", interrupted)
+    assert main(["audit"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

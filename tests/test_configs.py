@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 import pianogen_hf
 from pianogen_hf.prepare import new_tokenizer
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.train import _make_model
+from pianogen_hf.train import make_model
 from pianogen_hf.training.arguments import parse_stages
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -50,7 +50,7 @@ def test_the_sizes_of_a_recipe_make_a_model_that_holds_its_chunks(path):
     if model.model_name_or_path is not None:
         pytest.skip("a recipe of fine-tuning builds no model")
     model.model_config.update({name: size for name, size in SMALL.items() if name in model.model_config})
-    built = _make_model(model, new_tokenizer(model), data.chunk_length)
+    built = make_model(model, new_tokenizer(model), data.chunk_length)
     assert built.num_parameters() > 0
     assert built.config.max_position_embeddings >= data.chunk_length
 
