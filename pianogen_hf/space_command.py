@@ -45,12 +45,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     # Only now what brings in torch: --help and a mistake should not wait for it.
+    from pianogen_hf.publishing.hub_errors import HubError
     from pianogen_hf.publishing.space_folder import SpaceError
     from pianogen_hf.training.arguments import ArgumentError
 
     try:
         _write(args)
-    except (ArgumentError, SpaceError) as error:
+    except (ArgumentError, HubError, SpaceError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -95,7 +96,7 @@ def _write(args: argparse.Namespace) -> None:
     if args.push is None:
         print(f"upload it with: pianogen space ... --push USER/NAME, or hf upload USER/NAME {folder} --repo-type space")
         return
-    print(f"pushed: {push_space(folder, args.push)}")
+    print(push_space(folder, args.push))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pianogen_hf as pg
 from pianogen_hf.generation.continuation import Length, continue_notes
 from pianogen_hf.loading import load_model
 from pianogen_hf.publishing import space_folder
+from pianogen_hf.publishing.hub_errors import HubError
 from pianogen_hf.publishing.space_folder import GRADIO_VERSION, SpaceError, push_space
 
 write_space = partial(space_folder.write_space, version=pg.__version__)
@@ -142,6 +143,6 @@ def test_a_folder_that_can_t_be_written_is_one_line(tmp_path):
 
 
 def test_a_hub_that_can_t_be_reached_is_one_line(tmp_path):
-    with pytest.raises(SpaceError, match="could not be pushed to someone/page") as caught:
+    with pytest.raises(HubError, match="not pushed to someone/page") as caught:
         push_space(tmp_path, "someone/page")
     assert "\n" not in str(caught.value)

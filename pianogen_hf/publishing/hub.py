@@ -55,7 +55,7 @@ class Destination:
         revision: a branch, made if need be.
         create_pr: open a pull request instead of changing the branch.
         token: instead of the one that `hf auth login` or HF_TOKEN has given.
-        repo_type: "model" or "dataset".
+        repo_type: "model", "dataset" or "space".
 
     Raises:
         HubError: if the Hub can't be reached or refuses it.
@@ -76,7 +76,11 @@ class Destination:
         self.repo_type = repo_type
         try:
             self.repo_id = self.api.create_repo(
-                repo_id, private=private or None, exist_ok=True, repo_type=repo_type
+                repo_id,
+                private=private or None,
+                exist_ok=True,
+                repo_type=repo_type,
+                space_sdk="gradio" if repo_type == "space" else None,
             ).repo_id
             info = self.api.repo_info(self.repo_id, repo_type=repo_type)
         except Exception as error:
@@ -151,7 +155,8 @@ class Destination:
     @property
     def url(self) -> str:
         """The page to look at."""
-        page = f"{self.api.endpoint}/{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo_id}"
+        kind = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        page = f"{self.api.endpoint}/{kind}{self.repo_id}"
         return page if self.revision in (None, "main") else f"{page}/tree/{self.revision}"
 
     def _error(self, error: Exception) -> HubError:

@@ -9,9 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, SpaceCard, SpaceCardData, create_repo, upload_folder
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import ModelCard, SpaceCard, SpaceCardData
 from jinja2 import Template
+
+from pianogen_hf.publishing.hub import Destination
+from pianogen_hf.publishing.model_files import Upload
 
 _PACKAGE = Path(__file__).parent.parent
 GRADIO_VERSION = "6.31.0"  # the one that app.py is tested with
@@ -51,7 +53,7 @@ _SHORT_DESCRIPTION_LENGTH = 60  # what the Hub takes
 
 
 class SpaceError(ValueError):
-    """A Space that can't be written or pushed; the message is one line that says what to do."""
+    """A Space that can't be written; the message is one line that says what to do."""
 
 
 def write_space(
@@ -98,28 +100,24 @@ def write_space(
 
 
 def push_space(folder: str | os.PathLike, repo_id: str) -> str:
-    """Create the Space on the Hub if it is not there, and upload what `write_space` wrote.
+    """Create the Space on the Hub if it is not there, and put what `write_space` wrote there in one commit.
 
     Returns:
-        Its address.
+        What happened, in one line with its address.
 
     Raises:
-        SpaceError: if the Hub refuses or can't be reached.
+        HubError: if the Hub refuses or can't be reached; nothing has changed there then.
     """
-    try:
-        url = create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
-        upload_folder(
-            repo_id=repo_id,
-            repo_type="space",
-            folder_path=Path(folder),
-            allow_patterns=[*_FILES, *(f"{name}/*" for name in _FOLDERS)],  # nothing else that lies there
-            ignore_patterns="*/__pycache__/*",
-            commit_message="A page to try the model",
-        )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise SpaceError(f"the Space could not be pushed to {repo_id} (hf auth login?): {reason}") from error
-    return str(url)
+    folder = Path(folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    named = ((path.relative_to(folder).as_posix(), path) for path in files)
+    uploads = [Upload(name, path, path.stat().st_size) for name, path in named if _is_own(name)]
+    return Destination(repo_id, repo_type="space").push(uploads, "A page to try the model", _is_own).summary
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file of a Space is one that `write_space` writes."""
+    return name in _FILES or name.partition("/")[0] in _FOLDERS
 
 
 def _write(folder: Path, model: str | os.PathLike, version: str, vendored: bool, **words: Any) -> None:
