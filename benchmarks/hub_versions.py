@@ -51,7 +51,7 @@ def train(recipe: str, sizes: dict[str, Any], output: Path, cache: Path, environ
         "model_config": json.dumps(sizes),
         "source": "bach",
         "max_pieces": 4,
-        "chunk_length": 128,
+        "chunk_length": 512,  # CrayKH text of the prompt is long
         "max_steps": 3,
         "eval_strategy": "no",
         "save_strategy": "no",
