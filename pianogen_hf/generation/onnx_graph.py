@@ -24,6 +24,7 @@ _CONTRIB = "com.microsoft"
 _OPSET, _IR_VERSION = 20, 10
 # Of 127: on processors without VNNI the sum of two products saturates unless one factor keeps to 7 bits.
 _LIMIT = 63
+_BLOCK = 128
 _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
     "gelu": ("Gelu", {}),
@@ -179,30 +180,21 @@ class _GraphBuilder:
         size = self.config.hidden_size
         begin, end, axis = (self._constant(f"number_{number}", np.array([number])) for number in (0, size, 2))
         query = self._op("Slice", [packed, begin, end, axis])
-        query = self._op("Reshape", [query, self._constant("heads", np.array([-1, self.num_heads, self.head_dim]))])
         table = self.weights[f"model.layers.{layer}.self_attn.relative_embedding.weight"]
         # Softmax ignores a shift of a row, so clipped distances may count as 0: they need no product.
-        table = (table - table[:, -1:])[:, ::-1] * self.head_dim**-0.5
-        logits = self._distance_logits(layer, query, table)  # (num_heads, rows, distances), farthest first
+        table = (table - table[:, -1:])[:, ::-1] * self.head_dim**-0.5  # farthest distance first
+        # Head by head, these are products like those of linear layers, for which there are the fastest kernels.
+        queries = self._ops("Split", [query], self.num_heads, axis=2, num_outputs=self.num_heads)
+        names = [f"relative.{layer}.{head}" for head in range(self.num_heads)]
+        logits = self._op("Concat", [self._linear(*each) for each in zip(queries, names, table, strict=True)], axis=0)
+        shape = self._constant("distances", np.array([self.num_heads, -1, table.shape[1]]))
+        logits = self._op("Reshape", [logits, shape])  # (num_heads, rows, distances)
         logits = self._op("Pad", [logits, "distance_pads"])
         rows = self._op("Reshape", [logits, self._constant("flat", np.array([self.num_heads, -1]))])
         end, axis = (self._constant(f"number_{number}", np.array([number])) for number in (2**62, 1))
         rows = self._op("Slice", [rows, "distance_skip", end, axis])
         bias = self._op("Reshape", [rows, "bias_shape"])  # (num_heads, batch, length, total_length)
         return self._op("Transpose", [bias], perm=[1, 0, 2, 3])
-
-    def _distance_logits(self, layer: int, query: str, table: np.ndarray) -> str:
-        """Products of queries (rows, num_heads, head_dim) and the scaled table (num_heads, distances, head_dim)."""
-        if self.cache_scales is None:
-            name = self._constant(f"relative.{layer}", table.transpose(0, 2, 1))
-            return self._op("FusedMatMul", [query, name], domain=_CONTRIB, transBatchA=1)
-        integers, scale = _quantized(table)  # (num_heads, distances, head_dim), (num_heads, distances)
-        name = self._constant(f"relative.{layer}", integers.transpose(0, 2, 1))
-        query = self._op("Transpose", [query], perm=[1, 0, 2])
-        query, query_scale, zero = self._ops("DynamicQuantizeLinear", [query], 3)
-        inputs = [query, name, query_scale, self._constant("one", np.array(1, np.float32)), zero]
-        logits = self._op("MatMulIntegerToFloat", inputs, domain=_CONTRIB)
-        return self._op("Mul", [logits, self._constant(f"relative_scale.{layer}", scale[:, None])])
 
     def _linear(
         self, hidden: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None, output: str | None = None
@@ -213,9 +205,10 @@ class _GraphBuilder:
         if self.cache_scales is None:
             product = self._op("MatMul", [hidden, self._constant(name, weight.T)], outputs)
             return self._op("Add", [product, *biases]) if biases else product
-        integers, scales = _quantized(weight)
-        inputs = [hidden, self._constant(name, integers.T), self._constant(f"{name}.scales", scales), "", *biases]
-        return self._op("DynamicQuantizeMatMul", inputs, outputs, _CONTRIB)
+        block = min(_BLOCK, max(16, 1 << (weight.shape[1] - 1).bit_length())); integers, scales = _quantized_blocks(weight, block)
+        inputs = [hidden, self._constant(name, integers), self._constant(f"{name}.scales", scales), "", "", *biases]
+        attributes = {"N": len(weight), "K": weight.shape[1], "bits": 8, "block_size": block, "accuracy_level": 4}
+        return self._op("MatMulNBits", inputs, outputs, _CONTRIB, **attributes)
 
     def _add_and_norm(self, hidden: str, added: str, norm: str, bias: str | None = None) -> tuple[str, str]:
         inputs = [hidden, added, *self._norm_weights(norm), *([bias] if bias else [])]
@@ -244,9 +237,9 @@ class _GraphBuilder:
         self.nodes.append(node)
         return outputs[0]
 
-    def _ops(self, kind: str, inputs: list[str], count: int) -> list[str]:
+    def _ops(self, kind: str, inputs: list[str], count: int, **attributes: Any) -> list[str]:
         outputs = [f"{kind}_{len(self.nodes)}_{index}" for index in range(count)]
-        self._op(kind, inputs, outputs)
+        self._op(kind, inputs, outputs, **attributes)
         return outputs
 
 
@@ -255,3 +248,12 @@ def _quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     largest = np.abs(weight).max(-1)
     scale = np.where(largest > 0, largest, 1).astype(np.float32) / _LIMIT  # what is all zero stays so with any scale
     return np.round(weight / scale[..., None]).astype(np.int8), scale
+
+
+def _quantized_blocks(weight, _BLOCK) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (outputs, inputs) as MatMulNBits wants it: (outputs, blocks, block) around 128, and a scale per block."""
+    num_outputs, num_inputs = weight.shape
+    padded = np.pad(weight, [(0, 0), (0, -num_inputs % _BLOCK)]).reshape(num_outputs, -1, _BLOCK)
+    largest = np.abs(padded).max(-1)
+    scales = np.where(largest > 0, largest, 1).astype(np.float32) / 127
+    return (np.round(padded / scales[..., None]) + 128).astype(np.uint8), scales

@@ -13,11 +13,13 @@ Changes from the paper:
     * Input embedding and output projection are tied by default.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
@@ -32,6 +34,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .carried_code import CarriesCode
 from .configuration_music_transformer import MusicTransformerConfig
+from .fast_decoding import let_grow, packed_weight
 from .relative_attention_dispatch import RELATIVE_ATTENTION, keys_end_with_queries
 
 
@@ -134,9 +137,11 @@ class MusicTransformerRelativeEmbedding(nn.Module):
             return distance_logits.gather(-1, relative_distance.expand(*distance_logits.shape[:2], -1, -1))
         nearest_first = self.weight[:, :key_length]
         if query_states.shape[2] == 1:  # one query needs no skew: its distances in the order of the keys
-            distance_logits = torch.einsum("bhqd,hmd->bhqm", query_states, nearest_first)
-            beyond = distance_logits[..., -1:].expand(-1, -1, -1, key_length - nearest_first.shape[1])
-            return torch.cat([distance_logits, beyond], dim=-1).flip(-1)
+            # (num_heads, batch, distances): a batch in the place of the queries reads the table once.
+            distance_logits = torch.bmm(query_states.squeeze(2).transpose(0, 1), nearest_first.transpose(1, 2))
+            if (beyond := key_length - nearest_first.shape[1]) > 0:
+                distance_logits = torch.cat([distance_logits, distance_logits[..., -1:].expand(-1, -1, beyond)], dim=-1)
+            return distance_logits.flip(-1).transpose(0, 1).unsqueeze(2)
         return skew(torch.matmul(query_states, nearest_first.flip(1).transpose(1, 2)), key_length)
 
 
@@ -148,9 +153,14 @@ class MusicTransformerMLP(nn.Module):
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
         self.act_fn = ACT2FN[config.hidden_act]
+        self.packed_fc1: torch.Tensor | None = None  # while tokens are decoded one by one
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act_fn(self.fc1(hidden_states)))
+        if self.packed_fc1 is None:
+            hidden_states = self.fc1(hidden_states)
+        else:
+            hidden_states = nn.functional.linear(hidden_states, self.packed_fc1, self.fc1.bias)
+        return self.fc2(self.act_fn(hidden_states))
 
 
 def eager_attention_forward(
@@ -211,6 +221,8 @@ class MusicTransformerAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.relative_embedding = MusicTransformerRelativeEmbedding(config)
+        self.sliding_window = config.attention_window
+        self.packed_qkv: torch.Tensor | None = None  # while tokens are decoded one by one
 
     def forward(
         self,
@@ -223,9 +235,12 @@ class MusicTransformerAttention(nn.Module):
         input_shape = hidden_states.shape[:-1]
         hidden_shape = (*input_shape, -1, self.head_dim)
 
-        query_states = self.q_proj(hidden_states).view(hidden_shape).transpose(1, 2)  # (batch, num_heads, q, head_dim)
-        key_states = self.k_proj(hidden_states).view(hidden_shape).transpose(1, 2)
-        value_states = self.v_proj(hidden_states).view(hidden_shape).transpose(1, 2)
+        if self.packed_qkv is None:
+            projected = (self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
+        else:
+            projected = nn.functional.linear(hidden_states, self.packed_qkv).chunk(3, dim=-1)
+        # (batch, num_heads, query_length, head_dim)
+        query_states, key_states, value_states = (states.view(hidden_shape).transpose(1, 2) for states in projected)
 
         if past_key_values is not None:
             key_states, value_states = past_key_values.update(key_states, value_states, self.layer_idx)
@@ -247,7 +262,7 @@ class MusicTransformerAttention(nn.Module):
             attention_mask,
             dropout=0.0 if not self.training else self.attention_dropout,
             scaling=self.scaling,
-            sliding_window=self.config.attention_window,
+            sliding_window=self.sliding_window,
             **positions,
             **kwargs,
         )
@@ -403,7 +418,7 @@ class MusicTransformerModel(MusicTransformerPreTrainedModel):
 
         # No position is added here: the attention layers know distances.
         hidden_states = self.dropout(inputs_embeds)
-        for decoder_layer in self.layers[: self.config.num_hidden_layers]:
+        for decoder_layer in self.layers:
             hidden_states = decoder_layer(
                 hidden_states,
                 attention_mask=causal_mask,
@@ -430,6 +445,29 @@ class MusicTransformerForCausalLM(MusicTransformerPreTrainedModel, GenerationMix
 
         # Initialize weights and apply final processing
         self.post_init()
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """Let the default cache of `generate` grow in place; one that the user gives stays as it is."""
+        is_given = model_kwargs.get("past_key_values") is not None
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        if not is_given:
+            let_grow(model_kwargs.get("past_key_values"))
+
+    @contextmanager
+    def _optimize_model_for_decode(self) -> Iterator[None]:
+        """Pack weights for the steps of `generate` after the prompt: what a dozen or two of them save."""
+        layers = [(layer.self_attn, layer.mlp) for layer in self.model.layers]
+        with super()._optimize_model_for_decode():
+            try:
+                for attention, mlp in layers:
+                    attention.packed_qkv = packed_weight(attention.q_proj, attention.k_proj, attention.v_proj)
+                    mlp.packed_fc1 = packed_weight(mlp.fc1)
+                yield
+            finally:
+                for attention, mlp in layers:
+                    attention.packed_qkv = mlp.packed_fc1 = None
 
     @can_return_tuple
     def forward(  # type: ignore[misc]
