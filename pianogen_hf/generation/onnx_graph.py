@@ -4,7 +4,7 @@ One graph serves prompts and single tokens. Its attention is ONNX Runtime's Grou
 values into the cache where it lies (bind the same memory to `past_*` and `present_*`) and, with `attention_window`,
 keeps no more than that. The relative positions enter as its bias: the logit of each distance, from one product of the
 queries with the table of embeddings, is laid out over the keys by what `placement` gives. With 8 bits, weights are
-integers with a scale per output, what they are multiplied with is made integers on the way (DynamicQuantizeMatMul), and
+integers with a scale per block of inputs, what they are multiplied with is made integers on the way (MatMulNBits), and
 keys and values are integers with a fixed scale per channel.
 """
 
@@ -22,9 +22,8 @@ from pianogen_hf.models.configuration_music_transformer import MusicTransformerC
 CACHE_SLACK = 64  # keys that a windowed cache holds beyond the window, so that it is compacted only now and then
 _CONTRIB = "com.microsoft"
 _OPSET, _IR_VERSION = 20, 10
-# Of 127: on processors without VNNI the sum of two products saturates unless one factor keeps to 7 bits.
-_LIMIT = 63
-_BLOCK = 128
+_LARGEST_BLOCK = 128  # weights that share a scale: 256 are not faster, 32 much slower
+_INTEGERS = 4  # the accuracy_level of MatMulNBits that multiplies integers, not floats
 _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
     "gelu": ("Gelu", {}),
@@ -177,20 +176,18 @@ class _GraphBuilder:
 
     def _relative_bias(self, layer: int, packed: str) -> str:
         """Bias of the attention logits, (batch, num_heads, length, total_length)."""
-        size = self.config.hidden_size
-        begin, end, axis = (self._constant(f"number_{number}", np.array([number])) for number in (0, size, 2))
-        query = self._op("Slice", [packed, begin, end, axis])
+        heads, size = self.num_heads, self.config.hidden_size
         table = self.weights[f"model.layers.{layer}.self_attn.relative_embedding.weight"]
         # Softmax ignores a shift of a row, so clipped distances may count as 0: they need no product.
         table = (table - table[:, -1:])[:, ::-1] * self.head_dim**-0.5  # farthest distance first
         # Head by head, these are products like those of linear layers, for which there are the fastest kernels.
-        queries = self._ops("Split", [query], self.num_heads, axis=2, num_outputs=self.num_heads)
-        names = [f"relative.{layer}.{head}" for head in range(self.num_heads)]
-        logits = self._op("Concat", [self._linear(*each) for each in zip(queries, names, table, strict=True)], axis=0)
-        shape = self._constant("distances", np.array([self.num_heads, -1, table.shape[1]]))
-        logits = self._op("Reshape", [logits, shape])  # (num_heads, rows, distances)
+        sizes = self._constant("query_sizes", np.array([self.head_dim] * heads + [2 * size]))
+        *queries, _ = self._ops("Split", [packed, sizes], heads + 1, axis=2)
+        products = [self._linear(query, f"relative.{layer}.{head}", table[head]) for head, query in enumerate(queries)]
+        # (num_heads, length, distances), or with several rows of one query (num_heads * batch, 1, distances)
+        logits = self._op("Concat", products, axis=0)
         logits = self._op("Pad", [logits, "distance_pads"])
-        rows = self._op("Reshape", [logits, self._constant("flat", np.array([self.num_heads, -1]))])
+        rows = self._op("Reshape", [logits, self._constant("flat", np.array([heads, -1]))])
         end, axis = (self._constant(f"number_{number}", np.array([number])) for number in (2**62, 1))
         rows = self._op("Slice", [rows, "distance_skip", end, axis])
         bias = self._op("Reshape", [rows, "bias_shape"])  # (num_heads, batch, length, total_length)
@@ -205,10 +202,10 @@ class _GraphBuilder:
         if self.cache_scales is None:
             product = self._op("MatMul", [hidden, self._constant(name, weight.T)], outputs)
             return self._op("Add", [product, *biases]) if biases else product
-        block = min(_BLOCK, max(16, 1 << (weight.shape[1] - 1).bit_length())); integers, scales = _quantized_blocks(weight, block)
+        integers, scales = _quantized(weight)
         inputs = [hidden, self._constant(name, integers), self._constant(f"{name}.scales", scales), "", "", *biases]
-        attributes = {"N": len(weight), "K": weight.shape[1], "bits": 8, "block_size": block, "accuracy_level": 4}
-        return self._op("MatMulNBits", inputs, outputs, _CONTRIB, **attributes)
+        sizes = {"N": len(weight), "K": weight.shape[1], "block_size": integers.shape[2]}
+        return self._op("MatMulNBits", inputs, outputs, _CONTRIB, bits=8, accuracy_level=_INTEGERS, **sizes)
 
     def _add_and_norm(self, hidden: str, added: str, norm: str, bias: str | None = None) -> tuple[str, str]:
         inputs = [hidden, added, *self._norm_weights(norm), *([bias] if bias else [])]
@@ -244,16 +241,9 @@ class _GraphBuilder:
 
 
 def _quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Integers (..., inputs) of a weight, and the scale of each output."""
-    largest = np.abs(weight).max(-1)
-    scale = np.where(largest > 0, largest, 1).astype(np.float32) / _LIMIT  # what is all zero stays so with any scale
-    return np.round(weight / scale[..., None]).astype(np.int8), scale
-
-
-def _quantized_blocks(weight, _BLOCK) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (outputs, inputs) as MatMulNBits wants it: (outputs, blocks, block) around 128, and a scale per block."""
-    num_outputs, num_inputs = weight.shape
-    padded = np.pad(weight, [(0, 0), (0, -num_inputs % _BLOCK)]).reshape(num_outputs, -1, _BLOCK)
-    largest = np.abs(padded).max(-1)
-    scales = np.where(largest > 0, largest, 1).astype(np.float32) / 127
-    return (np.round(padded / scales[..., None]) + 128).astype(np.uint8), scales
+    """A weight (outputs, inputs) as MatMulNBits takes it: (outputs, blocks, block) around 128, and scales of blocks."""
+    block = min(_LARGEST_BLOCK, max(16, 2 ** (weight.shape[1] - 1).bit_length()))
+    blocks = np.pad(weight, [(0, 0), (0, -weight.shape[1] % block)]).reshape(len(weight), -1, block)
+    largest = np.abs(blocks).max(-1)
+    scales = np.where(largest > 0, largest, 1).astype(np.float32) / 127  # what is all zero stays so with any scale
+    return (np.round(blocks / scales[..., None]) + 128).astype(np.uint8), scales
