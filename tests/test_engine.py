@@ -19,7 +19,7 @@ from pianogen_hf.export_command import check_greedy, main, total_nats
 from pianogen_hf.generation.constraints import GrammarLogitsProcessor
 from pianogen_hf.generation.continuation import Length, continue_notes
 from pianogen_hf.generation.engine import Decoder, EngineError, OnnxEngine, cache_scales
-from pianogen_hf.generation.onnx_graph import ExportError, build_graph
+from pianogen_hf.generation.onnx_graph import ExportError, _quantized, build_graph
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM
 from pianogen_hf.tokenizers.tokenization_jsb import JSBTokenizer
@@ -168,6 +168,27 @@ def test_eight_bits_change_little(kind):
     rows = list(ids.numpy())
     before, after = total_nats(exact, rows), total_nats(small, rows)
     assert abs(after / before - 1) < 0.05 and after != before
+
+
+def test_with_eight_bits_every_product_is_one_of_integers_in_blocks():
+    config = model_of().config
+    weights = {name: value.numpy() for name, value in model_of().state_dict().items()}
+    nodes = build_graph(weights, config, cache_scales(engine_of(), [random_ids(50)])).graph.node
+    products = [node for node in nodes if "MatMul" in node.op_type or node.op_type == "Gemm"]
+    # Of each layer the packed projections, the output, two feed-forward layers and the distances of each head.
+    assert len(products) == config.num_hidden_layers * (4 + config.num_attention_heads) + 1
+    assert {node.op_type for node in products} == {"MatMulNBits"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(outputs=st.integers(1, 20), inputs=st.integers(1, 300), seed=st.integers(0, 2**32 - 1))
+def test_weights_in_blocks_are_off_by_half_a_step_at_most(outputs, inputs, seed):
+    weight = np.random.default_rng(seed).normal(size=(outputs, inputs)).astype(np.float32)
+    weight[0] = 0
+    integers, scales = _quantized(weight)
+    restored = ((integers.astype(np.float32) - 128) * scales[..., None]).reshape(outputs, -1)
+    assert np.abs(restored[:, :inputs] - weight).max() <= scales.max() * 0.5001
+    assert not restored[0].any() and not restored[:, inputs:].any()
 
 
 def test_a_cache_of_eight_bits_is_a_quarter_as_large_and_a_windowed_one_does_not_grow():

@@ -76,3 +76,42 @@ def test_the_longest_possible_piece_keeps_its_order():
     notes = Notes.from_columns(32767, slowest, onset_tick=[0, 2**31 - 2], duration_tick=[1, 1], pitch=[60, 62])
     events = PIANO.convert_ids_to_tokens(PIANO.encode_notes(notes))
     assert events[:2] == ["VELOCITY_16", "NOTE_ON_60"] and events[-1] == "NOTE_OFF_62"
+
+
+def naive_grammar(tokenizer, names):
+    """What may follow, by playing the events one by one: names, not ids."""
+    keys = range(tokenizer.lowest_pitch, tokenizer.highest_pitch + 1)
+    down, loudness, last_on, last_off, last = set(), None, -1, -1, "<bos>"
+    for last in names:  # noqa: B007 (the last one is looked at below)
+        kind, _, number = last.rpartition("_")
+        if kind == "NOTE_ON":
+            down, last_on = down | {int(number)}, int(number)
+        elif kind == "NOTE_OFF":
+            down, last_off = down - {int(number)}, int(number)
+        elif kind == "TIME_SHIFT":
+            last_on = last_off = -1
+        else:
+            loudness = last
+    free = [key for key in keys if key not in down and key > last_on]
+    allowed = {f"NOTE_ON_{key}" for key in free} if loudness else set()
+    shifts = {f"TIME_SHIFT_{steps}" for steps in range(1, 101)}
+    if not last.startswith("VELOCITY"):
+        allowed |= {f"NOTE_OFF_{key}" for key in down if key > last_off and last_on < 0}
+        allowed |= {f"VELOCITY_{number}" for number in range(32)} - {loudness} if free else set()
+        allowed |= shifts if last == "TIME_SHIFT_100" or not last.startswith("TIME_SHIFT") else set()
+        allowed |= {"<eos>"} if not down and last.startswith(("<bos>", "NOTE_OFF")) else set()
+    return allowed or shifts
+
+
+@given(data=st.data(), is_piece=st.booleans())
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("tokenizer", [PIANO, MIDDLE, PerformanceTokenizer(60, 61)], ids=["88", "21", "2 keys"])
+def test_the_grammar_is_that_of_the_definition(tokenizer, data, is_piece):
+    """After beginnings of pieces, and after any ids at all, which models may be given as prompts."""
+    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    ids: list[int] = []
+    for _ in range(data.draw(st.integers(0, 25))):
+        allowed = np.flatnonzero(tokenizer.allowed_next(ids)).tolist() if is_piece else list(range(3, len(tokenizer)))
+        ids.append(data.draw(st.sampled_from([index for index in allowed if index >= 3] or [3])))
+    found = {names[index] for index in np.flatnonzero(tokenizer.allowed_next(ids))}
+    assert found == naive_grammar(tokenizer, [names[index] for index in ids])

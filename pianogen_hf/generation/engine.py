@@ -205,7 +205,7 @@ class OnnxEngine:
                 scores = processor(ids[:, :place], scores)
             drawn = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1) if do_sample else None
             tokens = scores.argmax(-1) if drawn is None else drawn
-            ids[unfinished, place] = tokens[unfinished]
+            ids[:, place] = torch.where(unfinished, tokens, pad)
             if len(ends):
                 unfinished &= torch.isin(ids[:, place], ends, invert=True)
             if stopping_criteria:

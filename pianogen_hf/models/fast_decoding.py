@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-LEAST_ROOM = 256  # tokens that a new buffer has room for beyond those it gets; half as many as those, if that is more
-LEAST_PACKED = 2**18  # weights of a layer; smaller ones stay in the caches of a processor, where their order is no matter
+# Room of a new buffer, in tokens beyond those that it gets; half as many as those, if that is more.
+LEAST_ROOM = 256
+# Weights of a layer that is worth packing: smaller ones stay in a processor's caches, where order matters little.
+LEAST_PACKED = 2**18
 
 
 class GrowingLayer(DynamicLayer):
@@ -29,15 +31,15 @@ class GrowingLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append tokens; arguments and result as for `DynamicLayer`, shape `(batch, num_heads, length, head_dim)`."""
         # Gradients need what was there before, and traced operators would copy all of a buffer.
-        if key_states.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys = self._append("keys", self.keys, key_states)
-        self.values = self._append("values", self.values, value_states)
-        return self.keys, self.values
+        self.keys = keys = self._append("keys", self.keys, key_states)
+        self.values = values = self._append("values", self.values, value_states)
+        return keys, values
 
-    def _append(self, name: str, past: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    def _append(self, name: str, past: Any, new: torch.Tensor) -> torch.Tensor:
         past_length = past.shape[-2] if past.numel() else 0  # what is not filled yet has one dimension
         length = past_length + new.shape[-2]
         buffer, filled = self._buffers.get(name, (new[:, :, :0], None))
@@ -80,7 +82,7 @@ def packed_weight(*layers: nn.Module) -> torch.Tensor | None:
     if not all(_is_plain(layer) for layer in layers):
         return None
     # Transposed in parts that fit into a processor's cache, which takes half the time.
-    parts = [part.t().contiguous() for layer in layers for part in layer.weight.detach().split(64)]
+    parts = [part.t().contiguous() for layer in layers for part in layer.get_parameter("weight").detach().split(64)]
     return torch.cat(parts, dim=1).t()
 
 

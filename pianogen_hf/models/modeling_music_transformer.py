@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
@@ -236,7 +236,11 @@ class MusicTransformerAttention(nn.Module):
         hidden_shape = (*input_shape, -1, self.head_dim)
 
         if self.packed_qkv is None:
-            projected = (self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
+            projected: tuple[torch.Tensor, ...] = (
+                self.q_proj(hidden_states),
+                self.k_proj(hidden_states),
+                self.v_proj(hidden_states),
+            )
         else:
             projected = nn.functional.linear(hidden_states, self.packed_qkv).chunk(3, dim=-1)
         # (batch, num_heads, query_length, head_dim)
@@ -446,12 +450,10 @@ class MusicTransformerForCausalLM(MusicTransformerPreTrainedModel, GenerationMix
         # Initialize weights and apply final processing
         self.post_init()
 
-    def _prepare_cache_for_generation(
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any):
         """Let the default cache of `generate` grow in place; one that the user gives stays as it is."""
         is_given = model_kwargs.get("past_key_values") is not None
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         if not is_given:
             let_grow(model_kwargs.get("past_key_values"))
 
@@ -459,7 +461,7 @@ class MusicTransformerForCausalLM(MusicTransformerPreTrainedModel, GenerationMix
     def _optimize_model_for_decode(self) -> Iterator[None]:
         """Pack weights for the steps of `generate` after the prompt: what a dozen or two of them save."""
         layers = [(layer.self_attn, layer.mlp) for layer in self.model.layers]
-        with super()._optimize_model_for_decode():
+        with super()._optimize_model_for_decode():  # type: ignore[misc]
             try:
                 for attention, mlp in layers:
                     attention.packed_qkv = packed_weight(attention.q_proj, attention.k_proj, attention.v_proj)

@@ -130,35 +130,43 @@ class PerformanceTokenizer(NoteTokenizer):
         return Notes.from_seconds(step[rows] / STEPS_PER_SEC, duration / STEPS_PER_SEC, value[rows], velocity[rows])
 
     def _allowed_events(self, ids: np.ndarray) -> np.ndarray:
-        kind, value = self._kind[ids], self._value[ids]
-        last_kind = kind[-1] if len(ids) else _SPECIAL
-        shifts = np.flatnonzero(kind == _TIME_SHIFT)
-        this_instant = slice(shifts[-1] + 1 if len(shifts) else 0, None)
-        ons_now = value[this_instant][kind[this_instant] == _NOTE_ON]
-        offs_now = value[this_instant][kind[this_instant] == _NOTE_OFF]
-        velocities = value[kind == _VELOCITY]
-        sounding = self._sounding(kind, value)
-        pitches = np.arange(self.lowest_pitch, self.highest_pitch + 1)
+        # Asked for every id that is generated, so of few operators, each with little to do.
+        _, first_on, first_off, first_shift, first_velocity = self._first.tolist()
+        last, sounding = int(ids[-1]) if len(ids) else 0, self._sounding(ids)
+        last_on, last_off = self._keys_of_this_instant(ids)
+        velocities = ids[ids >= first_velocity]
 
-        can_start = ~sounding & (pitches > (ons_now[-1] if len(ons_now) else -1))
-        can_stop = sounding & (pitches > (offs_now[-1] if len(offs_now) else -1)) & (len(ons_now) == 0)
-        by_kind = [np.zeros(size, dtype=bool) for size in np.bincount(self._kind)]
-        by_kind[_NOTE_ON] = can_start & (len(velocities) > 0)
-        if last_kind != _VELOCITY:
-            by_kind[_NOTE_OFF] = can_stop
-            by_kind[_VELOCITY][:] = can_start.any()
-            by_kind[_VELOCITY][velocities[-1:]] = False
-            by_kind[_TIME_SHIFT][:] = last_kind != _TIME_SHIFT or value[-1] == MAX_SHIFT
-            by_kind[_SPECIAL][self.eos_token_id] = not sounding.any() and last_kind in (_SPECIAL, _NOTE_OFF)
-        allowed = np.concatenate(by_kind)
+        allowed = np.zeros(len(self._kind), dtype=bool)
+        can_start = ~sounding
+        can_start[: last_on + 1] = False
+        if len(velocities):
+            allowed[first_on:first_off] = can_start
+        if last < first_velocity:
+            if last_on < 0:
+                allowed[first_off + last_off + 1 : first_shift] = sounding[last_off + 1 :]
+            allowed[first_shift:first_velocity] = last < first_shift or last == first_velocity - 1
+            allowed[first_velocity:] = can_start.any()
+            allowed[velocities[-1:]] = False
+            allowed[self.eos_token_id] = not sounding.any() and (last < first_on or first_off <= last < first_shift)
         if not allowed.any():  # only after ids that no piece has: a velocity where no key is free
-            allowed[self._kind == _TIME_SHIFT] = True
+            allowed[first_shift:first_velocity] = True
         return allowed
 
-    def _sounding(self, kind: np.ndarray, value: np.ndarray) -> np.ndarray:
+    def _sounding(self, ids: np.ndarray) -> np.ndarray:
         """Which keys are down after these events, bool (num_keys,)."""
         sounding = np.zeros(self.highest_pitch - self.lowest_pitch + 1, dtype=bool)
-        keys = (kind == _NOTE_ON) | (kind == _NOTE_OFF)
+        keys = ids[ids < self._first[_TIME_SHIFT]]
         # Assignments with repeated indices keep the last one: the latest event of each key.
-        sounding[value[keys] - self.lowest_pitch] = kind[keys] == _NOTE_ON
+        sounding[self._value[keys] - self.lowest_pitch] = keys < self._first[_NOTE_OFF]
         return sounding
+
+    def _keys_of_this_instant(self, ids: np.ndarray) -> tuple[int, int]:
+        """The latest note-on and note-off since the last time shift, counted from the lowest key; -1 for none."""
+        latest = {_NOTE_ON: -1, _NOTE_OFF: -1}
+        for index in map(int, ids[::-1]):
+            kind = int(self._kind[index])
+            if kind == _TIME_SHIFT:
+                break
+            if latest.get(kind) == -1:
+                latest[kind] = index - int(self._first[kind])
+        return latest[_NOTE_ON], latest[_NOTE_OFF]
