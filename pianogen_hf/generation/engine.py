@@ -63,6 +63,7 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or torch.get_num_threads()
         options.log_severity_level = 3
+        options.enable_mem_pattern = False  # of no use to shapes that change with each step, and kept for each of them
         graph = graph if isinstance(graph, bytes) else str(graph)
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.config = config
