@@ -181,6 +181,19 @@ def test_steps_are_packed_and_nothing_else_is(small_weights_are_packed):
     assert calls[-1] == (6, False, False)
 
 
+@pytest.mark.parametrize("assistant", ["another model", "its own first layer"])
+def test_assistants_are_not_packed_and_change_no_token(small_weights_are_packed, assistant):
+    """They are asked for a few tokens at a time: packing would take longer than it saves."""
+    model, other = model_of(), model_of()
+    expected = model.generate(PROMPT, max_new_tokens=12, eos_token_id=None, do_sample=False)
+    is_other = assistant == "another model"
+    options = {"assistant_model": other} if is_other else {"assistant_early_exit": 1}
+    calls = spied_steps(other if is_other else model)
+    actual = model.generate(PROMPT, max_new_tokens=12, eos_token_id=None, do_sample=False, **options)
+    assert torch.equal(actual, expected) and len(calls) > 3
+    assert not any(is_packed for _, *packed in calls for is_packed in packed)
+
+
 def test_an_error_while_generating_leaves_nothing_packed(small_weights_are_packed):
     model = model_of()
 

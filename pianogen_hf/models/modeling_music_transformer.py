@@ -422,7 +422,7 @@ class MusicTransformerModel(MusicTransformerPreTrainedModel):
 
         # No position is added here: the attention layers know distances.
         hidden_states = self.dropout(inputs_embeds)
-        for decoder_layer in self.layers:
+        for decoder_layer in self.layers[: self.config.num_hidden_layers]:
             hidden_states = decoder_layer(
                 hidden_states,
                 attention_mask=causal_mask,
@@ -446,6 +446,7 @@ class MusicTransformerForCausalLM(MusicTransformerPreTrainedModel, GenerationMix
         self.model = MusicTransformerModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.is_worth_packing = True
 
         # Initialize weights and apply final processing
         self.post_init()
@@ -456,11 +457,12 @@ class MusicTransformerForCausalLM(MusicTransformerPreTrainedModel, GenerationMix
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         if not is_given:
             let_grow(model_kwargs.get("past_key_values"))
+        self.is_worth_packing = not generation_config.is_assistant  # which is asked for a few tokens, again and again
 
     @contextmanager
     def _optimize_model_for_decode(self) -> Iterator[None]:
-        """Pack weights for the steps of `generate` after the prompt: what a dozen or two of them save."""
-        layers = [(layer.self_attn, layer.mlp) for layer in self.model.layers]
+        """Pack weights for the steps of `generate` after the prompt, which takes as long as three or four of them."""
+        layers = [(layer.self_attn, layer.mlp) for layer in self.model.layers if self.is_worth_packing]
         with super()._optimize_model_for_decode():  # type: ignore[misc]
             try:
                 for attention, mlp in layers:
