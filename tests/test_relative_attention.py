@@ -18,6 +18,7 @@ from pianogen_hf.models.relative_attention import (
     BlockBuffer,
     Dropout,
     Settings,
+    Workspace,
     blocks,
     blockwise_relative_attention,
     farthest_first,
@@ -186,6 +187,20 @@ def test_large_logits_neither_overflow_nor_lose_the_gradient():
     actual = blockwise_relative_attention(*large, None, small())
     assert naive(*large).abs().max() > 20 and actual.isfinite().all()
     assert_same_with_gradients(actual, naive(*large), large)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize(("scale", "no_shift"), [(1, True), (8, False)])
+def test_logits_are_shifted_only_where_they_could_overflow(monkeypatch, window, scale, no_shift):
+    decisions, decide = [], Workspace.needs_no_shift
+    monkeypatch.setattr(Workspace, "needs_no_shift", lambda *args: decisions.append(decide(*args)) or decisions[-1])
+    inputs = [(x * scale).detach().requires_grad_() for x in make_inputs(24, 24, 30, torch.float32)]
+    with torch.no_grad():  # the future holds what overflows, and must not decide about what is seen
+        inputs[1][:, :, -1] *= scale**2
+    actual = blockwise_relative_attention(*inputs, None, small(window))
+    assert set(decisions) == {no_shift}
+    assert_same_with_gradients(actual, naive(*inputs, None, window), inputs, atol=1e-3 * scale**4, rtol=1e-3)
+    torch.testing.assert_close(actual, naive(*inputs, None, window), atol=1e-4 * scale, rtol=1e-4)
 
 
 def test_the_table_without_the_clipped_distance_has_the_same_differences():
