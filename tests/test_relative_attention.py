@@ -240,6 +240,20 @@ def test_bfloat16_inputs_work_in_both_types_of_products(dtype, dropout):
         assert (a.float() - b).norm() < 0.05 * b.norm()
 
 
+def test_both_passes_round_large_logits_alike():
+    torch.manual_seed(0)
+    exact = [torch.randn(1, 2, 300, 64) * scale for scale in (3, 3, 1)] + [torch.randn(2, 64, 64) * 0.4]
+    exact = [x.to(torch.bfloat16).double().requires_grad_() for x in exact]
+    rounded = [x.detach().to(torch.bfloat16).requires_grad_() for x in exact]
+    grad = torch.randn(1, 2, 300, 64).to(torch.bfloat16)
+    gradients = []
+    for inputs, dtype in ((exact, torch.float64), (rounded, torch.bfloat16)):
+        output = blockwise_relative_attention(*inputs, None, Settings(0.125, dtype=dtype))
+        gradients.append(torch.autograd.grad(output, inputs, grad.to(dtype)))
+    for expected, actual in zip(*gradients, strict=True):
+        assert (actual - expected).norm() < 0.05 * expected.norm()
+
+
 def test_products_use_16_bits_only_where_the_processor_has_them(monkeypatch):
     half = torch.zeros(1, dtype=torch.bfloat16)
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):

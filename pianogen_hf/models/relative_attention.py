@@ -11,9 +11,8 @@ and distances; here a block of queries is worked on at a time, in a buffer that 
     * Keys after a block, or before its window, are not touched. Only the log of the softmax denominator is kept for
       the backward pass, which computes the block again (as Dao et al. 2022, "FlashAttention",
       https://arxiv.org/abs/2205.14135, do in the cache of a GPU).
-    * What the backward pass subtracts from each row of a block costs nothing as a further column of the queries, times
-      a column of ones beside the keys (`with_columns`). An operator would read and write the block once more, and, for
-      float32 numbers and a block of 16 bits, do so several times: that was a third of the time of the attention.
+    * What is subtracted from the rows of a block has its type: mixed with float32 numbers, 16 bits take several times
+      as long. What the gradient of the softmax subtracts costs nothing as further columns of a product.
 """
 
 import math
@@ -226,22 +225,13 @@ class Workspace:
             return False
         norms = [torch.linalg.vector_norm(x, dim=1, dtype=self.wide) for x in (head.query, head.key, head.table)]
         query, key, table = (float(x.max()) if len(x) else 0.0 for x in norms)
-        return query * (key + table) < math.log2(torch.finfo(self.dtype).max) - 28
+        room = 28  # for sums over keys, products with values, and norms that were rounded
+        return query * (key + table) < math.log2(torch.finfo(self.dtype).max) - room
 
-    def logits(
-        self, number: int, query: torch.Tensor, head: Head, wider_query: torch.Tensor, wider_key: torch.Tensor
-    ) -> torch.Tensor:
-        """Logits of one block, to the base of 2, masked but for order and window: shape `(num_rows, num_keys)`.
-
-        Args:
-            number: Of the block.
-            query: Its queries.
-            head: All of the head.
-            wider_query: The queries again, perhaps with a column to be added to the logits.
-            wider_key: All keys, with a column of ones for it.
-        """
+    def logits(self, number: int, query: torch.Tensor, key: torch.Tensor, head: Head) -> torch.Tensor:
+        """Logits of one block, to the base of 2, masked but for order and window: shape `(num_rows, num_keys)`."""
         block, scores, by_distance = self.blocks[number], self.scores.by_key[number], self.scores.by_distance[number]
-        torch.mm(wider_query, wider_key[block.keys].t(), out=scores)
+        torch.mm(query, key.t(), out=scores)
         if width := by_distance.shape[1]:
             accumulate(by_distance, query, head.table[-width:].t())
         if head.mask is not None:
@@ -256,7 +246,7 @@ def attend(work: Workspace, head: Head, output: torch.Tensor, log_sum: torch.Ten
     rows = zip(*(x.split(work.num_rows) for x in (head.query, output, log_sum)), strict=True)
     for number, (query, block_output, block_log_sum) in enumerate(rows):
         keys = work.blocks[number].keys
-        weights = work.logits(number, query, head, query, head.key)
+        weights = work.logits(number, query, head.key[keys], head)
         largest = weights.new_zeros(1, 1) if no_shift else work.largest(weights)
         weights = work.hide((weights if no_shift else weights.sub_(largest)).exp2_())
         total = weights.sum(1, keepdim=True, dtype=work.wide)
@@ -280,18 +270,18 @@ def attend_backward(
     high = centre.to(work.dtype)
     low = centre - high
     grad = wide_grad.to(work.dtype)
-    wider_query, wider_key = with_columns(head.query, -shift), with_columns(head.key, 1.0)
     wider_grad, wider_value = grad, head.value
     if head.dropout is None:
         wider_grad, wider_value = with_columns(grad, -high, -low), with_columns(head.value, 1.0, 1.0)
     grad_query, grad_key, grad_value, grad_table = (torch.zeros_like(x, dtype=work.wide) for x in head[:4])
-    of_rows = (head.query, wider_query, grad_query, grad, wider_grad, high.unsqueeze(1))
-    for number, (query, wider, block_grad_query, block_grad, block_wider_grad, block_centre) in enumerate(
+    of_rows = (head.query, grad_query, grad, wider_grad, high.unsqueeze(1), shift.unsqueeze(1))
+    for number, (query, block_grad_query, block_grad, block_wider_grad, block_centre, block_shift) in enumerate(
         zip(*(x.split(work.num_rows) for x in of_rows), strict=True)
     ):
         keys = work.blocks[number].keys
         key, grad_scores, by_distance = head.key[keys], buffer.by_key[number], buffer.by_distance[number]
-        weights = work.hide(work.logits(number, query, head, wider, wider_key).exp2_())
+        # Rounded as in the forward pass, or weights would not fit the denominator: so no column of the product here.
+        weights = work.hide(work.logits(number, query, key, head).sub_(block_shift).exp2_())
         torch.mm(block_wider_grad, wider_value[keys].t(), out=grad_scores)
         if head.dropout is None:
             accumulate(grad_value[keys], weights.t(), block_grad)
