@@ -169,12 +169,13 @@ def run(options, **changes):
 @pytest.mark.slow
 def test_a_comparison_is_interrupted_goes_on_and_is_then_done(recipes, cache_dir, tmp_path):
     output = tmp_path / "out"
-    options = command(recipes, cache_dir, output, "--tokens", "9k")
+    # Enough that there is time to interrupt the first model.
+    options = command(recipes, cache_dir, output, "--tokens", "20k")
     process = run(options)
     log = output / "chorale" / "training_log.jsonl"
     until = time.monotonic() + 300
     while not log.exists() and time.monotonic() < until:
-        time.sleep(0.1)
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 130 and "the same command goes on" in said
@@ -187,7 +188,7 @@ def test_a_comparison_is_interrupted_goes_on_and_is_then_done(recipes, cache_dir
     for name in RECIPES:
         folder = output / name
         training = json.loads((folder / "training.json").read_text())
-        assert training["steps"] == training["max_steps"] and 0.5 * 9_000 < training["tokens_seen"] < 2 * 9_000
+        assert training["steps"] == training["max_steps"] and 0.5 * 20_000 < training["tokens_seen"] < 2 * 20_000
         assert read_manifest(folder / "model" / "split.json")["hash"] == split
         assert parse_stages([str(folder / "recipe.yaml")])
         evaluation = json.loads((folder / "evaluation.json").read_text())

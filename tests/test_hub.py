@@ -295,7 +295,14 @@ def test_an_interrupt_says_that_nothing_has_changed(hub, home):
     fault = hub.fault("commit", hang=60)
     environment = hub.environment(home, PYTHONPATH=str(ROOT))
     command = [sys.executable, *COMMAND, "push", "--model", str(BUNDLED), "--repo", "pianogen/interrupted"]
-    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children would ignore it
+    )
     for _ in range(1200):
         if fault.times == 0 or process.poll() is not None:
             break
