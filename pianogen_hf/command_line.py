@@ -26,5 +26,5 @@ def recorded(program: str, argv: list[str]) -> str:
 
 
 def without_place(text: str) -> str:
-    """The same without where on this machine it lies: folder=/home/me/midi becomes folder=.../midi."""
+    """The same without where on this machine it lies: folder=/Users/me/midi becomes folder=.../midi."""
     return re.sub(r"(^|=)(?:[A-Za-z]:)?[\\/](?:[^=]*[\\/])?(?=[^\\/=]+[\\/]?$)", r"\1.../", text)

@@ -147,9 +147,9 @@ def test_roundtrip_of_nothing_usable_is_refused(tmp_path, folder, capsys):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("folder=/home/me/midi", "folder=.../midi"),
-        ("--source=folder=/home/me/midi/", "--source=folder=.../midi/"),
-        ("/home/me/runs/model", ".../model"),
+        ("folder=/Users/me/midi", "folder=.../midi"),
+        ("--source=folder=/Users/me/midi/", "--source=folder=.../midi/"),
+        ("/Users/me/runs/model", ".../model"),
         (r"C:\music\mine", ".../mine"),
         ("folder=~/midi", "folder=~/midi"),
         ("configs/v7.yaml", "configs/v7.yaml"),

@@ -81,7 +81,7 @@ def refuse_private(uploads: Sequence[Upload], pieces: Mapping[str, Dataset], fol
         content = each.source if isinstance(each.source, bytes) else Path(each.source).read_bytes()
         if _TOKEN.search(content):
             raise FolderError(f"{each.path} holds an access token (hf_...): take it out, and make a new token")
-        # A path begins there: a piece may be called music/home/me/1.mid, whoever has a home of that name.
+        # A path begins there: a piece may be called music/Users/me/1.mid, whoever has a home of that name.
         found = next((place for place in places if re.search(rb"(?<![\w.-])" + re.escape(place), content)), None)
         if found is not None:
             raise FolderError(f"{each.path} names a folder of this machine, {found.decode()}: build the data set anew")
