@@ -151,13 +151,6 @@ def kind_of(source: str) -> str:
     return source if source.startswith("hub=") else source.split("=", 1)[0]
 
 
-def hub_datasets(manifest: dict[str, Any]) -> dict[str, str]:
-    """Commit by name of the data sets on the Hub that a split was made of."""
-    sources = manifest["parameters"].get("source", [])
-    named = [each.removeprefix("hub=").partition("@") for each in sources if each.startswith("hub=")]
-    return {name: commit for name, _, commit in named}
-
-
 def owners_of(args: DataArguments, pieces: Dataset, chunks: Any) -> tuple[np.ndarray, list[str]]:
     """Which of the sources each train chunk comes from.
 

@@ -40,7 +40,6 @@ from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.loading import auto_class_of, load_pretrained, one_line
 from pianogen_hf.prepare import (
-    hub_datasets,
     load_split,
     make_chunks,
     make_tokenizer,
@@ -49,6 +48,7 @@ from pianogen_hf.prepare import (
     split_parameters,
     write_json,
 )
+from pianogen_hf.publishing.card_facts import hub_datasets
 from pianogen_hf.publishing.hub import Destination
 from pianogen_hf.publishing.hub_errors import HubError, limit_waiting
 from pianogen_hf.publishing.model_card import CardError, write_card

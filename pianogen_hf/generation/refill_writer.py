@@ -52,7 +52,10 @@ class RefillWriter(Writer):
         self.after, self.gap_size = after, gap_size
         if after is not None:  # a quarter of the context for either side of the gap, half of it for the gap
             self.heard_share = 0.25
-        super().__init__(model, music, on_progress, on_message, sampling_options(model, options))
+        super().__init__(model, music, on_progress, on_message, options)
+
+    def _taken(self, options: dict[str, Any]) -> dict[str, Any]:
+        return sampling_options(self.model, options)
 
     def _generate(self, rows: Sequence[np.ndarray], samples: list[int]) -> list[np.ndarray]:
         rows = [rows[index * len(rows) // len(samples)] for index in range(len(samples))]

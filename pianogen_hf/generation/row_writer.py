@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from pianogen_hf.generation.new_notes import NewNotes
 from pianogen_hf.generation.writer import Writer, sampling_options
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import END, PITCH
 
@@ -26,15 +25,8 @@ class RowWriter(Writer):
     max_steps_per_sec = 100
     min_piece = 16
 
-    def __init__(
-        self,
-        model: Any,
-        music: NewNotes,
-        on_progress: Callable[[float], None] | None,
-        on_message: Callable[[str], None] | None,
-        options: dict[str, Any],
-    ) -> None:
-        super().__init__(model, music, on_progress, on_message, sampling_options(model, options))
+    def _taken(self, options: dict[str, Any]) -> dict[str, Any]:
+        return sampling_options(self.model, options)
 
     def _generate(self, rows: Sequence[np.ndarray], samples: list[int]) -> list[np.ndarray]:
         windows = np.stack([self._window(row) for row in rows])

@@ -48,13 +48,17 @@ class Writer:
         options: dict[str, Any],
     ) -> None:
         self.model, self.music, self.encoder = model, music, music.encoder
-        self.on_progress, self.options = on_progress, options
+        self.on_progress, self.options = on_progress, self._taken(options)
         self.context = int(self.model.config.max_position_embeddings)
         self.max_heard = int(self.context * self.heard_share)
         self._shares = np.zeros(0)
         heard, given = len(self._window(music.prompt_steps)), len(music.prompt_steps)
         if heard < given and on_message is not None:
             on_message(f"the prompt has {given} {self.unit}: the model hears the last {heard} of them")
+
+    def _taken(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options that `_generate` hands on; a writer whose model does not take all of them refuses the others."""
+        return options
 
     def write(self, num_samples: int) -> list[np.ndarray]:
         """All steps, prompt included, of every sample.

@@ -25,6 +25,7 @@ from pianogen_hf.publishing.card_facts import (
     link_to_data,
     terms_of,
 )
+from pianogen_hf.publishing.words import digits
 
 _TAGS = ("music", "midi", "piano", "symbolic-music", "pianogen_hf")
 _SHOWN = 20  # pieces that the card names; split.json names all of them
@@ -124,18 +125,14 @@ def _licence(license: str) -> str:
     return f"Of this data set: {code(license)}. The terms of what it was made from stand with the sources."
 
 
-def _digits(value: float) -> str:
-    return f"{value:,}"
-
-
 def _hours(rows: Dataset) -> float:
     return float(np.sum(rows["seconds"][:], dtype=np.float64)) / 3600
 
 
 def _sizes(pieces: Mapping[str, Dataset]) -> dict[str, str]:
     return {
-        "pieces": _digits(sum(map(len, pieces.values()))),
-        "notes": _digits(sum(sum(rows["num_notes"][:]) for rows in pieces.values())),
+        "pieces": digits(sum(map(len, pieces.values()))),
+        "notes": digits(sum(sum(rows["num_notes"][:]) for rows in pieces.values())),
         "hours": f"{sum(map(_hours, pieces.values())):,.2f}",
     }
 
@@ -144,10 +141,10 @@ def _side_rows(pieces: Mapping[str, Dataset]) -> list[tuple[str, ...]]:
     return [
         (
             side,
-            _digits(len(rows)),
-            _digits(sum(rows["num_notes"][:])),
+            digits(len(rows)),
+            digits(sum(rows["num_notes"][:])),
             f"{_hours(rows):,.2f}",
-            _digits(len(set(rows["family_id"][:]))),
+            digits(len(set(rows["family_id"][:]))),
         )
         for side, rows in pieces.items()
     ]
@@ -164,8 +161,8 @@ def _source_rows(pieces: Mapping[str, Dataset]) -> list[tuple[str, ...]]:
         (
             code(source),
             describe(source) if terms_of(source) != NOT_RECORDED else "MIDI files",
-            _digits(int(count)),
-            _digits(int(notes)),
+            digits(int(count)),
+            digits(int(notes)),
             f"{seconds / 3600:,.2f}",
             terms_of(source),
         )
@@ -186,7 +183,7 @@ def _chunk_facts(chunks: Mapping[str, Dataset], parameters: Mapping[str, Any]) -
     names = ("transpose", "velocity", "stretch")
     said = [f"{name} {' to '.join(map(str, parameters[name]))}" for name in names if name in parameters]
     return {
-        "chunks": [(side, _digits(len(rows)), _digits(_number_of_steps(rows))) for side, rows in chunks.items()],
+        "chunks": [(side, digits(len(rows)), digits(_number_of_steps(rows))) for side, rows in chunks.items()],
         "step_columns": sorted({name for rows in chunks.values() for name in rows.column_names} & set(_STEPS)),
         "step_words": _STEPS,
         "chunk_length": parameters.get("chunk_length", NOT_RECORDED),
@@ -208,8 +205,8 @@ def _split_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     trained = {family for side, family, _ in rows.values() if side == "train"}
     decided = ("validation_fraction", "test_fraction", "split_seed", "max_pieces", "programs", "normalize_key")
     return {
-        "families": _digits(len(members)),
-        "shared_families": _digits(sum(count > 1 for count in members.values())),
+        "families": digits(len(members)),
+        "shared_families": digits(sum(count > 1 for count in members.values())),
         "leaks": [
             code(name) for name, (side, family, _) in rows.items() if side not in ("", "train") and family in trained
         ],

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from pianogen_hf.publishing.model_files import FolderError, Upload
+from pianogen_hf.publishing.model_files import ACCESS_TOKEN, FolderError, Upload
 
 PIECE_COLUMNS = (
     *("piece_id", "source", "family_id", "official_split", "midi"),
@@ -22,7 +22,6 @@ PIECE_COLUMNS = (
 _SHARD_BYTES = 500 * 2**20  # what the Hub's own tools aim at
 _TOKENIZER = re.compile(r"[\w.-]+\.(json|txt|model)")
 _OWN = re.compile(r"(pieces|chunks)/[^/]+\.parquet|tokenizer/[^/]+|split\.json")
-_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
 
 def is_data(path: str) -> bool:
@@ -79,7 +78,7 @@ def refuse_private(uploads: Sequence[Upload], pieces: Mapping[str, Dataset], fol
         if not each.path.endswith((".json", ".md", ".txt")):
             continue
         content = each.source if isinstance(each.source, bytes) else Path(each.source).read_bytes()
-        if _TOKEN.search(content):
+        if ACCESS_TOKEN.search(content):
             raise FolderError(f"{each.path} holds an access token (hf_...): take it out, and make a new token")
         # A path begins there: a piece may be called music/Users/me/1.mid, whoever has a home of that name.
         found = next((place for place in places if re.search(rb"(?<![\w.-])" + re.escape(place), content)), None)

@@ -50,7 +50,7 @@ _DATA = (
 _STATE = re.compile(
     r"(optimizer|scheduler|scaler|rng_state|training_args|trainer_state|reading_report)\b.*|rng_state.*"
 )
-_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+ACCESS_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
 
 class FolderError(ValueError):
@@ -281,5 +281,5 @@ def _refuse_tokens(uploads: list[Upload]) -> None:
     for each in uploads:
         if each.path.endswith((".json", ".md", ".txt", ".py")):
             content = each.source if isinstance(each.source, bytes) else each.source.read_bytes()
-            if _TOKEN.search(content):
+            if ACCESS_TOKEN.search(content):
                 raise FolderError(f"{each.path} holds an access token (hf_...): take it out, and make a new token")
