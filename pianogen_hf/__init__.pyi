@@ -1,44 +1,28 @@
 # What is named here is exported, loaded when first used, known to the Auto classes (registration.py) and tested.
 # Editors and type checkers read it, too.
-from .models.configuration_continuous_notes import ContinuousNotesConfig
-from .models.configuration_music_transformer import MusicTransformerConfig
-from .models.configuration_piano_encoder import PianoEncoderConfig
-from .models.modeling_continuous_notes import ContinuousNotesForCausalLM, ContinuousNotesModel
-from .models.modeling_music_transformer import MusicTransformerForCausalLM, MusicTransformerModel
-from .models.modeling_piano_encoder import PianoEncoderForCausalLM, PianoEncoderForMaskedLM, PianoEncoderModel
-from .tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
-from .tokenizers.midi import MidiError, notes_to_midi_bytes, read_midi, write_midi
-from .tokenizers.notes import Notes
-from .tokenizers.tokenization_craykh import CrayKHTokenizer
-from .tokenizers.tokenization_jsb import JSBTokenizer
-from .tokenizers.tokenization_notes import NoteTokenizer
-from .tokenizers.tokenization_performance import PerformanceTokenizer
-from .tokenizers.tokenization_remi import RemiTokenizer
+from .models.configuration_continuous_notes import ContinuousNotesConfig as ContinuousNotesConfig
+from .models.configuration_music_transformer import MusicTransformerConfig as MusicTransformerConfig
+from .models.configuration_piano_encoder import PianoEncoderConfig as PianoEncoderConfig
+from .models.modeling_continuous_notes import ContinuousNotesForCausalLM as ContinuousNotesForCausalLM
+from .models.modeling_continuous_notes import ContinuousNotesModel as ContinuousNotesModel
+from .models.modeling_music_transformer import MusicTransformerForCausalLM as MusicTransformerForCausalLM
+from .models.modeling_music_transformer import MusicTransformerModel as MusicTransformerModel
+from .models.modeling_piano_encoder import PianoEncoderForCausalLM as PianoEncoderForCausalLM
+from .models.modeling_piano_encoder import PianoEncoderForMaskedLM as PianoEncoderForMaskedLM
+from .models.modeling_piano_encoder import PianoEncoderModel as PianoEncoderModel
+from .tokenizers.feature_extraction_continuous_notes import (
+    ContinuousNotesFeatureExtractor as ContinuousNotesFeatureExtractor,
+)
+from .tokenizers.midi import MidiError as MidiError
+from .tokenizers.midi import notes_to_midi_bytes as notes_to_midi_bytes
+from .tokenizers.midi import read_midi as read_midi
+from .tokenizers.midi import write_midi as write_midi
+from .tokenizers.notes import Notes as Notes
+from .tokenizers.tokenization_craykh import CrayKHTokenizer as CrayKHTokenizer
+from .tokenizers.tokenization_jsb import JSBTokenizer as JSBTokenizer
+from .tokenizers.tokenization_notes import NoteTokenizer as NoteTokenizer
+from .tokenizers.tokenization_performance import PerformanceTokenizer as PerformanceTokenizer
+from .tokenizers.tokenization_remi import RemiTokenizer as RemiTokenizer
 
 BUNDLED_MODEL: str
 __version__: str
-
-__all__ = [
-    "BUNDLED_MODEL",
-    "ContinuousNotesConfig",
-    "ContinuousNotesFeatureExtractor",
-    "ContinuousNotesForCausalLM",
-    "ContinuousNotesModel",
-    "CrayKHTokenizer",
-    "JSBTokenizer",
-    "MidiError",
-    "MusicTransformerConfig",
-    "MusicTransformerForCausalLM",
-    "MusicTransformerModel",
-    "NoteTokenizer",
-    "Notes",
-    "PerformanceTokenizer",
-    "PianoEncoderConfig",
-    "PianoEncoderForCausalLM",
-    "PianoEncoderForMaskedLM",
-    "PianoEncoderModel",
-    "RemiTokenizer",
-    "notes_to_midi_bytes",
-    "read_midi",
-    "write_midi",
-]

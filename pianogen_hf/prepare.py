@@ -38,6 +38,7 @@ from pianogen_hf.data.splits import assign_sides, limited_sides
 from pianogen_hf.hub_models import model_file, model_folder
 from pianogen_hf.loading import load_encoder, one_line
 from pianogen_hf.publishing.hub_errors import limit_waiting
+from pianogen_hf.registration import exported
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, write_whole
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import ArgumentError, DataArguments, ModelArguments
@@ -270,7 +271,8 @@ def new_tokenizer(args: ModelArguments) -> NotesEncoder:
     """
     tokenizer_class = getattr(pianogen_hf, args.tokenizer, None)
     if not (isinstance(tokenizer_class, type) and issubclass(tokenizer_class, NotesEncoder)):
-        raise ArgumentError(f"unknown tokenizer {args.tokenizer!r}; see train.py --help")
+        known = ", ".join(each.__name__ for each in exported(NotesEncoder) if each is not pianogen_hf.NoteTokenizer)
+        raise ArgumentError(f"unknown tokenizer {args.tokenizer!r}: {known}")
     for name in args.tokenizer_config:  # tokenizers of transformers take any key and ignore the unknown ones
         if name not in inspect.signature(tokenizer_class).parameters:
             raise ArgumentError(f"unknown key {name!r} in tokenizer_config of {args.tokenizer}")

@@ -24,22 +24,27 @@ def register() -> None:
     import pianogen_hf as pg
     from pianogen_hf.models.carried_code import auto_class
 
-    parts = [part for part in (getattr(pg, name) for name in pg.__all__) if isinstance(part, type)]
-    configs = [part for part in parts if issubclass(part, hf.PreTrainedConfig)]
-    for config_class in configs:
+    for config_class in exported(hf.PreTrainedConfig):
         hf.AutoConfig.register(config_class.model_type, config_class)
-    for model_class in (part for part in parts if issubclass(part, hf.PreTrainedModel)):
+    for model_class in exported(hf.PreTrainedModel):
         getattr(hf, str(auto_class(model_class))).register(model_class.config_class, model_class)
-    for extractor_class in (part for part in parts if issubclass(part, hf.SequenceFeatureExtractor)):
+    for extractor_class in exported(hf.SequenceFeatureExtractor):
         config_class = getattr(pg, extractor_class.__name__.replace("FeatureExtractor", "Config"))
         hf.AutoFeatureExtractor.register(config_class, extractor_class)
         hf.AutoTokenizer.register(config_class, tokenizer_class=_NoTokenizer)
     # Any tokenizer serves any model: AutoTokenizer finds it by the class name in tokenizer_config.json. Registered with
     # our configs, it would also be found where that file is missing, and give way to code in a checkpoint.
     no_model = type("NoModelConfig", (hf.PreTrainedConfig,), {})
-    for tokenizer_class in (part for part in parts if issubclass(part, pg.NoteTokenizer)):
-        if tokenizer_class is not pg.NoteTokenizer:
-            hf.AutoTokenizer.register(no_model, tokenizer_class=tokenizer_class, exist_ok=True)
+    for tokenizer_class in exported(pg.NoteTokenizer):
+        hf.AutoTokenizer.register(no_model, tokenizer_class=tokenizer_class, exist_ok=True)
+
+
+def exported(base: type) -> list[Any]:
+    """The exported classes that derive from a base, by name."""
+    import pianogen_hf as pg
+
+    parts = (getattr(pg, name) for name in pg.__all__)
+    return [part for part in parts if isinstance(part, type) and issubclass(part, base) and part is not base]
 
 
 class _NoTokenizer:

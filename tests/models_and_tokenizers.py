@@ -1,23 +1,18 @@
 """Every exported model and tokenizer, found by looking: a new part is tested by being exported."""
 
 import numpy as np
+from transformers import PreTrainedModel
 
 import pianogen_hf as pg
+from pianogen_hf.registration import exported
 
-TOKENIZERS = [
-    getattr(pg, name)
-    for name in pg.__all__
-    if isinstance(getattr(pg, name), type)
-    and issubclass(getattr(pg, name), pg.NoteTokenizer)
-    and getattr(pg, name) is not pg.NoteTokenizer
-]
+TOKENIZERS = exported(pg.NoteTokenizer)
+MODELS = exported(PreTrainedModel)
 # Those of ids; a model of real-valued notes has its own tests.
 CAUSAL_MODELS = [
-    getattr(pg, name)
-    for name in pg.__all__
-    if name.endswith("ForCausalLM") and getattr(pg, name).main_input_name == "input_ids"
+    each for each in MODELS if each.__name__.endswith("ForCausalLM") and each.main_input_name == "input_ids"
 ]
-MASKED_MODELS = [getattr(pg, name) for name in pg.__all__ if name.endswith("ForMaskedLM")]
+MASKED_MODELS = [each for each in MODELS if each.__name__.endswith("ForMaskedLM")]
 
 
 def tiny_model(model_class, vocab_size=64, **settings):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import without_package
-from models_and_tokenizers import CAUSAL_MODELS, MASKED_MODELS, TOKENIZERS, some_notes, tiny_model
+from models_and_tokenizers import CAUSAL_MODELS, MASKED_MODELS, MODELS, TOKENIZERS, some_notes, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedModel
 from transformers import pipeline as make_pipeline
 
@@ -20,8 +20,6 @@ from pianogen_hf.publishing.added_code import add_code
 from pianogen_hf.publishing.card_facts import CardError
 from pianogen_hf.publishing.model_card import render_card
 
-MODELS = [getattr(pg, name) for name in pg.__all__ if isinstance(getattr(pg, name), type)]
-MODELS = [each for each in MODELS if issubclass(each, PreTrainedModel)]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 128}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from models_and_tokenizers import some_notes, tiny_model
+from models_and_tokenizers import TOKENIZERS, some_notes, tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import pianogen_hf as pg
@@ -16,8 +16,7 @@ from pianogen_hf.generation.filling import fill_notes
 from pianogen_hf.generation.new_notes import GenerationError
 from pianogen_hf.tokenizers.notes import PEDAL_DTYPE
 
-TOKENIZERS = [pg.PerformanceTokenizer(), pg.CrayKHTokenizer(), pg.JSBTokenizer(), pg.RemiTokenizer()]
-EVERY = pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda each: type(each).__name__)
+EVERY = pytest.mark.parametrize("tokenizer", [each() for each in TOKENIZERS], ids=lambda each: type(each).__name__)
 PIECE = some_notes(num_notes=40)  # eight seconds
 
 

@@ -6,12 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, StaticCache
+from transformers import DynamicCache, StaticCache
 
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.models.modeling_music_transformer import (
     MusicTransformerForCausalLM,
-    MusicTransformerModel,
     MusicTransformerRelativeEmbedding,
     additive_mask,
     clipped_distances,
@@ -172,15 +171,6 @@ def test_left_padding_changes_nothing(implementation, attention_window):
             torch.testing.assert_close(batch[row, padding:], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_packed_sequences_do_not_see_one_another():
-    model = make_model()
-    ids = make_ids(1, 10)
-    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5]])
-    with torch.no_grad():
-        packed = model(ids, position_ids=positions, use_cache=False).logits
-        torch.testing.assert_close(packed[:, 4:], model(ids[:, 4:]).logits, atol=1e-5, rtol=1e-5)
-
-
 # --- causality --------------------------------------------------------------------------------------------------------
 
 
@@ -269,20 +259,6 @@ def test_greedy_generation_equals_argmax_without_cache(implementation, attention
         assert torch.equal(generated, greedy_by_hand(model, ids, 34))
 
 
-@pytest.mark.parametrize("cache_implementation", ["dynamic", "static"])
-def test_left_padded_batch_generates_what_each_prompt_does_alone(cache_implementation):
-    model = make_model(eos_token_id=None, attention_window=6)
-    prompts = [make_ids(1, 3, seed=5), make_ids(1, 9, seed=6)]
-    ids, mask = torch.zeros(2, 9, dtype=torch.long), torch.zeros(2, 9, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, 9 - prompt.shape[1] :], mask[row, 9 - prompt.shape[1] :] = prompt, 1
-    arguments = {"max_new_tokens": 12, "do_sample": False, "cache_implementation": cache_implementation}
-    batch = model.generate(ids, attention_mask=mask, **arguments)
-    for row, prompt in enumerate(prompts):
-        alone = model.generate(prompt, **arguments)
-        assert torch.equal(batch[row, 9:], alone[0, prompt.shape[1] :])
-
-
 @EVERY
 @pytest.mark.parametrize(
     "arguments",
@@ -303,63 +279,7 @@ def test_every_way_of_generating_runs(implementation, arguments, attention_windo
     assert ((generated >= 0) & (generated < VOCAB)).all()
 
 
-def test_beam_search_with_cache_equals_beam_search_without():
-    model = make_model(eos_token_id=None)
-    arguments = {"num_beams": 4, "max_new_tokens": 10, "do_sample": False}
-    with_cache = model.generate(make_ids(2, 6), use_cache=True, **arguments)
-    assert torch.equal(with_cache, model.generate(make_ids(2, 6), use_cache=False, **arguments))
-
-
-def test_generation_from_embeddings_equals_generation_from_ids():
-    model = make_model(eos_token_id=None)
-    ids = make_ids(1, 6)
-    embeds = model.get_input_embeddings()(ids)
-    from_embeds = model.generate(inputs_embeds=embeds, max_new_tokens=7, do_sample=False)
-    assert torch.equal(from_embeds, model.generate(ids, max_new_tokens=7, do_sample=False)[:, 6:])
-
-
 # --- outputs and loss -------------------------------------------------------------------------------------------------
-
-
-def test_ids_and_embeddings_are_exclusive():
-    model = make_model()
-    with pytest.raises(ValueError, match="exactly one"):
-        model(make_ids(1, 4), inputs_embeds=torch.zeros(1, 4, 24))
-    with pytest.raises(ValueError, match="exactly one"):
-        model()
-
-
-def test_loss_is_shifted_and_ignores_minus_100():
-    model = make_model()
-    ids = make_ids(2, 7)
-    labels = ids.clone()
-    labels[0, 3:5] = -100
-    output = model(ids, labels=labels)
-    kept = labels[:, 1:] != -100
-    log_probabilities = output.logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    torch.testing.assert_close(output.loss, -log_probabilities[kept].mean())
-
-
-def test_loss_over_two_micro_batches_equals_loss_over_the_batch():
-    model = make_model()
-    ids = make_ids(4, 7)
-    labels = ids.clone()
-    labels[0, 2:] = -100  # unequal numbers of labels: a mean of means would differ
-    whole = model(ids, labels=labels).loss
-    count = (labels[:, 1:] != -100).sum()
-    parts = [model(ids[s], labels=labels[s], num_items_in_batch=count).loss for s in (slice(0, 2), slice(2, 4))]
-    torch.testing.assert_close(parts[0] + parts[1], whole)
-    means = [model(ids[s], labels=labels[s]).loss for s in (slice(0, 2), slice(2, 4))]
-    assert abs((means[0] + means[1]) / 2 - whole) > 1e-4
-
-
-def test_logits_to_keep_are_the_last_logits():
-    model = make_model()
-    ids = make_ids(2, 7)
-    with torch.no_grad():
-        everything = model(ids).logits
-        torch.testing.assert_close(model(ids, logits_to_keep=2).logits, everything[:, -2:])
-        torch.testing.assert_close(model(ids, logits_to_keep=torch.tensor([0, 3])).logits, everything[:, [0, 3]])
 
 
 def test_hidden_states_and_attentions_are_returned():
@@ -387,14 +307,6 @@ def test_eager_and_sdpa_have_equal_gradients():
     eager, sdpa = (gradients_of(make_model(name, attention_window=5), ids) for name in ("eager", "sdpa"))
     assert all(gradient.abs().sum() > 0 for gradient in eager.values())
     torch.testing.assert_close(eager, sdpa, atol=1e-5, rtol=1e-4)
-
-
-def test_gradient_checkpointing_gives_equal_gradients():
-    model = make_model().train()
-    ids = make_ids(2, 9)
-    plain = gradients_of(model, ids)
-    model.activation_checkpointing_enable()
-    torch.testing.assert_close(gradients_of(model, ids), plain)
 
 
 @EVERY
@@ -506,25 +418,6 @@ def test_unsupported_attention_is_refused(flash):
         MusicTransformerForCausalLM(make_config(attn_implementation=flash))
 
 
-@pytest.mark.parametrize("tie_word_embeddings", [True, False])
-def test_saving_and_loading_is_bit_equal_through_the_auto_classes(tmp_path, tie_word_embeddings):
-    AutoConfig.register("music_transformer", MusicTransformerConfig, exist_ok=True)
-    AutoModelForCausalLM.register(MusicTransformerConfig, MusicTransformerForCausalLM, exist_ok=True)
-    model = make_model(tie_word_embeddings=tie_word_embeddings)
-    model.save_pretrained(tmp_path)
-    assert (tmp_path / "model.safetensors").is_file()
-    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert isinstance(loaded, MusicTransformerForCausalLM)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    tied = loaded.lm_head.weight.data_ptr() == loaded.model.embed_tokens.weight.data_ptr()
-    assert tied == tie_word_embeddings
-    for name, parameter in model.state_dict().items():
-        assert torch.equal(parameter, loaded.state_dict()[name]), name
-    ids = make_ids(2, 9)
-    with torch.no_grad():
-        assert torch.equal(model(ids).logits, loaded.eval()(ids).logits)
-
-
 def test_loading_initialises_what_the_checkpoint_lacks_and_nothing_else(tmp_path):
     model = make_model()
     state = {name: value for name, value in model.state_dict().items() if "relative_embedding" not in name}
@@ -536,25 +429,3 @@ def test_loading_initialises_what_the_checkpoint_lacks_and_nothing_else(tmp_path
         weight = layer.self_attn.relative_embedding.weight
         assert 0.5 * 8**-0.5 < weight.std() < 2 * 8**-0.5
         assert torch.equal(layer.self_attn.q_proj.weight, model.model.layers[i].self_attn.q_proj.weight)
-
-
-def test_base_model_loads_from_the_causal_checkpoint(tmp_path):
-    model = make_model()
-    model.save_pretrained(tmp_path)
-    base = MusicTransformerModel.from_pretrained(tmp_path).eval()
-    ids = make_ids(1, 6)
-    with torch.no_grad():
-        hidden = base(ids).last_hidden_state
-        torch.testing.assert_close(hidden @ base.embed_tokens.weight.T, model(ids).logits)
-
-
-def test_resized_embeddings_keep_old_logits_and_stay_tied():
-    model = make_model()
-    ids = make_ids(1, 6)
-    with torch.no_grad():
-        before = model(ids).logits
-        model.resize_token_embeddings(VOCAB + 4)
-        after = model(ids, labels=ids)
-    assert after.logits.shape[-1] == model.config.vocab_size == VOCAB + 4 and after.loss.isfinite()
-    torch.testing.assert_close(after.logits[..., :VOCAB], before)
-    assert model.lm_head.weight is model.model.embed_tokens.weight

@@ -224,15 +224,6 @@ def test_more_tokens_than_positions_are_refused(model_class):
         model(make_ids(1, 33))
 
 
-def test_packed_pieces_do_not_see_one_another():
-    model = make_model(PianoEncoderForCausalLM)
-    ids = make_ids(1, 10)
-    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 5]])
-    with torch.no_grad():
-        packed = model(ids, position_ids=positions, use_cache=False).logits
-        torch.testing.assert_close(packed[:, 4:], model(ids[:, 4:]).logits, atol=1e-5, rtol=1e-5)
-
-
 # --- the bound --------------------------------------------------------------------------------------------------------
 
 

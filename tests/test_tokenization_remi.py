@@ -16,7 +16,7 @@ from pianogen_hf.tokenizers.notes import TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Note
 from pianogen_hf.tokenizers.remi_encoder import RemiEncoder
 from pianogen_hf.tokenizers.tokenization_remi import SCHEMES, RemiTokenizer
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "remi.json").read_text())
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "miditok.json").read_text())
 TICKS = GOLDEN["ticks_per_quarter"]
 BARE_CONFIG = {
     "pitch_range": (21, 108),

@@ -1,5 +1,8 @@
 """What every exported tokenizer promises."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,9 @@ from models_and_tokenizers import TOKENIZERS, some_notes
 from transformers import AutoTokenizer
 
 import pianogen_hf as pg
+from pianogen_hf.tokenizers.notes import TEMPO_DTYPE
 
+GOLDEN = Path(__file__).parent / "golden"
 pytestmark = pytest.mark.parametrize("tokenizer", [each() for each in TOKENIZERS], ids=lambda each: type(each).__name__)
 
 
@@ -28,6 +33,15 @@ def any_notes(draw):
     )
     notes.tempos["us_per_quarter"] = draw(st.integers(200_000, 2_000_000))
     return notes
+
+
+def test_the_golden_text_is_what_the_rules_give_by_hand(tokenizer):
+    scheme = type(tokenizer).__module__.rpartition("tokenization_")[2]
+    golden = json.loads((GOLDEN / f"{scheme}.json").read_text(encoding="utf-8"))
+    columns = {name: [note[name] for note in golden["notes"]] for name in golden["notes"][0]}
+    tempos = np.array([(0, golden["us_per_quarter"])], dtype=TEMPO_DTYPE)
+    notes = pg.Notes.from_columns(golden["ticks_per_quarter"], tempos, **columns)
+    assert tokenizer.notes_to_text(notes) == golden["text"]
 
 
 @given(notes=any_notes())

@@ -69,8 +69,8 @@ class ModelArguments:
     tokenizer: str = field(
         default="PerformanceTokenizer",
         metadata={
-            "help": "Tokenizer class: PerformanceTokenizer, CrayKHTokenizer, RemiTokenizer or JSBTokenizer; for model "
-            "type continuous_notes ContinuousNotesFeatureExtractor."
+            "help": "Tokenizer class, such as PerformanceTokenizer, RemiTokenizer, CrayKHTokenizer or JSBTokenizer (an "
+            "unknown name gets you the whole list); for model type continuous_notes ContinuousNotesFeatureExtractor."
         },
     )
     tokenizer_config: JsonMap = field(
