@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pianogen_hf.evaluation.distributions import compare_sets
 from pianogen_hf.evaluation.likelihood import Likelihood, piece_likelihood
 from pianogen_hf.evaluation.music_metrics import METRICS, piece_metrics
 from pianogen_hf.evaluation.quantisation import on_common_grid, shares
-from pianogen_hf.evaluation.round_trip import RoundTrip, round_trip
+from pianogen_hf.evaluation.round_trip import RoundTrip, residuals, round_trip
 from pianogen_hf.generation.continuation import Length, continue_notes
 from pianogen_hf.prepare import write_json
 from pianogen_hf.tokenizers.midi import read_midi, write_midi
@@ -66,7 +67,7 @@ class Evaluation:
             return {
                 **report,
                 "clean": self._clean(main),
-                "common_grid": on_common_grid(self.model, self.encoder, main.bits_per_note),
+                "common_grid": on_common_grid(self.model, self.encoder, main.bits_per_note, self._residuals()),
                 "shares": shares(by_kind, is_bound=main.num_orders is not None),
                 "cells": getattr(self.encoder, "tokens_per_step", 1) > 1,
                 "precision": self.args.precision,
@@ -188,6 +189,14 @@ class Evaluation:
 
         return self._kept("roundtrip", [], measure)
 
+    def _residuals(self) -> dict[str, Counter[int | None]]:
+        """How far off the notes of the held-out pieces come back."""
+        total: dict[str, Counter[int | None]] = {}
+        for notes in tqdm(self.heldout.pieces.values(), desc="Rounding", unit="piece"):
+            for field, counts in residuals(self.encoder, notes).items():
+                total.setdefault(field, Counter()).update(counts)
+        return total
+
     # Keeping ---------------------------------------------------------------------------------------------------------
 
     def _kept(self, section: str, settings: list[Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -218,7 +227,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-_VERSION = 2  # raised when what is measured changes
+_VERSION = 3  # raised when what is measured changes
 
 
 def weights_hash(folder: Path) -> str:

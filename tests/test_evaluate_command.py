@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -190,21 +191,59 @@ class NoConfig:
     config = None
 
 
+def off_by(residuals):
+    return {field: Counter(residuals) for field in ("onset", "end", "velocity")}
+
+
+NOT_FOUND = off_by({None: 10})  # which costs the most
+
+
 def test_coarse_steps_are_paid_for_and_lost_fields_named():
-    performance = on_common_grid(NoConfig, pg.PerformanceTokenizer(), 10.0)
+    performance = on_common_grid(NoConfig, pg.PerformanceTokenizer(), 10.0, NOT_FOUND)
     assert performance["added"] == {"onset": 0, "end": 0, "velocity": 2} and performance["bits_per_note"] == 12
-    grid = on_common_grid(NoConfig, pg.JSBTokenizer(), 2.0)
+    grid = on_common_grid(NoConfig, pg.JSBTokenizer(), 2.0, NOT_FOUND)
     assert grid["added"]["onset"] == pytest.approx(3.64, abs=0.005) and "velocity" not in grid["added"]
     assert grid["bits_per_note"] == pytest.approx(2 + 2 * np.log2(12.5)) and "velocity" in grid["lost"]
-    assert on_common_grid(NoConfig, pg.CrayKHTokenizer(), 2.0)["added"]["end"] == pytest.approx(np.log2(5))
-    assert on_common_grid(NoConfig, pg.RemiTokenizer("PerTok"), 2.0)["added"]["onset"] == 0  # finer is not credited
+    assert grid["uniform"] == {name: grid[name] for name in ("bits_per_note", "added")}
+    craykh = on_common_grid(NoConfig, pg.CrayKHTokenizer(), 2.0, NOT_FOUND)
+    assert craykh["added"]["end"] == pytest.approx(np.log2(5))
+    finer = on_common_grid(NoConfig, pg.RemiTokenizer("PerTok"), 2.0, NOT_FOUND)
+    assert finer["added"]["onset"] == 0  # is not credited
+
+
+def test_music_on_the_coarse_grid_pays_next_to_nothing_and_all_other_music_no_more_than_for_finer_values():
+    random = np.random.default_rng(0)
+    added = {}
+    for name, residuals in {
+        "on it": {0: 100_000},
+        "always off by the same": {2: 100_000},
+        "half of it on it": Counter({0: 50_000}) + Counter(random.integers(-2, 3, 50_000).tolist()),
+        "anywhere": Counter(random.integers(-2, 3, 100_000).tolist()),
+        "lost, half of it": {0: 50_000, None: 50_000},
+    }.items():
+        added[name] = on_common_grid(NoConfig, pg.CrayKHTokenizer(), 2.0, off_by(residuals))["added"]["onset"]
+    assert 0 < added["on it"] < 0.001 and added["always off by the same"] == added["on it"]
+    assert added["on it"] < added["half of it on it"] < added["anywhere"] <= np.log2(5)
+    assert added["anywhere"] == pytest.approx(np.log2(5), abs=0.001)
+    assert added["lost, half of it"] == pytest.approx(1 + np.log2(5) / 2, abs=0.001)  # a bit to tell which
+
+
+def test_an_adaptive_code_of_two_differences_is_that_of_krichevsky_and_trofimov():
+    """Ids one after another, each with the share that it has had so far and half a count more."""
+    counts, total, bits = Counter(), 0, 0.0
+    for difference in [0, 0, 1, 0, 0, 0, 1, 0] * 4:
+        bits -= np.log2((counts[difference] + 0.5) / (total + 12 / 2))  # -5..5, and one value for all beyond
+        counts[difference] += 1
+        total += 1
+    found = on_common_grid(NoConfig, pg.CrayKHTokenizer(), 2.0, off_by(counts))
+    assert found["added"]["onset"] == pytest.approx(bits / total)
 
 
 def test_continuous_notes_state_their_cells_in_the_config():
     class Model:
         config = pg.ContinuousNotesConfig(sampling_rate=50, velocity_step=4)
 
-    found = on_common_grid(Model, pg.ContinuousNotesFeatureExtractor(), 8.0)
+    found = on_common_grid(Model, pg.ContinuousNotesFeatureExtractor(), 8.0, NOT_FOUND)
     assert found["added"] == {"onset": 1, "end": 1, "velocity": 2} and found["bits_per_note"] == 12
 
 

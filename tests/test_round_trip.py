@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pianogen_hf.evaluation.round_trip import RoundTrip, round_trip
+from pianogen_hf.evaluation.round_trip import RoundTrip, residuals, round_trip
 from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, Notes
 from pianogen_hf.tokenizers.tokenization_craykh import CrayKHTokenizer
 from pianogen_hf.tokenizers.tokenization_jsb import JSBTokenizer
@@ -84,6 +84,14 @@ def test_counts_are_those_worked_out_by_hand(case):
 def test_two_notes_that_are_merged_into_one():
     before = [(0.0, 0.5, 60, 80), (0.5, 1.0, 60, 80)]
     assert compared(before, [(0.0, 1.0, 60, 80)]) == RoundTrip(2, 1, 1, 0, 0, 4)
+
+
+def test_residuals_are_in_steps_of_10_ms_and_of_one_velocity():
+    tokenizer = Fixed()
+    first, second, third = BEFORE
+    tokenizer.after = notes([moved(first, 0.02, -0.01, velocity=3), moved(second, 0.004, 0.3), moved(third, pitch=1)])
+    found = residuals(tokenizer, notes(BEFORE))
+    assert found == {"onset": {2: 1, 0: 1, None: 1}, "end": {-1: 1, 30: 1, None: 1}, "velocity": {3: 1, 0: 1, None: 1}}
 
 
 def test_near_strikes_of_a_key_are_paired_one_to_one():

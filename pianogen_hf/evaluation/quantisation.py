@@ -1,10 +1,13 @@
 """Bits per note on a common grid, and what of them goes to which field.
 
-An encoding that rounds hides what it rounded away, and so a coarse one would always win. A code for the finer music can
-be made of it: write the coarse notes, then, of each note and field, which of the finer values within the coarse cell it
-was, all equally likely. That costs log2(coarse step / common step) bits per note and field, and these are added here,
-to the onset, the end and the velocity of every note. A field that an encoding throws away whole can't be mended so:
-it is named instead. Finer steps than the common ones are not credited.
+An encoding that rounds hides what it rounded away, and so a coarse one would always win. A code for the finer music
+can be made of it: write the coarse notes, then, of each note and field, by how many steps of the common grid what is
+read back is off. An adaptive coder that knows nothing beforehand writes these differences (Krichevsky and Trofimov
+1981, "The performance of universal encoding"): a score in sixteenths pays next to nothing for an encoding in
+sixteenths, and a performance pays log2(coarse step / common step) bits, the cost of finer values that are all equally
+likely. That is also what is paid for a note that is not found again, and the most that is added. It is done for the
+onset, the end and the velocity of every note. A field that an encoding throws away whole can't be mended so: it is
+named instead. Finer steps than the common ones are not credited.
 
 Encodings state their steps as `time_step_sec` (in beats: at 120 quarters a minute) and `velocity_step`; a model of
 continuous notes states the cells whose mass it gives, `config.sampling_rate` and `config.velocity_step`.
@@ -24,28 +27,33 @@ COMMON_VELOCITY = 1.0
 _NOT_ONSETS = ("velocity", "duration", "program", "pedal", "tempo")
 
 
-def on_common_grid(model: Any, encoder: Any, bits_per_note: float) -> dict[str, Any]:
+def on_common_grid(
+    model: Any, encoder: Any, bits_per_note: float, residuals: Mapping[str, Mapping[int | None, int]]
+) -> dict[str, Any]:
     """The cost of the finer music.
 
     Args:
         model: gives the steps if its config states them.
         encoder: gives them else.
         bits_per_note: as measured.
+        residuals: of the same pieces, for onset, end and velocity: numbers of notes by how many common steps they are
+            off when read back, None for notes that are not found again (`round_trip.residuals`).
 
     Returns:
-        JSON-able: `bits_per_note` with what was added, `added` bits by field, the steps, and `lost` fields.
+        JSON-able: `bits_per_note` with what was added, `added` bits by field; `uniform`, the same two if the finer
+        values were all equally likely; the steps, and `lost` fields.
     """
     rate = getattr(model.config, "sampling_rate", None)
     time_step = 1 / rate if rate else getattr(encoder, "time_step_sec", None)
     velocity_step = getattr(model.config, "velocity_step", getattr(encoder, "velocity_step", None))
     lost = tuple(getattr(encoder, "lost_fields", ()))
-    added = {"onset": _bits(time_step, COMMON_TIME_SEC), "end": _bits(time_step, COMMON_TIME_SEC)}
+    uniform = {"onset": _bits(time_step, COMMON_TIME_SEC), "end": _bits(time_step, COMMON_TIME_SEC)}
     if "velocity" not in lost:
-        added["velocity"] = _bits(velocity_step, COMMON_VELOCITY)
-    total = math.fsum(value for value in added.values() if value is not None)
+        uniform["velocity"] = _bits(velocity_step, COMMON_VELOCITY)
+    added = {field: None if most is None else _refined(most, residuals[field]) for field, most in uniform.items()}
     return {
-        "bits_per_note": None if None in added.values() else bits_per_note + total,
-        "added": added,
+        **_with(bits_per_note, added),
+        "uniform": _with(bits_per_note, uniform),
         "time_step_sec": time_step,
         "velocity_step": None if "velocity" in lost else velocity_step,
         "common_time_step_sec": COMMON_TIME_SEC,
@@ -56,6 +64,27 @@ def on_common_grid(model: Any, encoder: Any, bits_per_note: float) -> dict[str, 
 
 def _bits(step: float | None, common: float) -> float | None:
     return None if step is None else math.log2(max(step / common, 1.0))
+
+
+def _refined(most: float, residuals: Mapping[int | None, int]) -> float:
+    """Bits per note of an adaptive code of the differences, of which those beyond a cell are one more value."""
+    notes, cell = sum(residuals.values()), math.ceil(2**most)
+    within = [count for steps, count in residuals.items() if steps is not None and abs(steps) <= cell]
+    beyond = notes - sum(within)
+    if not notes or not most:
+        return most
+    values = 2 * cell + 2
+    nats = math.lgamma(notes + values / 2) - math.lgamma(values / 2)
+    nats -= math.fsum(math.lgamma(count + 0.5) - math.lgamma(0.5) for count in (*within, beyond))
+    return min(most, (nats / math.log(2) + beyond * most) / notes)
+
+
+def _with(bits_per_note: float, added: Mapping[str, float | None]) -> dict[str, Any]:
+    known = [value for value in added.values() if value is not None]
+    return {
+        "bits_per_note": bits_per_note + math.fsum(known) if len(known) == len(added) else None,
+        "added": dict(added),
+    }
 
 
 def shares(by_kind: Mapping[str, float], is_bound: bool) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def likelihood_lines(likelihood: Mapping[str, Any]) -> list[str]:
     clean = likelihood["clean"]
     rows.append(_likelihood_row("sliding, without pieces related to train", clean or {}))
     grid = likelihood["common_grid"]
-    rows.append([_grid_words(grid), str(main["pieces"]), _fixed(grid["bits_per_note"], 3), "", "", "", "", ""])
+    for words, found in (("", grid), (", if the finer values were all equally likely", grid["uniform"])):
+        cells = [str(main["pieces"]), _fixed(found["bits_per_note"], 3), "", "", "", "", ""]
+        rows.append([_grid_words(grid) + words, *cells])
     parts = likelihood["shares"]
     for key, words in (("without_velocity", "without the ids of velocities"), ("pitch_and_onset", "pitch and onset")):
         rows.append([f"share: {words}", str(main["pieces"]), _fixed(parts[key], 3), "", "", "", "", ""])
@@ -75,15 +77,20 @@ def _grid_words(grid: Mapping[str, Any]) -> str:
     return f"on the common grid ({common})"
 
 
+def _in_order(grid: Mapping[str, Any]) -> list[str]:
+    return [field for field in ("onset", "end", "velocity") if field in grid["added"]]
+
+
 def _likelihood_notes(likelihood: Mapping[str, Any]) -> list[str]:
     main, grid, parts = likelihood["sliding"], likelihood["common_grid"], likelihood["shares"]
-    fields = [field for field in ("onset", "end", "velocity") if field in grid["added"]]
-    added = ", ".join(f"{_fixed(grid['added'][field], 2)} for the {field}" for field in fields)
+    added = ", ".join(f"{_fixed(grid['added'][field], 2)} for the {field}" for field in _in_order(grid))
+    most = ", ".join(_fixed(grid["uniform"]["added"][field], 2) for field in _in_order(grid))
     notes = [
         "Bits of all ids, the end included, over the notes of the pieces as read; nats are without the end. Standard "
         "errors are over pieces.",
-        f"The common grid adds, per note: {added}: an upper bound, and a loose one for music that stands on the coarse "
-        f"grid itself. Lost by the encoding, and in no row: {', '.join(grid['lost']) or 'nothing'}.",
+        f"The common grid adds, per note: {added}, to tell by an adaptive code how far off each note comes back; "
+        f"{most} if the finer values were all equally likely. Lost by the encoding, and in no row: "
+        f"{', '.join(grid['lost']) or 'nothing'}.",
         "Shares are the cost of those ids given everything before them, no codelength of these fields alone"
         + (f"; what is missing can't be told, because {parts['why_not']}." if parts["why_not"] else "."),
     ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 
 import numpy as np
 
+from pianogen_hf.evaluation.quantisation import COMMON_TIME_SEC, COMMON_VELOCITY
 from pianogen_hf.tokenizers.notes import Notes
-from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
 # The usual tolerances of transcription scores (Bay et al. 2009; mir_eval's defaults).
 ONSET_TOLERANCE_SEC = 0.05
@@ -51,7 +53,7 @@ class RoundTrip:
         }
 
 
-def round_trip(tokenizer: NoteTokenizer, notes: Notes) -> RoundTrip:
+def round_trip(tokenizer: NotesEncoder, notes: Notes) -> RoundTrip:
     """Encode and decode a piece and count what came back.
 
     The sustain pedal is folded into the reference where the scheme does so. Where the scheme does not keep leading
@@ -62,6 +64,36 @@ def round_trip(tokenizer: NoteTokenizer, notes: Notes) -> RoundTrip:
         tokenizer: the scheme.
         notes: the piece.
     """
+    before, after, found, num_ids = _aligned(tokenizer, notes)
+    difference = np.abs(before[found[:, 0]] - after[found[:, 1]])
+    length = before[found[:, 0], 1] - before[found[:, 0], 0]
+    offset = difference[:, 1] <= np.maximum(OFFSET_TOLERANCE_SEC, OFFSET_TOLERANCE_SHARE * length) + _ROUNDING_SEC
+    velocity = offset & (difference[:, 3] <= VELOCITY_TOLERANCE)
+    return RoundTrip(len(before), len(after), len(found), int(offset.sum()), int(velocity.sum()), num_ids)
+
+
+def residuals(tokenizer: NotesEncoder, notes: Notes) -> dict[str, Counter[int | None]]:
+    """How far from their place the notes of a piece come back, in steps of the grid on which encodings are compared.
+
+    Args:
+        tokenizer: the scheme.
+        notes: the piece.
+
+    Returns:
+        For onset, end and velocity the number of notes by difference; None stands for notes that are not found again.
+    """
+    before, after, found, _ = _aligned(tokenizer, notes)
+    steps = {"onset": COMMON_TIME_SEC, "end": COMMON_TIME_SEC, "velocity": COMMON_VELOCITY}
+    counts: dict[str, Counter[int | None]] = {}
+    for (field, step), column in zip(steps.items(), (0, 1, 3), strict=True):
+        difference = after[found[:, 1], column] - before[found[:, 0], column]
+        counts[field] = Counter(np.rint(difference / step).astype(int).tolist())
+        counts[field][None] += len(before) - len(found)
+    return counts
+
+
+def _aligned(tokenizer: NotesEncoder, notes: Notes) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Rows before and after, the pairs of `_matches`, and how many ids stood between."""
     ids = tokenizer.encode_notes(notes)
     decoded = tokenizer.decode_notes(ids)
     reference = notes if "pedal" in tokenizer.lost_fields else notes.with_sustain()
@@ -70,15 +102,14 @@ def round_trip(tokenizer: NoteTokenizer, notes: Notes) -> RoundTrip:
         writable = (before[:, 2] >= tokenizer.pitch_range[0]) & (before[:, 2] <= tokenizer.pitch_range[1])
         before[:, :2] -= before[writable, 0].min() if writable.any() else 0.0
         after[:, :2] -= after[:, 0].min() if len(after) else 0.0
-    onset, offset, velocity = _matches(before, after)
-    return RoundTrip(len(before), len(after), onset, offset, velocity, len(ids))
+    return before, after, _matches(before, after), len(ids)
 
 
-def _keeps_start(tokenizer: NoteTokenizer) -> bool:
+def _keeps_start(tokenizer: NotesEncoder) -> bool:
     return "leading silence" not in tokenizer.lost_fields
 
 
-def _rows(tokenizer: NoteTokenizer, notes: Notes) -> np.ndarray:
+def _rows(tokenizer: NotesEncoder, notes: Notes) -> np.ndarray:
     """Onset and offset in seconds, pitch, velocity; float64 (num_notes, 4), by pitch and onset."""
     if tokenizer.time_unit == "beat":
         scale = _SECONDS_PER_QUARTER / notes.ticks_per_quarter
@@ -89,20 +120,16 @@ def _rows(tokenizer: NoteTokenizer, notes: Notes) -> np.ndarray:
     return rows[np.lexsort([rows[:, 0], rows[:, 2]])]
 
 
-def _matches(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int]:
-    """Notes found again, in order within each pitch: by onset; and offset; and velocity."""
-    onset = offset = velocity = 0
+def _matches(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Rows of notes found again by pitch and onset, in order within each pitch: int64 (num_found, 2)."""
+    found = []
     left = right = 0
     while left < len(before) and right < len(after):
         a, b = before[left], after[right]
-        if a[2] != b[2] or abs(a[0] - b[0]) > ONSET_TOLERANCE_SEC + _ROUNDING_SEC:
+        if a[2] == b[2] and abs(a[0] - b[0]) <= ONSET_TOLERANCE_SEC + _ROUNDING_SEC:
+            found.append((left, right))
+            left, right = left + 1, right + 1
+        else:
             a_first = (a[2], a[0]) < (b[2], b[0])
             left, right = left + a_first, right + (not a_first)
-            continue
-        onset += 1
-        offset_tolerance = max(OFFSET_TOLERANCE_SEC, OFFSET_TOLERANCE_SHARE * (a[1] - a[0])) + _ROUNDING_SEC
-        if abs(a[1] - b[1]) <= offset_tolerance:
-            offset += 1
-            velocity += abs(a[3] - b[3]) <= VELOCITY_TOLERANCE
-        left, right = left + 1, right + 1
-    return onset, offset, int(velocity)
+    return np.array(found, dtype=np.int64).reshape(-1, 2)

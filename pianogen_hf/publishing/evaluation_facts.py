@@ -67,8 +67,8 @@ def _likelihood_notes(likelihood: dict[str, Any]) -> list[str]:
     added = ", ".join(f"{fixed(grid['added'][field], 2)} for the {field}" for field in fields)
     notes = [
         f"The common grid ({grid['common_time_step_sec']} s, velocities in steps of {grid['common_velocity_step']:g}) "
-        f"adds bits per note: {added}; for music that stands on the coarse grid itself that is too much. Not in the "
-        f"figures, because the encoding does not write it: {', '.join(grid['lost']) or 'nothing'}."
+        f"adds bits per note: {added}, to tell how far off each note comes back. "
+        f"Not in the figures, because the encoding does not write it: {', '.join(grid['lost']) or 'nothing'}."
     ]
     if bound:
         notes.append(f"Bits are an upper bound: {bound['orders']} random masks per window, seed {bound['seed']}.")
