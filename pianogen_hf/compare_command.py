@@ -6,7 +6,8 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,31 @@ def _compare(args: argparse.Namespace, extra: list[str], argv: list[str]) -> int
     _print_plan(runner, jobs, unusable, side, split[2])
     if args.dry_run:
         return 0
-    failed = None
-    try:
-        failed = runner.run()
-    finally:  # an interrupted comparison reports what it has
-        files = write_report(folder, jobs, unusable, split, settings, _facts(args, argv, split[2], side))
+    with _alone(folder):
+        failed = None
+        try:
+            failed = runner.run()
+        finally:  # an interrupted comparison reports what it has
+            files = write_report(folder, jobs, unusable, split, settings, _facts(args, argv, split[2], side))
     print(_short_table(files[0]))
     print(f"written: {', '.join(map(str, files))}")
     return 1 if failed or unusable else 0
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second comparison, which would train the same models into the same files."""
+    import filelock
+
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UsageError(f"another comparison works in {folder}: let it end, or choose another --output") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _places(args: argparse.Namespace) -> list[str]:
@@ -156,7 +174,8 @@ def _jobs(
     args: argparse.Namespace, places: list[str], extra: list[str], split: Any
 ) -> tuple[list[Any], dict[str, str]]:
     """A job per recipe, and the reason by name for those of which none can be made."""
-    from pianogen_hf.compare_plan import Budget, Matching, plan_job
+    from pianogen_hf.compare_job import Budget, Matching
+    from pianogen_hf.compare_plan import plan_job
     from pianogen_hf.data.sources import DataError
     from pianogen_hf.training.arguments import ArgumentError
 
@@ -200,7 +219,7 @@ def _print_plan(
 
 def _facts(args: argparse.Namespace, argv: list[str], manifest: dict[str, Any], side: str) -> dict[str, str]:
     """How the comparison came about, for the report."""
-    from pianogen_hf.compare_plan import Budget
+    from pianogen_hf.compare_job import Budget
 
     counts = ", ".join(
         f"{name} {count} pieces ({manifest['notes'][name]:,} notes)" for name, count in manifest["counts"].items()

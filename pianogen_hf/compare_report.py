@@ -15,7 +15,7 @@ import transformers
 from datasets import Dataset
 
 import pianogen_hf
-from pianogen_hf.compare_plan import Job
+from pianogen_hf.compare_job import Job
 from pianogen_hf.compare_run import failure_of
 from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.evaluation.compare import comparison_tables, loss_curve, markdown, ranked, ranking

@@ -7,6 +7,7 @@ Layout of a comparison's folder: `split.json`, `report.md`, `report.html`, and f
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pianogen_hf.compare_plan import Job
+from pianogen_hf.compare_job import Job
 from pianogen_hf.tokenizers.midi import write_whole
 from pianogen_hf.training.budget import read_log
 
@@ -28,6 +29,7 @@ _FAILED = "failed.json"
 _FIRST_GUESS = {"measure": 20.0, "train": 30.0, "evaluate": 60.0}
 _TOKENS_GUESS = 60.0  # seconds, for a budget of tokens, until a model was trained
 _POLL = 0.5  # seconds
+_LOG_EVERY = 60.0  # seconds between lines of progress where nobody watches
 
 
 class Runner:
@@ -142,19 +144,24 @@ class _Progress:
 
     def __init__(self, bar: tqdm, began: float, remaining: Any) -> None:
         self.bar, self.began, self.remaining = bar, began, remaining
+        self._shown = -math.inf
 
     def show(self, job: Job, task: str, folder: Path, elapsed: float, estimate: float) -> None:
-        """Renew it."""
+        """Renew it; in a log, which keeps all that was ever shown, not as often as on a screen."""
+        if not sys.stderr.isatty() and time.monotonic() - self._shown < _LOG_EVERY:
+            return
+        self._shown = time.monotonic()
         rest = max(estimate - elapsed, 0.02 * estimate) + self.remaining()
         passed = time.monotonic() - self.began
         words = {"measure": "measuring the pace", "train": "training", "evaluate": "evaluating"}[task]
         if task == "train" and (lines := read_log(folder / "training_log.jsonl")):
             words += f", step {lines[-1]['step']}"
-        self.bar.set_description_str(f"{job.name}: {words}")
+        self.bar.set_description_str(f"{job.name}: {words}", refresh=False)
         self.bar.set_postfix_str(
             f"ends about {time.strftime('%H:%M', time.localtime(time.time() + rest))}", refresh=False
         )
-        self.bar.update(max(100 * passed / (passed + rest) - self.bar.n, 0))
+        self.bar.n = max(100 * passed / (passed + rest), self.bar.n)
+        self.bar.refresh()
 
 
 def _interrupt(number: int, frame: Any) -> None:

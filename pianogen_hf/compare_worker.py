@@ -23,7 +23,7 @@ import torch
 import transformers
 
 from pianogen_hf import train
-from pianogen_hf.compare_plan import Job, write_recipe
+from pianogen_hf.compare_job import Job, write_recipe
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.evaluate_data import own_side
 from pianogen_hf.evaluate_run import TOP_P, Evaluation, weights_hash

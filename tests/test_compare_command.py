@@ -1,5 +1,6 @@
 """`pianogen compare` from its arguments to its report: mistakes, the plan, and (slow) whole comparisons."""
 
+import io
 import json
 import os
 import signal
@@ -8,11 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 import yaml
+from tqdm import tqdm
 
 from pianogen_hf.commands import main
-from pianogen_hf.compare_plan import Budget, Job
+from pianogen_hf.compare_job import Budget, Job
+from pianogen_hf.compare_run import _Progress
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.training.arguments import parse_arguments, parse_stages
 
@@ -83,6 +87,24 @@ def test_two_recipes_of_one_name_and_a_missing_one_are_refused(recipes, tmp_path
         assert words in capsys.readouterr().err
 
 
+def test_a_second_comparison_in_a_folder_is_refused(recipes, cache_dir, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    with filelock.FileLock(tmp_path / "out" / "lock"):
+        assert (
+            main(["compare", *command(recipes, cache_dir, tmp_path / "out", "--tokens", "1k", names=["chorale"])]) == 2
+        )
+    assert "another comparison works in" in capsys.readouterr().err
+
+
+def test_a_log_gets_a_line_of_progress_now_and_then(tmp_path):
+    log = io.StringIO()
+    with tqdm(total=100, file=log, bar_format="{desc} {n:.0f}%{postfix}") as bar:
+        progress = _Progress(bar, time.monotonic(), lambda: 0.0)
+        for elapsed in range(100):
+            progress.show(job_of(), "train", tmp_path, elapsed, 100.0)
+    assert 1 <= log.getvalue().count("x: training") <= 2  # when it began, and when it was over
+
+
 # The plan -------------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +137,7 @@ def job_of(**changes):
         "own_sizes": {}, "parameters": {}, "encoder": "", "vocab_size": 1, "tokens_per_note": 2.0, "train_notes": 100,
         "budget": {"seconds": None, "tokens": 20_000}, "evaluations": 4, "split": "",
     }  # fmt: skip
-    from pianogen_hf.compare_plan import Phase
+    from pianogen_hf.compare_job import Phase
 
     return Job(**{**values, **changes, "phases": [Phase(**{**phase, **each}) for each in phases]})
 
