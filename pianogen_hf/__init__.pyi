@@ -25,4 +25,5 @@ from .tokenizers.tokenization_performance import PerformanceTokenizer as Perform
 from .tokenizers.tokenization_remi import RemiTokenizer as RemiTokenizer
 
 BUNDLED_MODEL: str
+__all__: list[str]
 __version__: str

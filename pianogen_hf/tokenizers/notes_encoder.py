@@ -54,6 +54,10 @@ class NotesEncoder:
         """A whole piece with its beginning and its end: int32 of shape (num_ids,), or float32 of (num_rows, 4)."""
         raise TypeError(f"{type(self).__name__} can't encode")
 
+    def encode_notes(self, notes: Notes) -> Sequence[int] | np.ndarray:
+        """Steps of the notes alone, without beginning and end."""
+        raise TypeError(f"{type(self).__name__} can't encode")
+
     def encode_prompt(self, notes: Notes) -> Sequence[int] | np.ndarray:
         """Steps of music that is to go on: the beginning and the notes, without what only marks an end."""
         raise TypeError(f"{type(self).__name__} can't encode")
