@@ -134,6 +134,13 @@ def test_curves_are_bits_per_note_over_all_stages():
     assert curve["validation"] == {"notes": [750.0], "seconds": [2.0], "bits": [3.0]}
 
 
+def test_a_curve_ends_with_the_last_step_and_not_with_the_weights_that_were_kept():
+    job = {"tokens_per_note": 4.0, "phases": [{"batch": 2, "tokens_per_example": 100.0}]}
+    found = {5: 3.0, 10: 4.0, 12: 3.0}  # stopped at 12, where the weights of step 5 were loaded again
+    log = [{"stage": "model", "step": step, "seconds": 1.0, "eval_bits_per_note": bits} for step, bits in found.items()]
+    assert loss_curve(job, log)["validation"]["bits"] == [3.0, 4.0]
+
+
 def test_markdown_keeps_cells_apart():
     odd = {"title": "t", "text": ["words"], "columns": ["a", "b"], "rows": [["x|y", "line\nbreak"]]}
     assert "| x\\|y | line break |" in markdown("title", {"command": "c"}, [odd], {})

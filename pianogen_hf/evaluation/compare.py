@@ -399,7 +399,7 @@ def loss_curve(job: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict
     stages = list(dict.fromkeys(line["stage"] for line in log))
     per_step = [phase["batch"] * phase["tokens_per_example"] / job["tokens_per_note"] for phase in job["phases"]]
     last_step = {line["stage"]: line["step"] for line in log}
-    for line in log:
+    for line in _without_kept(log):
         number_of_stage = stages.index(line["stage"])
         before = sum(last_step[stage] * notes for stage, notes in zip(stages[:number_of_stage], per_step, strict=False))
         for name, key, factor in (
@@ -411,6 +411,16 @@ def loss_curve(job: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict
                 curves[name]["seconds"].append(line["seconds"])
                 curves[name]["bits"].append(line[key] * factor)
     return curves
+
+
+def _without_kept(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Without the evaluation that ends a stage, which is of the best weights and not of those of the last step."""
+    evaluated: dict[str, list[int]] = {}
+    for place, line in enumerate(log):
+        if line.get("eval_bits_per_note") is not None:
+            evaluated.setdefault(line["stage"], []).append(place)
+    kept = {places[-1] for places in evaluated.values() if len(places) > 1}
+    return [line for place, line in enumerate(log) if place not in kept]
 
 
 # Words ----------------------------------------------------------------------------------------------------------------
