@@ -13,12 +13,19 @@ pytest.importorskip("onnxruntime")
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessorList
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from pianogen_hf.export_command import check_greedy, main, total_nats
 from pianogen_hf.generation.constraints import GrammarLogitsProcessor
 from pianogen_hf.generation.continuation import Length, continue_notes
-from pianogen_hf.generation.engine import Decoder, EngineError, OnnxEngine, cache_scales
+from pianogen_hf.generation.engine import Decoder, EngineError, OnnxEngine, cache_scales, draw
 from pianogen_hf.generation.onnx_graph import ExportError, _quantized, build_graph
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM
@@ -121,6 +128,49 @@ def test_generation_is_that_of_transformers(kind, options):
         )
 
     assert torch.equal(written(engine_of(kind)), written(model_of(kind)))
+
+
+def drawn_by_transformers(scores: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)])
+    if top_k:
+        warpers.append(TopKLogitsWarper(top_k))
+    warpers.append(TopPLogitsWarper(top_p))
+    left = warpers(None, torch.from_numpy(scores))
+    return torch.multinomial(left.softmax(-1), 1)[:, 0].numpy()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(1, 3),
+    num_ids=st.integers(1, 60),
+    forbidden=st.floats(0, 0.95),
+    temperature=st.floats(0.1, 3),
+    top_k=st.integers(0, 70),
+    top_p=st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.95, 1.0]),
+)
+def test_ids_are_drawn_as_transformers_and_torch_draw_them(seed, rows, num_ids, forbidden, temperature, top_k, top_p):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 3, (rows, num_ids)).astype(np.float32)
+    is_forbidden = rng.random(scores.shape) < forbidden
+    is_forbidden[:, rng.integers(num_ids)] = False
+    scores[is_forbidden] = -np.inf
+    torch.manual_seed(seed)
+    expected = drawn_by_transformers(scores, temperature, top_k, top_p)
+    torch.manual_seed(seed)
+    assert draw(scores, temperature, top_k, top_p).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("damaged", [[[0.0, np.nan]], [[0.0, np.inf]], [[0.0, 0.0], [-np.inf, -np.inf]]])
+def test_nothing_is_drawn_from_logits_that_are_not_finite(damaged):
+    with pytest.raises(ValueError, match="not finite"):
+        draw(np.array(damaged, np.float32))
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"temperature": -1.0}, {"top_k": -1}, {"top_p": 1.5}])
+def test_settings_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match="temperature must be above 0, top_k"):
+        engine_of().generate(torch.tensor([[1, 5, 6]]), max_new_tokens=4, do_sample=True, **wrong)
 
 
 def test_settings_not_given_come_from_the_generation_config():

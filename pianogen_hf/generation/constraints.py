@@ -108,7 +108,8 @@ class _Row:
 
     def read(self, ids: np.ndarray) -> None:
         """Take in the ids after the history; those of the last time are skipped if they are still the same."""
-        if not np.array_equal(self._known, ids[: len(self._known)]):  # beams change places
+        num_known = len(self._known)
+        if len(ids) < num_known or not (ids[:num_known] == self._known).all():  # beams change places
             self._restart()
         self._append(ids[len(self._known) :])
         self._known = ids.copy()

@@ -18,13 +18,10 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 from transformers.utils import cached_file
 
-from pianogen_hf.generation.onnx_graph import CACHE_SLACK, Scales, placement
+from pianogen_hf.generation.onnx_graph import CACHE_SLACK, Scales, fill_placement, placement
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 
 FOLDER = "onnx"  # inside a model's folder, where the Hub expects such files
@@ -149,24 +146,24 @@ class OnnxEngine:
             raise ValueError("a prompt needs at least one id, and max_new_tokens must be at least 1")
         if attention_mask is not None and not attention_mask.all():
             raise ValueError("the engine takes no padding: give prompts of one length")
-        warpers = self._warpers(do_sample, temperature, top_k, top_p)
+        sampling = self._sampling(do_sample, temperature, top_k, top_p)
         eos_token_id = eos_token_id if eos_token_id is not None else self.generation_config.eos_token_id
-        ends = torch.tensor([[] if eos_token_id is None else eos_token_id], dtype=torch.long).flatten()
+        ends = np.ravel([] if eos_token_id is None else eos_token_id)
         pad = pad_token_id if pad_token_id is not None else (self.generation_config.pad_token_id or 0)
         return self._write(
             inputs.repeat_interleave(num_return_sequences, 0),
             num_return_sequences,
             max_new_tokens,
-            [*(logits_processor or []), *(warpers or [])],
-            warpers is not None,
+            list(logits_processor or []),  # a LogitsProcessorList would inspect their signatures each time
+            sampling,
             (ends, pad),
             stopping_criteria or StoppingCriteriaList(),
         )
 
-    def _warpers(
+    def _sampling(
         self, do_sample: bool | None, temperature: float | None, top_k: int | None, top_p: float | None
-    ) -> list[LogitsProcessor] | None:
-        """What shapes the distribution before an id is drawn; None if none is drawn."""
+    ) -> tuple[float, int, float] | None:
+        """Temperature, top_k and top_p of the distribution that an id is drawn from; None if none is drawn."""
         given = {"do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         kept = {name: getattr(self.generation_config, name, None) for name in given}
         chosen: dict[str, Any] = dict(_DEFAULTS)
@@ -174,14 +171,9 @@ class OnnxEngine:
             chosen.update({name: value for name, value in settings.items() if value is not None})
         if not chosen["do_sample"]:
             return None
-        warpers: list[LogitsProcessor] = []
-        if chosen["temperature"] != 1:
-            warpers.append(TemperatureLogitsWarper(float(chosen["temperature"])))
-        if chosen["top_k"]:
-            warpers.append(TopKLogitsWarper(chosen["top_k"]))
-        if chosen["top_p"] < 1:
-            warpers.append(TopPLogitsWarper(chosen["top_p"]))
-        return warpers
+        if not (chosen["temperature"] > 0 and chosen["top_k"] >= 0 and 0 <= chosen["top_p"] <= 1):
+            raise ValueError("temperature must be above 0, top_k at least 0 (all ids), and top_p between 0 and 1")
+        return float(chosen["temperature"]), int(chosen["top_k"]), float(chosen["top_p"])
 
     @torch.inference_mode()
     def _write(
@@ -190,31 +182,68 @@ class OnnxEngine:
         repeats: int,
         max_new_tokens: int,
         processors: list[LogitsProcessor],
-        do_sample: bool,
-        ends_and_pad: tuple[torch.Tensor, int],
+        sampling: tuple[float, int, float] | None,
+        ends_and_pad: tuple[np.ndarray, int],
         stopping_criteria: StoppingCriteriaList,
     ) -> torch.Tensor:
         (num_rows, length), (ends, pad) = prompts.shape, ends_and_pad
         ids: Any = torch.full((num_rows, length + max_new_tokens), pad, dtype=torch.long)
         ids[:, :length] = prompts
-        unfinished = torch.ones(num_rows, dtype=torch.bool)
+        written = ids.numpy()  # the same memory
+        unfinished = np.ones(num_rows, dtype=bool)
         decoder = Decoder(self, num_rows, length + max_new_tokens)
         logits = decoder.read_prompts(prompts.numpy(), repeats)
         for place in range(length, length + max_new_tokens):
-            scores: Any = torch.from_numpy(logits).clone()
-            for processor in processors:  # a LogitsProcessorList would inspect their signatures each time
+            scores: Any = torch.from_numpy(logits)  # may be written to: the next step overwrites it anyway
+            for processor in processors:
                 scores = processor(ids[:, :place], scores)
-            drawn = torch.multinomial(scores.softmax(-1), num_samples=1).squeeze(1) if do_sample else None
-            tokens = scores.argmax(-1) if drawn is None else drawn
-            ids[:, place] = torch.where(unfinished, tokens, pad)
-            if len(ends):
-                unfinished &= torch.isin(ids[:, place], ends, invert=True)
+            tokens = scores.numpy().argmax(-1) if sampling is None else draw(scores.numpy(), *sampling)
+            written[:, place] = np.where(unfinished, tokens, pad)
+            unfinished &= ~(written[:, place, None] == ends).any(-1)
             if stopping_criteria:
-                unfinished &= ~stopping_criteria(ids[:, : place + 1], None)
+                unfinished &= ~stopping_criteria(ids[:, : place + 1], None).numpy()
             if not unfinished.any() or place + 1 == ids.shape[1]:
                 return ids[:, : place + 1]
-            logits = decoder.step(ids[:, place].numpy())
+            logits = decoder.step(written[:, place])
         return ids
+
+
+def draw(scores: np.ndarray, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> np.ndarray:
+    """Draw an id from each row, as the warpers of transformers and `torch.multinomial` do with the same random numbers.
+
+    In numpy, and of few operators: after a step of the model neither their code nor their data is in the processor's
+    caches, and that is what they cost. `multinomial` takes the largest quotient of probabilities and exponentially
+    distributed numbers, which asks for no normalised probabilities.
+
+    Args:
+        scores: Logits, shape `(num_rows, vocab_size)`.
+        temperature: What they are divided by.
+        top_k: How many of the likeliest ids are left, all that equal the last of them included; 0 for all.
+        top_p: The likeliest ids are left that together have this probability, all that equal the last of them included.
+
+    Returns:
+        Shape `(num_rows,)`.
+
+    Raises:
+        ValueError: If logits are not finite, or all of them are minus infinity.
+    """
+    if temperature != 1:
+        scores = scores / np.float32(temperature)
+    if 0 < top_k < scores.shape[-1]:
+        scores = np.where(scores < np.partition(scores, -top_k)[:, -top_k, None], -np.inf, scores)
+    largest = scores.max(-1, keepdims=True)
+    if not np.isfinite(largest).all():
+        raise ValueError("the model's logits are not finite: its weights are damaged, or all ids were forbidden")
+    weights = np.exp(scores - largest)
+    if top_p < 1:
+        ordered = np.sort(weights)
+        sums = ordered.cumsum(-1)
+        left = sums > (1 - top_p) * sums[:, -1:]
+        left[:, -1] = True  # the likeliest, whatever top_p is
+        least = ordered[np.arange(len(ordered)), left.argmax(-1)]
+        weights[weights < least[:, None]] = 0
+    weights /= torch.empty(weights.shape).exponential_().numpy()
+    return weights.argmax(-1)
 
 
 class Decoder:
@@ -238,7 +267,7 @@ class Decoder:
         self.cache = {name: np.zeros(shape, self.dtype) for name in names}
         self.total_length = np.zeros((), np.int32)
         self.last_key = np.zeros(num_rows, np.int32)
-        self.placement = placement(1, 1, 1, 1)
+        self.placement = placement()
         self.token = np.zeros((num_rows, 1), np.int64)
         self.next_logits = np.zeros((num_rows, 1, self.vocab_size), np.float32)
         self.binding = self._bound(slice(None), self.token, self.next_logits)
@@ -286,8 +315,7 @@ class Decoder:
         self.length += length
         self.total_length[...] = self.length
         self.last_key[:] = self.length - 1
-        for name, value in placement(num_rows, length, self.length, self.num_distances).items():
-            self.placement[name][:] = value
+        fill_placement(self.placement, num_rows, length, self.length, self.num_distances)
         self.session.run_with_iobinding(binding)
 
     def _bound(self, rows: slice, ids: np.ndarray, logits: np.ndarray) -> Any:

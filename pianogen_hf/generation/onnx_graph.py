@@ -3,9 +3,9 @@
 One graph serves prompts and single tokens. Its attention is ONNX Runtime's GroupQueryAttention, which writes keys and
 values into the cache where it lies (bind the same memory to `past_*` and `present_*`) and, with `attention_window`,
 keeps no more than that. The relative positions enter as its bias: the logit of each distance, from one product of the
-queries with the table of embeddings, is laid out over the keys by what `placement` gives. With 8 bits, weights are
-integers with a scale per block of inputs, what they are multiplied with is made integers on the way (MatMulNBits), and
-keys and values are integers with a fixed scale per channel.
+queries with the table of embeddings, is laid out over the keys by what `fill_placement` fills in. With 8 bits, weights
+are integers with a scale per block of inputs, what they are multiplied with is made integers on the way (MatMulNBits),
+and keys and values are integers with a fixed scale per channel.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def build_graph(
     """Build the graph of a causal Music Transformer.
 
     Inputs: `input_ids` (batch, length); `total_length` (scalar, int32) and `last_key` (batch, int32), the number of
-    tokens so far, these included, and one less; what `placement` gives; `past_key.N` and `past_value.N` (batch,
+    tokens so far, these included, and one less; what `fill_placement` fills in; `past_key.N` and `past_value.N` (batch,
     num_heads, capacity, head_dim). Either batch or length must be 1.
     Outputs: `logits` (batch, length, vocab_size), `present_key.N` and `present_value.N`.
 
@@ -65,26 +65,32 @@ def build_graph(
     return _GraphBuilder(weights, config, cache_scales).build()
 
 
-def placement(num_rows: int, length: int, total_length: int, num_distances: int) -> dict[str, np.ndarray]:
-    """Inputs that lay the logits of distances out over keys.
+def placement() -> dict[str, np.ndarray]:
+    """`distance_pads`, `distance_skip` and `bias_shape`, int64, for `fill_placement`."""
+    sizes = {"distance_pads": 6, "distance_skip": 1, "bias_shape": 4}
+    return {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+
+
+def fill_placement(
+    values: dict[str, np.ndarray], num_rows: int, length: int, total_length: int, num_distances: int
+) -> None:
+    """Fill the inputs that lay the logits of distances out over keys.
 
     Rows of distances become as long as needed: cropped, or filled with the clipped ones. With several queries they are
     one longer still, so that, read with rows of the right length, each is shifted one further than the row above (the
     "skewing" of the Music Transformer's paper, section 3.4.1).
 
     Args:
+        values: What `placement` gives.
         num_rows: Size of the batch; 1 where `length` is more than 1.
         length: Number of queries.
         total_length: Number of tokens, the queries included.
         num_distances: `max_relative_distance`.
-
-    Returns:
-        `distance_pads`, `distance_skip` and `bias_shape`, int64.
     """
     shift = length if length > 1 else 0
-    pads = [0, 0, total_length + (shift > 0) - num_distances, 0, 0, 0]
-    values = {"distance_pads": pads, "distance_skip": [shift], "bias_shape": [0, num_rows, length, total_length]}
-    return {name: np.array(value, dtype=np.int64) for name, value in values.items()}
+    values["distance_pads"][2] = total_length + (shift > 0) - num_distances
+    values["distance_skip"][0] = shift
+    values["bias_shape"][1:] = num_rows, length, total_length
 
 
 class _GraphBuilder:
@@ -106,7 +112,7 @@ class _GraphBuilder:
         self._input("input_ids", TensorProto.INT64, ["batch", "length"])
         self._input("total_length", TensorProto.INT32, [])
         self._input("last_key", TensorProto.INT32, ["batch"])
-        for name, value in placement(1, 1, 1, 1).items():
+        for name, value in placement().items():
             self._input(name, TensorProto.INT64, list(value.shape))
         shape: Shape = ["batch", "length", self.config.vocab_size]
         self.outputs.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape))
