@@ -68,7 +68,7 @@ def _scores(argv: list[str]) -> int:
     )
     parser.add_argument("folder", type=Path, help="output_dir of train.py")
     args = parser.parse_args(argv)
-    from pianogen_hf.train import scores_table
+    from pianogen_hf.train_end import scores_table
     from pianogen_hf.training.arguments import ArgumentError
 
     try:

@@ -24,7 +24,7 @@ from pianogen_hf.data.manifest import read_manifest, split_manifest, write_manif
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.prepare import load_split, make_chunks, make_tokenizer, split_parameters
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.train import make_model
+from pianogen_hf.train_model import make_model
 from pianogen_hf.training.arguments import (
     ArgumentError,
     JsonMap,

@@ -5,7 +5,6 @@ Wiring only: every step is a call into one of the stages.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -15,30 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 import transformers
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from huggingface_hub.errors import StrictDataclassError
-from transformers import (
-    AutoConfig,
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    TrainerCallback,
-    set_seed,
-)
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
 
-import pianogen_hf
 from pianogen_hf.command_line import recorded, without_place
-from pianogen_hf.data.chunks import chunk_overlap, chunk_size, notes_of
 from pianogen_hf.data.lazy import LazyChunks
-from pianogen_hf.data.manifest import read_manifest, split_manifest, write_manifest
+from pianogen_hf.data.manifest import split_manifest, write_manifest
 from pianogen_hf.data.provenance import Provenance, refusal
 from pianogen_hf.data.sources import DataError
-from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
-from pianogen_hf.loading import auto_class_of, load_pretrained, one_line
+from pianogen_hf.loading import one_line
 from pianogen_hf.prepare import (
     load_split,
     make_chunks,
@@ -48,32 +34,24 @@ from pianogen_hf.prepare import (
     split_parameters,
     write_json,
 )
-from pianogen_hf.publishing.card_facts import hub_datasets
-from pianogen_hf.publishing.hub import Destination
-from pianogen_hf.publishing.hub_errors import HubError, limit_waiting
-from pianogen_hf.publishing.model_card import CardError, write_card
-from pianogen_hf.publishing.model_files import FolderError, select_files
-from pianogen_hf.push_command import push_command
+from pianogen_hf.publishing.hub_errors import HubError
+from pianogen_hf.publishing.model_card import CardError
 from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import MidiError, write_midi
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
+from pianogen_hf.train_end import finish, publisher, push
+from pianogen_hf.train_model import check_resumed, make_model, try_model, way_of_training
 from pianogen_hf.training.arguments import (
     ArgumentError,
     DataArguments,
-    ModelArguments,
     PianoTrainingArguments,
     make_parser,
     without_token,
 )
 from pianogen_hf.training.callbacks import EpochCallback, InterruptCallback, SampleCallback
-from pianogen_hf.training.collator import ChunkCollator, RowCollator
-from pianogen_hf.training.continuous import ContinuousNotesTrainer
-from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
 from pianogen_hf.training.mixing import MixtureSampler
-from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages, stage_record
+from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages
 from pianogen_hf.training.trainer import PianoTrainer
-
-_HUB_SECONDS = 60.0  # how long the Hub may take to answer
 
 
 def main(argv: list[str] | None = None, callbacks: Sequence[TrainerCallback] = ()) -> int:
@@ -144,10 +122,12 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
         chunks = make_chunks(data_args, pieces, sides, tokenizer)
     mixture = _mixture(data_args, pieces, chunks["train"], training_args.seed, is_main)
     model = make_model(model_args, tokenizer, data_args.chunk_length)
-    way = _way_of_training(training_args, model, tokenizer)
+    if model_args.model_name_or_path is None:
+        try_model(model, tokenizer)
+    way = way_of_training(training_args, model, tokenizer)
     if resume is not None:
-        _check_resumed(training_args, manifest, model, resume)
-    publish = _publisher(training_args) if training_args.push_to_hub else None
+        check_resumed(training_args, manifest, model, resume)
+    publish = publisher(training_args) if training_args.push_to_hub else None
     # Only now, when all that a user can get wrong is behind us, is anything written.
     if resume is None and is_main and stage.is_new_run:
         _move_earlier_run_aside(stage.run_folder)
@@ -174,8 +154,8 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
             print(f"Interrupted at step {trainer.state.global_step}. To go on: train.py {command}")
         return 130
     train_seconds = None if resume else time.monotonic() - began  # of a run without a break only
-    _finish(trainer, tokenizer, pieces, sides, argv, data_args.chunk_length, card_text, train_seconds, earlier)
-    return _push(trainer) if training_args.push_to_hub else 0
+    finish(trainer, tokenizer, pieces, sides, argv, data_args.chunk_length, card_text, train_seconds, earlier)
+    return push(trainer) if training_args.push_to_hub else 0
 
 
 def _resume_point(args: PianoTrainingArguments) -> str | None:
@@ -238,24 +218,6 @@ def _provenance(
     return before.extended(manifest, pieces, sides, overlaps, recorded("train.py", argv), origin)
 
 
-def _check_resumed(
-    args: PianoTrainingArguments, manifest: dict[str, Any], model: PreTrainedModel, checkpoint: str
-) -> None:
-    """A resumed run goes on with the model it began with, and best with the data, too.
-
-    Every process looks for itself: if only one of them gave up, the others would wait for it.
-    """
-    before = load_pretrained(AutoConfig, checkpoint).to_dict()
-    for name, value in model.config.to_dict().items():
-        if type(value) is int and before.get(name) != value:  # sizes: with another one the weights would not fit
-            raise ArgumentError(f"{checkpoint} has {name} {before.get(name)}, the run now asks for {value}")
-    written = Path(checkpoint, "split.json")
-    if written.exists() and read_manifest(written)["hash"] != manifest["hash"]:
-        args.ignore_data_skip = True  # there is no place in these data that the run had reached
-        if args.process_index == 0:
-            print(f"the data are not those of {checkpoint}: weights, optimizer and step go on, the data begin anew")
-
-
 def _move_earlier_run_aside(folder: Path) -> None:
     """An earlier run in the same folder is kept, and never mixed with this one."""
     if not (folder / "split.json").exists() and not any(folder.glob("stage-*/split.json")):
@@ -265,63 +227,6 @@ def _move_earlier_run_aside(folder: Path) -> None:
     number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
     aside = folder.rename(folder.with_name(f"{folder.name}.old{number}"))
     print(f"{folder} held an earlier run: moved to {aside} (--resume_from_checkpoint true would have gone on)")
-
-
-def make_model(args: ModelArguments, tokenizer: NotesEncoder, chunk_length: int) -> PreTrainedModel:
-    """The checkpoint when fine-tuning; otherwise a new model of the sizes in `model_config`.
-
-    Raises:
-        ArgumentError: if the checkpoint can't be loaded, or the sizes fit neither its class nor the data.
-    """
-    name = args.model_name_or_path
-    if name is not None:
-        place: dict[str, Any] = {"revision": args.model_revision, "trust_remote_code": args.trust_remote_code}
-        auto_class = auto_class_of(load_pretrained(AutoConfig, name, **place))
-        model = load_pretrained(auto_class, name, **place, use_safetensors=True, dtype=torch.float32)
-    else:
-        model = _new_model(args, tokenizer, chunk_length)
-    fault = tokenizer.model_fault(model)
-    if fault is not None:
-        raise ArgumentError(f"the model has {fault}")
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and context < chunk_length:
-        raise ArgumentError(f"chunk_length {chunk_length} is more than the {context} ids that the model is made for")
-    return model
-
-
-def _new_model(args: ModelArguments, tokenizer: NotesEncoder, chunk_length: int) -> PreTrainedModel:
-    if args.model_type not in CONFIG_MAPPING:
-        raise ArgumentError(f"unknown model_type {args.model_type!r}: music_transformer, gpt2, llama, ...")
-    defaults = CONFIG_MAPPING[args.model_type]()
-    for name in args.model_config:
-        if name not in defaults.to_dict() and name not in defaults.attribute_map:
-            raise ArgumentError(f"unknown key {name!r} in model_config of {args.model_type}")
-    settings = {"max_position_embeddings": chunk_length, **tokenizer.config_settings()}
-    try:
-        config = AutoConfig.for_model(args.model_type, **{**settings, **args.model_config})
-        return auto_class_of(config).from_config(config)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ArgumentError(f"model_config: {one_line(error)}") from error
-
-
-def _way_of_training(
-    args: PianoTrainingArguments, model: PreTrainedModel, tokenizer: NotesEncoder
-) -> tuple[type[PianoTrainer], Any]:
-    """The trainer class and the collator that suit a model.
-
-    Raises:
-        ArgumentError: for what a model that does not predict next ids can't do.
-    """
-    is_masked = isinstance(model, pianogen_hf.PianoEncoderForMaskedLM)
-    is_of_rows = tokenizer.input_name == "input_values"
-    if args.label_smoothing_factor and (is_masked or is_of_rows):
-        raise ArgumentError("label_smoothing_factor is for models that predict the next id: leave it out")
-    if is_of_rows:
-        return ContinuousNotesTrainer, RowCollator()
-    pad_token_id = tokenizer.config_settings()["pad_token_id"]
-    if is_masked:
-        return MaskedPianoTrainer, MaskingCollator(pad_token_id, model.config.mask_token_id, args.seed)
-    return PianoTrainer, ChunkCollator(pad_token_id)
 
 
 def _make_trainer(
@@ -384,134 +289,3 @@ def _write_sample(model: Any, tokenizer: NotesEncoder, path: Path, num_notes: in
         return
     write_midi(sample.notes, path.with_suffix(".mid"))
     save_piano_roll(sample.notes, path.with_suffix(".png"), title=path.name)
-
-
-def _finish(
-    trainer: PianoTrainer,
-    tokenizer: NotesEncoder,
-    pieces: Dataset,
-    sides: list[str],
-    argv: list[str],
-    chunk_length: int,
-    card_text: str | None,
-    train_seconds: float | None,
-    earlier: list[dict[str, Any]],
-) -> None:
-    """Save the model, evaluate it on validation, and write and print what was measured."""
-    trainer.save_model(_internal_call=True)  # and no push: the figures and the card are still to come
-    scores = trainer.evaluate()
-    folder = Path(str(trainer.args.output_dir))
-    if not trainer.is_world_process_zero():
-        return
-    size = chunk_size(tokenizer, chunk_length)
-    metrics = {
-        **_circumstances(trainer, tokenizer, argv, train_seconds),
-        "source": ", ".join(sorted(set(pieces["source"]))),
-        "hub_datasets": hub_datasets(read_manifest(folder / "split.json")),
-        "context": {"window": size + 1, "stride": size - chunk_overlap(tokenizer, chunk_length)},
-        "validation": {name: scores[f"eval_{name}"] for name in ("bits_per_note", "nats_per_token", "accuracy")},
-    }
-    if isinstance(tokenizer, pianogen_hf.JSBTokenizer):
-        grids = {
-            side: [tokenizer.notes_to_grid(notes) for notes in notes_of(pieces, sides, side)]
-            for side in ("train", "validation")
-        }
-        metrics["baselines"] = grid_baselines(grids["train"], grids["validation"], trainer.eval_notes)
-    if earlier:
-        metrics["stages"] = [*earlier, stage_record(metrics)]
-    write_json(folder / "metrics.json", metrics)
-    write_card(folder, card_text)
-    print(scores_table(folder))
-
-
-def _publisher(args: PianoTrainingArguments) -> Callable[[Path, str], None]:
-    """What sends a model folder to the Hub, for the main process to call.
-
-    The repository is made now, so that a run of hours does not end in vain.
-
-    Raises:
-        HubError: in all processes, if that is refused or the Hub can't be reached.
-    """
-    limit_waiting(_HUB_SECONDS)
-    name, made = args.hub_model_id or Path(args.output_dir).absolute().name, []
-    outcome = [""]
-    if args.process_index == 0:
-        options: dict[str, Any] = {
-            "private": args.hub_private_repo,
-            "revision": args.hub_revision,
-            "token": args.hub_token,
-        }
-        try:
-            made.append(Destination(name, **options))
-            args.hub_model_id = made[0].repo_id
-            print(f"models will be pushed to {made[0].url}")
-        except HubError as error:
-            outcome = [str(error)]
-    broadcast_object_list(outcome)  # if only one of them gave up, the others would wait for it
-    if outcome[0]:
-        raise HubError(outcome[0])
-
-    def publish(folder: Path, message: str) -> None:
-        print(made[0].push(select_files(folder, made[0].repo_id).uploads, message).summary)
-
-    return publish
-
-
-def _push(trainer: PianoTrainer) -> int:
-    """Push what was trained and measured. Whatever becomes of that, the model is safe in its folder."""
-    folder, repo_id = str(trainer.args.output_dir), str(trainer.args.hub_model_id)
-    options = [f"--revision={trainer.args.hub_revision}"] if trainer.args.hub_revision else []
-    again = f"the model is safe in {folder}; to push it: {push_command(folder, repo_id, *options)}"
-    try:
-        trainer.push_to_hub()
-    except (CardError, FolderError, HubError) as error:
-        raise ArgumentError(f"{error}; {again}") from error
-    except KeyboardInterrupt:
-        print(f"\ninterrupted while the model was pushed; {again}", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _circumstances(
-    trainer: PianoTrainer, tokenizer: NotesEncoder, argv: list[str], train_seconds: float | None
-) -> dict[str, Any]:
-    """How the figures came about; the time only of a run without a break."""
-    device = trainer.args.device
-    weights = {} if trainer.mixture is None else {"source_weights": trainer.mixture.weights}
-    return {
-        **weights,
-        "command": recorded("train.py", argv),
-        "seed": trainer.args.seed,
-        "steps": trainer.state.global_step,
-        "world_size": trainer.args.world_size,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "precision": "bfloat16" if trainer.args.bf16 else "float16" if trainer.args.fp16 else "float32",
-        "batch_size": trainer.args.train_batch_size
-        * trainer.args.gradient_accumulation_steps
-        * trainer.args.world_size,
-        "train_seconds": train_seconds if train_seconds is None else round(train_seconds, 1),
-        "num_parameters": trainer.accelerator.unwrap_model(trainer.model).num_parameters(),
-        "tokenizer": type(tokenizer).__name__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "pianogen_hf": pianogen_hf.__version__,
-    }
-
-
-def scores_table(folder: Path) -> str:
-    """What a finished run measured, beside its baselines, as lines for the terminal.
-
-    Raises:
-        ArgumentError: if the folder holds no finished run.
-    """
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArgumentError(f"{folder} holds no finished run (no metrics.json)") from error
-    rows = {
-        **metrics.get("baselines", {}),
-        f"{folder} ({metrics['num_parameters']:,} parameters)": metrics["validation"],
-    }
-    lines = [f"{'validation pieces of ' + metrics['source']:44s} bits per note (lower is better)"]
-    return "\n".join(lines + [f"  {name:42s} {values['bits_per_note']:.3f}" for name, values in rows.items()])

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 import pianogen_hf
 from pianogen_hf.prepare import new_tokenizer
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.train import make_model
+from pianogen_hf.train_model import make_model
 from pianogen_hf.training.arguments import parse_stages
 
 CONFIGS = Path(__file__).parents[1] / "configs"

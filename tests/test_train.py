@@ -25,10 +25,12 @@ from transformers import (
 )
 
 import pianogen_hf
-from pianogen_hf.train import main, scores_table
+from pianogen_hf.train import main
+from pianogen_hf.train_end import scores_table
 from pianogen_hf.training.arguments import ArgumentError
 
 ROOT = Path(__file__).parents[1]
+ODD_HEADS = '{"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 4, "num_key_value_heads": 3}'
 SIZES = {
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -415,6 +417,7 @@ def test_a_run_whose_model_changed_can_not_be_resumed(finished, options, tmp_pat
         ({"model_config": '{"hiden_size": 16}'}, "hiden_size"),
         ({"model_config": '{"hidden_size": 15, "num_attention_heads": 2}'}, "multiple"),
         ({"model_config": '{"hidden_size": "wide"}'}, "hidden_size"),
+        ({"model_type": "llama", "model_config": ODD_HEADS}, "can't compute"),
         ({"model_config": '{"vocab_size": 20}'}, "20 outputs"),
         ({"model_type": "continuous_notes", "model_config": None}, "input_values"),
         ({"tokenizer": "ContinuousNotesFeatureExtractor"}, "input_values"),
