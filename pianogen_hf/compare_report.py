@@ -18,8 +18,10 @@ import pianogen_hf
 from pianogen_hf.compare_job import Job
 from pianogen_hf.compare_run import failure_of
 from pianogen_hf.data.chunks import notes_of
-from pianogen_hf.evaluation.compare import comparison_tables, loss_curve, markdown, ranked, ranking
+from pianogen_hf.evaluation.compare import comparison_tables, ranked, ranking
+from pianogen_hf.evaluation.learning_curves import loss_curve
 from pianogen_hf.evaluation.samples import sample_faults
+from pianogen_hf.evaluation.tables import markdown
 from pianogen_hf.rendering.comparison_page import comparison_page
 from pianogen_hf.rendering.loss_curves import save_loss_curves
 from pianogen_hf.tokenizers.midi import read_midi, write_whole

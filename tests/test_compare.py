@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from pianogen_hf.evaluation.compare import comparison_tables, loss_curve, markdown, number, ranked, ranking
+from pianogen_hf.evaluation.compare import comparison_tables, ranked, ranking
+from pianogen_hf.evaluation.learning_curves import loss_curve
+from pianogen_hf.evaluation.tables import markdown, number
 
 NOTES = [10, 20, 30, 40]
 

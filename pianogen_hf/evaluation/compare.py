@@ -1,20 +1,17 @@
 """Tables of a comparison: what was measured of several models on the same held-out pieces, side by side.
 
-A table is plain data: `title`, `text` (what has to be known to read it), `columns` and `rows` of strings, so that it
-can be written as Markdown here and drawn elsewhere. What was not measured is a dash.
+What was not measured is a dash.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pianogen_hf.evaluation.likelihood import LikelihoodError, paired_bootstrap
 from pianogen_hf.evaluation.music_metrics import METRICS
+from pianogen_hf.evaluation.tables import NONE, Table, number
 
-NONE = "–"
-Table = dict[str, Any]
 Models = Sequence[Mapping[str, Any]]
 
 
@@ -378,78 +375,3 @@ def _mean_overlap(model: Mapping[str, Any], names: Sequence[str]) -> str:
         known = [value for value in found if value is not None]
         means.append(number(sum(known) / len(known) if known else None, 2))
     return f"{means[0]} ({means[1]})"
-
-
-# Curves ---------------------------------------------------------------------------------------------------------------
-
-
-def loss_curve(job: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """What a training log says, as bits per note over the notes seen and the seconds of training.
-
-    Args:
-        job: of the model: its `phases` with `batch` and `tokens_per_example`, and `tokens_per_note`.
-        log: lines with `stage`, `step`, `seconds`, and `loss` (nats per token) or `eval_bits_per_note`.
-
-    Returns:
-        `train` and `validation`, each with `notes`, `seconds` and `bits`.
-    """
-    curves: dict[str, dict[str, list[float]]] = {
-        name: {"notes": [], "seconds": [], "bits": []} for name in ("train", "validation")
-    }
-    stages = list(dict.fromkeys(line["stage"] for line in log))
-    per_step = [phase["batch"] * phase["tokens_per_example"] / job["tokens_per_note"] for phase in job["phases"]]
-    last_step = {line["stage"]: line["step"] for line in log}
-    for line in _without_kept(log):
-        number_of_stage = stages.index(line["stage"])
-        before = sum(last_step[stage] * notes for stage, notes in zip(stages[:number_of_stage], per_step, strict=False))
-        for name, key, factor in (
-            ("train", "loss", job["tokens_per_note"] / math.log(2)),
-            ("validation", "eval_bits_per_note", 1.0),
-        ):
-            if line.get(key) is not None:
-                curves[name]["notes"].append(before + line["step"] * per_step[number_of_stage])
-                curves[name]["seconds"].append(line["seconds"])
-                curves[name]["bits"].append(line[key] * factor)
-    return curves
-
-
-def _without_kept(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Without the evaluation that ends a stage, which is of the best weights and not of those of the last step."""
-    evaluated: dict[str, list[int]] = {}
-    for place, line in enumerate(log):
-        if line.get("eval_bits_per_note") is not None:
-            evaluated.setdefault(line["stage"], []).append(place)
-    kept = {places[-1] for places in evaluated.values() if len(places) > 1}
-    return [line for place, line in enumerate(log) if place not in kept]
-
-
-# Words ----------------------------------------------------------------------------------------------------------------
-
-
-def number(value: float | None, digits: int) -> str:
-    """A figure with so many digits behind the point; a dash where there is none."""
-    return NONE if value is None or value != value else f"{value:,.{digits}f}"
-
-
-def markdown(title: str, facts: Mapping[str, str], tables: Sequence[Table], pictures: Mapping[str, str]) -> str:
-    """The report as Markdown.
-
-    Args:
-        title: its heading.
-        facts: how it came about, by name.
-        tables: see above.
-        pictures: file name by what it shows.
-    """
-    lines = [f"# {title}", "", *(f"* **{name}**: {value}" for name, value in facts.items()), ""]
-    for words, file in pictures.items():
-        lines += [f"![{words}]({file})", ""]
-    for table in tables:
-        lines += [f"## {table['title']}", "", *(text + "\n" for text in table["text"])]
-        rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
-        lines += ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pianogen_hf.evaluation.music_metrics import METRICS
 from pianogen_hf.evaluation.round_trip import RoundTrip
+from pianogen_hf.evaluation.tables import table_lines
 
 NOT_MEASURED = "not measured"
 
@@ -52,7 +53,7 @@ def likelihood_lines(likelihood: Mapping[str, Any]) -> list[str]:
     parts = likelihood["shares"]
     for key, words in (("without_velocity", "without the ids of velocities"), ("pitch_and_onset", "pitch and onset")):
         rows.append([f"share: {words}", str(main["pieces"]), _fixed(parts[key], 3), "", "", "", "", ""])
-    return [*_table(header, rows), "", *_likelihood_notes(likelihood)]
+    return [*table_lines(header, rows), "", *_likelihood_notes(likelihood)]
 
 
 def _windows(report: Mapping[str, Any], words: str) -> str:
@@ -116,7 +117,7 @@ def statistics_lines(statistics: Mapping[str, Any]) -> list[str]:
         ]
         sets = [f"{made[f'{of}mean']:.3g} ± {made[f'{of}deviation']:.2g}" for of in ("", "reference_")]
         rows.append([words, *sets, *pairs])
-    return [*_table(header, rows), "", statistics_words(statistics["settings"])]
+    return [*table_lines(header, rows), "", statistics_words(statistics["settings"])]
 
 
 def statistics_words(settings: Mapping[str, Any]) -> str:
@@ -137,7 +138,7 @@ def _audit_lines(audit: Mapping[str, Any]) -> list[str]:
     runs = comparison["longest_run"]
     verdict = "ALARM: " + "; ".join(comparison["reasons"]) if comparison["alarm"] else "No alarm."
     return [
-        *_table(["covered by exact train runs of at least", "generated", "held out"], rows),
+        *table_lines(["covered by exact train runs of at least", "generated", "held out"], rows),
         "",
         f"Longest run: {runs['generated']} {unit}; in held-out pieces {runs['heldout']}. {verdict}",
     ]
@@ -146,12 +147,8 @@ def _audit_lines(audit: Mapping[str, Any]) -> list[str]:
 def _round_trip_lines(found: Mapping[str, Any]) -> list[str]:
     columns = {name: found[name] for name in RoundTrip().report()}
     cells = [f"{value:.0f}" if value > 1000 else f"{value:.4g}" for value in columns.values()]
-    table = _table([name.replace("_", " ") for name in columns], [cells])
+    table = table_lines([name.replace("_", " ") for name in columns], [cells])
     return [*table, "", f"Lost by design: {', '.join(found['lost_by_design'])}."]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
 
 
 def _fixed(value: Any, digits: int) -> str:
