@@ -13,7 +13,6 @@ import numpy as np
 from tqdm import tqdm
 
 import pianogen_hf
-from pianogen_hf.command_line import OneLineParser, UsageError
 from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.data.sources import DataError
 from pianogen_hf.evaluation.memorization import RunIndex, compare_with_base_rate
@@ -28,45 +27,15 @@ from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import ArgumentError, DataArguments
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The options of `pianogen audit`."""
-    parser = OneLineParser(
-        prog="pianogen audit",
-        description="Generate pieces and measure how much of them is exact runs of train pieces, in any key, against "
-        "the share that held-out pieces have. Ends with exit code 1 if the model copies more than chance.",
-        epilog="Examples: pianogen audit ; pianogen audit --model runs/mine --source folder=~/midi ; pianogen audit "
-        "--midi out.mid ; any music against any data: pianogen audit --midi out.mid --source folder=~/midi",
-    )
-    add = parser.add_argument
-    add("--model", help="model folder or Hub id, with its split.json (default: the bundled one)")
-    add("--revision", help="branch, tag or commit of a model on the Hub")
-    add("--trust_remote_code", action="store_true", help="run code that a model of unknown architecture carries")
-    add("--source", nargs="+", help="where the pieces it was trained on lie, as for train.py: folder=PATH, ...")
-    add("--data_path", help="the PATH, where there is only one source")
-    add("--midi", metavar="FILE.mid", help="audit this file instead of what the model generates")
-    add("--num_samples", type=int, default=24, help="pieces to generate (default: 24)")
-    add("--notes", type=int, default=220, help="notes in each (default: 220)")
-    add("--seed", type=int, default=0, help="the same seed gives the same pieces (default: 0)")
-    add("--cache_dir", default="~/.cache/pianogen_hf", help="where train.py keeps what it read")
-    add("--record", action="store_true", help="put the figures into the model's metrics.json and its card")
-    add("--output", metavar="AUDIT.json", help="also write all figures to this file")
-    return parser
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Audit as the command line says; returns 0, 1 if the alarm rings, or 2 after an error that a user can mend."""
+def run(args: argparse.Namespace) -> int:
+    """Audit as the options say; returns 0, 1 if the alarm rings, or 2 after an error that a user can mend."""
     try:
-        args = make_parser().parse_args(argv)
-        if args.record and args.midi:
-            raise UsageError("--record is for what the model generates: leave out --midi")
-        if args.record and not Path(args.model or pianogen_hf.BUNDLED_MODEL).is_dir():
-            raise UsageError(f"--record needs a folder to write to, and {args.model} is none")
         report = _audit(args)
         if args.record:
             _record(Path(args.model), report)
         if args.output:
             write_whole(args.output, (json.dumps(report, indent=1) + "\n").encode())
-    except (UsageError, ArgumentError, CardError, DataError, GenerationError, MidiError) as error:
+    except (ArgumentError, CardError, DataError, GenerationError, MidiError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(_table(report))

@@ -33,7 +33,7 @@ _MODULES = {
     "data": "pianogen_hf.data_command",
     "evaluate": "pianogen_hf.evaluate_command",
     "compare": "pianogen_hf.compare_command",
-    "audit": "pianogen_hf.audit",
+    "audit": "pianogen_hf.audit_command",
     "export": "pianogen_hf.export_command",
     "space": "pianogen_hf.space_command",
     "push": "pianogen_hf.push_command",

@@ -4,7 +4,7 @@ import pytest
 from models_and_tokenizers import CAUSAL_MODELS, some_notes, tiny_model
 
 import pianogen_hf as pg
-from pianogen_hf.audit import main
+from pianogen_hf.audit_command import main
 from pianogen_hf.data.families import join_families
 from pianogen_hf.data.manifest import split_manifest, write_manifest
 from pianogen_hf.data.sources import list_pieces, load_pieces
