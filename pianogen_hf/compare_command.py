@@ -57,6 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
         "split has such pieces, since the weights were chosen by validation)")  # fmt: skip
     add("--samples", type=_positive, default=8, help="pieces that each model writes (default: 8)")
     add("--sample_notes", type=_positive, default=150, help="notes in each (default: 150)")
+    add("--no_real_music", action="store_true", help="leave the held-out pieces out of report.html, where their "
+        "licence does not let you pass them on")  # fmt: skip
     add("--orders", type=_positive, default=4, help="random masks per window of masked models (default: 4)")
     add("--seed", type=_not_negative, default=0, help="of training and of the pieces written (default: 0)")
     add("--dry_run", action="store_true", help="print the plan: sizes, steps, time; train nothing")
@@ -139,7 +141,8 @@ def _compare(args: argparse.Namespace, extra: list[str], argv: list[str]) -> int
         try:
             failed = runner.run()
         finally:  # an interrupted comparison reports what it has
-            files = write_report(folder, jobs, unusable, split, settings, _facts(args, argv, split[2], side))
+            facts = _facts(args, argv, split[2], side)
+            files = write_report(folder, jobs, unusable, split, settings, facts, not args.no_real_music)
     print(_short_table(files[0]))
     print(f"written: {', '.join(map(str, files))}")
     return 1 if failed or unusable else 0

@@ -39,6 +39,7 @@ def write_report(
     split: tuple[Dataset, list[str], dict[str, Any]],
     settings: dict[str, Any],
     facts: dict[str, str],
+    with_real_music: bool = True,
 ) -> list[Path]:
     """Write what can be said so far; returns the files.
 
@@ -49,6 +50,7 @@ def write_report(
         split: pieces, sides and manifest.
         settings: of the evaluation.
         facts: what the command knows of how it came about.
+        with_real_music: whether the page lets the beginnings of held-out pieces be heard, too.
     """
     models = [_model(folder, job) for job in jobs]
     models += [
@@ -67,7 +69,9 @@ def write_report(
         png = save_loss_curves(curves, folder / "loss.png").read_bytes()
         pictures = {"Loss curves": "loss.png"}
     write_whole(folder / "report.md", markdown(title, facts, tables, pictures).encode())
-    groups = [_real_music(split, settings), *(_music(folder, model) for model in ranked(models))]
+    groups = [_music(folder, model) for model in ranked(models)]
+    if with_real_music:
+        groups.insert(0, _real_music(split, settings))
     page = comparison_page(title, facts, ranking(models), tables, png, [group for group in groups if group["pieces"]])
     write_whole(folder / "report.html", page.encode())
     return [folder / "report.md", folder / "report.html"]
