@@ -32,6 +32,8 @@ def test_music_has_no_fault(seed):
         (notes_of([*range(10), *range(40, 50)], list(range(60, 80))), "31 s of silence"),
         (notes_of(np.arange(20) + 30, list(range(60, 80))), "30 s of silence"),
         (notes_of([0] * 60, list(range(30, 90))), "60 notes at once"),
+        (notes_of(np.arange(60) / 50, list(range(30, 90))), "38 notes a second"),
+        (notes_of(np.arange(40) / 4, list(range(40, 80)), duration_sec=9), "20 notes sounding at a time"),
         (notes_of(np.arange(20), list(range(60, 80)), duration_sec=0), "most notes have no length"),
     ],
 )

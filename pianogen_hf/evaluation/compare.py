@@ -274,7 +274,7 @@ def samples_table(measured: Models) -> Table:
         "title": "Generated pieces, checked",
         "text": [
             "Every generated piece is checked for too few notes or pitches, one pitch in most of the notes, long "
-            "silence, chords that no hands can play, notes without length and times that run backwards."
+            "silence, chords that no hands can play, crowds, notes without length and times that run backwards."
         ],
         "columns": ["model", "without fault", "faults, by seed"],
         "rows": rows,
