@@ -28,7 +28,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessor, LogitsPro
 
 import pianogen_hf
 from pianogen_hf.generation.constraints import GrammarLogitsProcessor
-from pianogen_hf.generation.engine import Decoder, OnnxEngine, cache_scales
+from pianogen_hf.generation.engine import Decoder, OnnxEngine, cache_scales, draw
 from pianogen_hf.generation.onnx_graph import build_graph
 from pianogen_hf.loading import load_model
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
@@ -187,19 +187,19 @@ def latency(engine: OnnxEngine, tokenizer: Any, num_ids: int) -> tuple[float, np
     grammar = GrammarLogitsProcessor(tokenizer, [[]], open_until=[10**9])
     prompt = piece_ids(1000) if tokenizer is TOKENIZER else np.random.default_rng(0).integers(4, 40, 1000)
 
-    def draw(ids: np.ndarray, logits: np.ndarray) -> int:
+    def next_id(ids: np.ndarray, logits: np.ndarray) -> int:
         scores = grammar(torch.from_numpy(ids)[None], torch.from_numpy(logits))  # type: ignore[arg-type]
-        return int(torch.multinomial(scores.softmax(-1), 1))
+        return int(draw(scores.numpy())[0])
 
     firsts = []
     for _ in range(5):
         start, decoder = clock(), Decoder(engine, 1, 1000 + num_ids)
-        ids = np.append(prompt, draw(prompt, decoder.read_prompts(prompt[None])))
+        ids = np.append(prompt, next_id(prompt, decoder.read_prompts(prompt[None])))
         firsts.append(clock() - start)
     steps = np.zeros(num_ids - 1)
     for place in range(num_ids - 1):
         start = clock()
-        ids = np.append(ids, draw(ids, decoder.step(ids[-1:])))
+        ids = np.append(ids, next_id(ids, decoder.step(ids[-1:])))
         steps[place] = clock() - start
     return statistics.median(firsts), steps
 

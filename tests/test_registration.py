@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from pianogen_hf.commands import _MODULES
+
+HELP = [[], *([name] for name in (*_MODULES, "scores", "roundtrip") if name != "train")]  # train's lists the Trainer's
 LOADS = """
 config = transformers.AutoConfig.from_pretrained(pianogen_hf.BUNDLED_MODEL)
 model = transformers.AutoModelForCausalLM.from_config(config)
@@ -22,6 +25,20 @@ def run(code):
 def test_importing_the_package_loads_neither_torch_nor_transformers():
     loaded = run("import sys, pianogen_hf; dir(pianogen_hf); print(*sys.modules)").split()
     assert not {"torch", "transformers", "numpy", "symusic"} & set(loaded)
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_does_not_wait_for_torch(command):
+    lines = run(f"""
+import sys
+from pianogen_hf.commands import main
+try:
+    main({[*command, "--help"]})
+except SystemExit:
+    pass
+print(sorted({{"torch", "transformers", "datasets"}} & sys.modules.keys()))
+""").splitlines()
+    assert any("usage:" in line for line in lines) and lines[-1] == "[]"
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.utils import cached_file
 
 from pianogen_hf.generation.onnx_graph import CACHE_SLACK, Scales, fill_placement, placement
