@@ -107,6 +107,7 @@ def _print_round_trips(folder: str, max_files: int) -> None:
     import pianogen_hf
     from pianogen_hf.data.sources import DataError, list_pieces
     from pianogen_hf.evaluation.round_trip import RoundTrip, round_trip
+    from pianogen_hf.evaluation.tables import table_lines
     from pianogen_hf.registration import exported
 
     tokenizers = {each.__name__: each() for each in exported(pianogen_hf.NoteTokenizer)}
@@ -125,11 +126,10 @@ def _print_round_trips(folder: str, max_files: int) -> None:
         totals = {name: totals[name] + result for name, result in results.items()}
     if len(left_out) == len(files):
         raise DataError(f"no file in {folder} could be used, for example {left_out[0]}")
-    columns = list(RoundTrip().report())
-    print("| tokenizer | " + " | ".join(columns) + " | lost by design |")
-    print("|---" * (len(columns) + 2) + "|")
+    rows = []
     for name, tokenizer in tokenizers.items():
         cells = [f"{value:.0f}" if value > 1000 else f"{value:.4g}" for value in totals[name].report().values()]
-        print(f"| {name} | {' | '.join(cells)} | {', '.join(tokenizer.lost_fields)} |")
+        rows.append([name, *cells, ", ".join(tokenizer.lost_fields)])
+    print("\n".join(table_lines(["tokenizer", *RoundTrip().report(), "lost by design"], rows)))
     for reason in left_out:
         print(f"left out: {reason}")

@@ -101,7 +101,7 @@ def test_scores_of_no_run_is_refused(tmp_path, capsys):
 
 def table_of(out: str) -> dict[str, dict[str, str]]:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines() if line.startswith("| ")]
-    return {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[1:]}
+    return {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[2:]}
 
 
 def test_roundtrip_prints_a_table_of_all_tokenizers(folder, capsys):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pianogen_hf.evaluation.tables import table_lines
 from pianogen_hf.tokenizers.notes import Notes
 
 NUM_PITCHES = 128
@@ -105,10 +106,9 @@ def markdown_table(statistics: dict[str, dict[str, Any]]) -> str:
         statistics: what `corpus_statistics` gave, by name.
     """
     header = ("source", "pieces", "notes", "hours", "notes per piece", "pitches", "duration", "left out", "unusable")
-    lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-    for name, row in statistics.items():
-        cells = (
-            name.replace("|", "\\|"),
+    rows = [
+        (
+            name,
             f"{row['pieces']:,}",
             f"{row['notes']:,}",
             f"{row['hours']:,.1f}",
@@ -118,8 +118,9 @@ def markdown_table(statistics: dict[str, dict[str, Any]]) -> str:
             f"{row['excluded_share']:.1%} of notes",
             f"{row['unusable']:,} ({row['unusable_share']:.1%})",
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for name, row in statistics.items()
+    ]
+    return "\n".join(table_lines(header, rows))
 
 
 def _or_dash(text: str, values: dict[str, Any], is_there: int) -> str:
