@@ -227,7 +227,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-_VERSION = 3  # raised when what is measured changes
+_VERSION = 4  # raised when what is measured changes
 
 
 def weights_hash(folder: Path) -> str:

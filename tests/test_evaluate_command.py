@@ -202,8 +202,8 @@ def test_coarse_steps_are_paid_for_and_lost_fields_named():
     performance = on_common_grid(NoConfig, pg.PerformanceTokenizer(), 10.0, NOT_FOUND)
     assert performance["added"] == {"onset": 0, "end": 0, "velocity": 2} and performance["bits_per_note"] == 12
     grid = on_common_grid(NoConfig, pg.JSBTokenizer(), 2.0, NOT_FOUND)
-    assert grid["added"]["onset"] == pytest.approx(3.64, abs=0.005) and "velocity" not in grid["added"]
-    assert grid["bits_per_note"] == pytest.approx(2 + 2 * np.log2(12.5)) and "velocity" in grid["lost"]
+    assert grid["added"]["onset"] == pytest.approx(3.64, abs=0.005) and "velocity" in grid["lost"]
+    assert grid["bits_per_note"] == pytest.approx(2 + 2 * np.log2(12.5) + np.log2(127))
     assert grid["uniform"] == {name: grid[name] for name in ("bits_per_note", "added")}
     craykh = on_common_grid(NoConfig, pg.CrayKHTokenizer(), 2.0, NOT_FOUND)
     assert craykh["added"]["end"] == pytest.approx(np.log2(5))
@@ -226,6 +226,15 @@ def test_music_on_the_coarse_grid_pays_next_to_nothing_and_all_other_music_no_mo
     assert added["on it"] < added["half of it on it"] < added["anywhere"] <= np.log2(5)
     assert added["anywhere"] == pytest.approx(np.log2(5), abs=0.001)
     assert added["lost, half of it"] == pytest.approx(1 + np.log2(5) / 2, abs=0.001)  # a bit to tell which
+
+
+def test_an_encoding_without_velocities_pays_for_them_as_far_as_they_vary():
+    pieces = {"all alike": [(64, 2000)], "two": [(64, 1000), (65, 1000)], "any": [(each, 20) for each in range(1, 128)]}
+    added = {}
+    for name, velocities in pieces.items():
+        residuals = {**NOT_FOUND, "velocity": Counter(dict(velocities))}
+        added[name] = on_common_grid(NoConfig, pg.CrayKHTokenizer(), 2.0, residuals)["added"]["velocity"]
+    assert 0 < added["all alike"] < 0.5 < 1 < added["two"] < 1.5 and added["any"] == np.log2(127)
 
 
 def test_an_adaptive_code_of_two_differences_is_that_of_krichevsky_and_trofimov():

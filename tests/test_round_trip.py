@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -92,6 +93,12 @@ def test_residuals_are_in_steps_of_10_ms_and_of_one_velocity():
     tokenizer.after = notes([moved(first, 0.02, -0.01, velocity=3), moved(second, 0.004, 0.3), moved(third, pitch=1)])
     found = residuals(tokenizer, notes(BEFORE))
     assert found == {"onset": {2: 1, 0: 1, None: 1}, "end": {-1: 1, 30: 1, None: 1}, "velocity": {3: 1, 0: 1, None: 1}}
+
+
+def test_of_velocities_that_are_thrown_away_all_count_whether_their_notes_come_back_or_not():
+    tokenizer = Fixed()
+    tokenizer.after, tokenizer.lost_fields = notes(BEFORE[:1]), ("pedal", "velocity")
+    assert residuals(tokenizer, notes(BEFORE))["velocity"] == Counter(row[3] for row in BEFORE)
 
 
 def test_near_strikes_of_a_key_are_paired_one_to_one():

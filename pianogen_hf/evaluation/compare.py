@@ -81,8 +81,9 @@ def likelihood_table(measured: Models, seed: int) -> Table:
         "text": [
             "Lower is better. Bits of all ids of a piece, its end included, over the notes of the piece as read, with "
             "windows that slide by half. A coarse encoding would win by what it rounds away; on the common grid (10 "
-            "ms, one velocity) it pays for telling how far off each note comes back, and this column ranks. What an "
-            "encoding throws away whole it does not pay for: compare rows with equal losses.",
+            "ms, one velocity) it pays for telling how far off each note comes back, velocities that it throws away "
+            "included, and this column ranks. What else an encoding loses it does not pay for: compare rows with equal "
+            "losses.",
             "The difference to the best is on the common grid, with a 95 % interval from resampling pieces, the same "
             "ones for both models. ± is the standard error over pieces. The share of pitches and onsets is what those "
             "ids cost given all before them. ≤: a masked model's bits are an upper bound.",

@@ -6,8 +6,8 @@ read back is off. An adaptive coder that knows nothing beforehand writes these d
 1981, "The performance of universal encoding"): a score in sixteenths pays next to nothing for an encoding in
 sixteenths, and a performance pays log2(coarse step / common step) bits, the cost of finer values that are all equally
 likely. That is also what is paid for a note that is not found again, and the most that is added. It is done for the
-onset, the end and the velocity of every note. A field that an encoding throws away whole can't be mended so: it is
-named instead. Finer steps than the common ones are not credited.
+onset, the end and the velocity of every note; an encoding that throws velocities away rounds them to a single one. What
+else an encoding throws away can't be mended so: it is named instead. Finer steps than the common ones are not credited.
 
 Encodings state their steps as `time_step_sec` (in beats: at 120 quarters a minute) and `velocity_step`; a model of
 continuous notes states the cells whose mass it gives, `config.sampling_rate` and `config.velocity_step`.
@@ -23,6 +23,7 @@ from pianogen_hf.evaluation.scorers import SEVERAL
 
 COMMON_TIME_SEC = 0.01
 COMMON_VELOCITY = 1.0
+NUM_VELOCITIES = 127
 # Kinds of ids that say nothing of pitches and onsets, by the first letters of their lower-case names.
 _NOT_ONSETS = ("velocity", "duration", "program", "pedal", "tempo")
 
@@ -46,19 +47,23 @@ def on_common_grid(
     rate = getattr(model.config, "sampling_rate", None)
     time_step = 1 / rate if rate else getattr(encoder, "time_step_sec", None)
     velocity_step = getattr(model.config, "velocity_step", getattr(encoder, "velocity_step", None))
-    lost = tuple(getattr(encoder, "lost_fields", ()))
-    uniform = {"onset": _bits(time_step, COMMON_TIME_SEC), "end": _bits(time_step, COMMON_TIME_SEC)}
-    if "velocity" not in lost:
-        uniform["velocity"] = _bits(velocity_step, COMMON_VELOCITY)
+    lost = list(getattr(encoder, "lost_fields", ()))
+    if "velocity" in lost:
+        velocity_step = NUM_VELOCITIES
+    uniform = {
+        "onset": _bits(time_step, COMMON_TIME_SEC),
+        "end": _bits(time_step, COMMON_TIME_SEC),
+        "velocity": _bits(velocity_step, COMMON_VELOCITY),
+    }
     added = {field: None if most is None else _refined(most, residuals[field]) for field, most in uniform.items()}
     return {
         **_with(bits_per_note, added),
         "uniform": _with(bits_per_note, uniform),
         "time_step_sec": time_step,
-        "velocity_step": None if "velocity" in lost else velocity_step,
+        "velocity_step": velocity_step,
         "common_time_step_sec": COMMON_TIME_SEC,
         "common_velocity_step": COMMON_VELOCITY,
-        "lost": list(lost),
+        "lost": lost,
     }
 
 

@@ -82,6 +82,10 @@ def _in_order(grid: Mapping[str, Any]) -> list[str]:
     return [field for field in ("onset", "end", "velocity") if field in grid["added"]]
 
 
+def _unpaid(grid: Mapping[str, Any]) -> list[str]:
+    return [f"{field} (but on the common grid)" if field in grid["added"] else field for field in grid["lost"]]
+
+
 def _likelihood_notes(likelihood: Mapping[str, Any]) -> list[str]:
     main, grid, parts = likelihood["sliding"], likelihood["common_grid"], likelihood["shares"]
     added = ", ".join(f"{_fixed(grid['added'][field], 2)} for the {field}" for field in _in_order(grid))
@@ -91,7 +95,7 @@ def _likelihood_notes(likelihood: Mapping[str, Any]) -> list[str]:
         "errors are over pieces.",
         f"The common grid adds, per note: {added}, to tell by an adaptive code how far off each note comes back; "
         f"{most} if the finer values were all equally likely. Lost by the encoding, and in no row: "
-        f"{', '.join(grid['lost']) or 'nothing'}.",
+        f"{', '.join(_unpaid(grid)) or 'nothing'}.",
         "Shares are the cost of those ids given everything before them, no codelength of these fields alone"
         + (f"; what is missing can't be told, because {parts['why_not']}." if parts["why_not"] else "."),
     ]

@@ -81,6 +81,7 @@ def residuals(tokenizer: NotesEncoder, notes: Notes) -> dict[str, Counter[int | 
 
     Returns:
         For onset, end and velocity the number of notes by difference; None stands for notes that are not found again.
+        Of velocities that the scheme throws away, the difference to 0 of every note.
     """
     before, after, found, _ = _aligned(tokenizer, notes)
     steps = {"onset": COMMON_TIME_SEC, "end": COMMON_TIME_SEC, "velocity": COMMON_VELOCITY}
@@ -89,6 +90,8 @@ def residuals(tokenizer: NotesEncoder, notes: Notes) -> dict[str, Counter[int | 
         difference = after[found[:, 1], column] - before[found[:, 0], column]
         counts[field] = Counter(np.rint(difference / step).astype(int).tolist())
         counts[field][None] += len(before) - len(found)
+    if "velocity" in tokenizer.lost_fields:
+        counts["velocity"] = Counter(before[:, 3].astype(int).tolist())
     return counts
 
 

@@ -65,10 +65,11 @@ def _likelihood_notes(likelihood: dict[str, Any]) -> list[str]:
     grid, bound = likelihood["common_grid"], likelihood["sliding"]["bound"]
     fields = [field for field in ("onset", "end", "velocity") if field in grid["added"]]
     added = ", ".join(f"{fixed(grid['added'][field], 2)} for the {field}" for field in fields)
+    unpaid = [f"{field} (but on the common grid)" if field in fields else field for field in grid["lost"]]
     notes = [
         f"The common grid ({grid['common_time_step_sec']} s, velocities in steps of {grid['common_velocity_step']:g}) "
         f"adds bits per note: {added}, to tell how far off each note comes back. "
-        f"Not in the figures, because the encoding does not write it: {', '.join(grid['lost']) or 'nothing'}."
+        f"Not in the figures, because the encoding does not write it: {', '.join(unpaid) or 'nothing'}."
     ]
     if bound:
         notes.append(f"Bits are an upper bound: {bound['orders']} random masks per window, seed {bound['seed']}.")
