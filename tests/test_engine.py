@@ -96,6 +96,17 @@ def test_a_thousand_greedy_tokens_are_those_of_torch(kind):
     assert check_greedy(engine_of(kind), model_of(kind), random_ids(40)).startswith(("1,000 of", "999 of"))
 
 
+def test_a_graph_with_other_inputs_wants_to_be_exported_again(tmp_path):
+    model = model_of()
+    model.save_pretrained(tmp_path)
+    graph = build_graph({name: value.numpy() for name, value in model.state_dict().items()}, model.config)
+    content = graph.SerializeToString().replace(b"bias_sizes", b"bias_shape")
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_bytes(content)
+    with pytest.raises(EngineError, match="model.onnx can't be opened: .* export it again"):
+        OnnxEngine.from_pretrained(tmp_path)
+
+
 def test_a_graph_that_differs_from_the_model_is_found():
     with pytest.raises(ExportError, match="greedy tokens differ"):
         check_greedy(engine_of("clipped"), model_of("plain"), random_ids(40))
@@ -285,13 +296,15 @@ def test_a_model_s_own_folder_only_gains_the_graph(tmp_path):
 def test_mistakes_are_one_line(tmp_path, capsys):
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(TOKENIZER), n_embd=8, n_layer=1, n_head=1))
     silu = MusicTransformerForCausalLM(MusicTransformerConfig(**{**model_of().config.to_dict(), "hidden_act": "silu"}))
-    for arguments, what in (
+    cases = (
         (["--model", str(tmp_path / "none"), "--output", str(tmp_path)], "none"),
         (["--model", save(tmp_path / "gpt2", gpt2), "--output", str(tmp_path)], "only music_transformer"),
         (["--model", save(tmp_path / "silu", silu), "--output", str(tmp_path)], "silu"),
         (["--model", "x", "--output", __file__], "is a file"),
         (["--model", "x", "--output", "y", "--format", "gguf"], "gguf"),
-    ):
+    )
+    capsys.readouterr()  # progress bars of saving
+    for arguments, what in cases:
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert what in error and error.count("\n") == 1 and error.startswith("error: ")

@@ -38,6 +38,9 @@ class OnnxEngine:
         generation_config: Defaults of `generate`; None for those of the configuration.
         num_threads: Threads within an operator; None for as many as torch has.
 
+    Raises:
+        EngineError: If another version has exported the graph.
+
     Attributes:
         config: As given.
         generation_config: As given.
@@ -58,6 +61,8 @@ class OnnxEngine:
         options.enable_mem_pattern = False  # of no use to shapes that change with each step, and kept for each of them
         graph = graph if isinstance(graph, bytes) else str(graph)
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        if not placement().keys() <= {each.name for each in self.session.get_inputs()}:
+            raise EngineError("another version of pianogen_hf exported it: export it again")
         self.config = config
         self.generation_config = generation_config or GenerationConfig.from_model_config(config)
         self.device = torch.device("cpu")

@@ -66,8 +66,8 @@ def build_graph(
 
 
 def placement() -> dict[str, np.ndarray]:
-    """`distance_pads`, `distance_skip` and `bias_shape`, int64, for `fill_placement`."""
-    sizes = {"distance_pads": 6, "distance_skip": 1, "bias_shape": 4}
+    """`distance_pads`, `distance_skip` and `bias_sizes`, int64, for `fill_placement`."""
+    sizes = {"distance_pads": 6, "distance_skip": 1, "bias_sizes": 4}
     return {name: np.zeros(size, np.int64) for name, size in sizes.items()}
 
 
@@ -90,7 +90,7 @@ def fill_placement(
     shift = length if length > 1 else 0
     values["distance_pads"][2] = total_length + (shift > 0) - num_distances
     values["distance_skip"][0] = shift
-    values["bias_shape"][1:] = num_rows, length, total_length
+    values["bias_sizes"][:] = num_rows, -1, length, total_length
 
 
 class _GraphBuilder:
@@ -182,22 +182,32 @@ class _GraphBuilder:
 
     def _relative_bias(self, layer: int, packed: str) -> str:
         """Bias of the attention logits, (batch, num_heads, length, total_length)."""
-        heads, size = self.num_heads, self.config.hidden_size
         table = self.weights[f"model.layers.{layer}.self_attn.relative_embedding.weight"]
         # Softmax ignores a shift of a row, so clipped distances may count as 0: they need no product.
         table = (table - table[:, -1:])[:, ::-1] * self.head_dim**-0.5  # farthest distance first
-        # Head by head, these are products like those of linear layers, for which there are the fastest kernels.
+        by_head = self._one_product if self.cache_scales is None else self._products_by_head
+        logits = self._op("Pad", [by_head(layer, packed, table), "distance_pads"])
+        rows = self._op("Reshape", [logits, self._constant("flat", np.array([self.num_heads, -1]))])
+        end, axis = (self._constant(f"number_{number}", np.array([number])) for number in (2**62, 1))
+        rows = self._op("Slice", [rows, "distance_skip", end, axis])  # nothing, where there are several rows
+        return self._op("Reshape", [rows, "bias_sizes"])
+
+    def _one_product(self, layer: int, packed: str, table: np.ndarray) -> str:
+        """Logits of distances, (batch, num_heads * length, distances): in 32 bits threads share all heads at once."""
+        size, num_distances = self.config.hidden_size, table.shape[1]
+        query, _ = self._ops("Split", [packed, self._constant("query_size", np.array([size, 2 * size]))], 2, axis=2)
+        heads = self._constant("heads", np.array([0, 0, self.num_heads, self.head_dim]))
+        query = self._op("Transpose", [self._op("Reshape", [query, heads])], perm=[0, 2, 1, 3])
+        logits = self._op("MatMul", [query, self._constant(f"relative.{layer}", table.transpose(0, 2, 1))])
+        return self._op("Reshape", [logits, self._constant("distances", np.array([0, -1, num_distances]))])
+
+    def _products_by_head(self, layer: int, packed: str, table: np.ndarray) -> str:
+        """The same, in 8 bits: products like those of linear layers have the fastest kernels."""
+        heads, size = self.num_heads, self.config.hidden_size
         sizes = self._constant("query_sizes", np.array([self.head_dim] * heads + [2 * size]))
         *queries, _ = self._ops("Split", [packed, sizes], heads + 1, axis=2)
         products = [self._linear(query, f"relative.{layer}.{head}", table[head]) for head, query in enumerate(queries)]
-        # (num_heads, length, distances), or with several rows of one query (num_heads * batch, 1, distances)
-        logits = self._op("Concat", products, axis=0)
-        logits = self._op("Pad", [logits, "distance_pads"])
-        rows = self._op("Reshape", [logits, self._constant("flat", np.array([heads, -1]))])
-        end, axis = (self._constant(f"number_{number}", np.array([number])) for number in (2**62, 1))
-        rows = self._op("Slice", [rows, "distance_skip", end, axis])
-        bias = self._op("Reshape", [rows, "bias_shape"])  # (num_heads, batch, length, total_length)
-        return self._op("Transpose", [bias], perm=[1, 0, 2, 3])
+        return self._op("Concat", products, axis=1)  # length or batch is 1, so the order is the same
 
     def _linear(
         self, hidden: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None, output: str | None = None
