@@ -125,7 +125,7 @@ def _real_music(split: tuple[Dataset, list[str], dict[str, Any]], settings: dict
         _piece(name, _beginning(notes, settings["sample_notes"]))
         for name, notes in zip(pieces.select(chosen)["piece_id"][:], music, strict=True)
     ]
-    return {"name": _REAL, "text": "", "pieces": shown}
+    return {"name": _REAL, "text": "None of the models was trained on it.", "pieces": shown}
 
 
 def _music(folder: Path, model: Mapping[str, Any]) -> dict[str, Any]:

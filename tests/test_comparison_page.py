@@ -66,6 +66,11 @@ def test_a_piece_without_notes_makes_a_page(tmp_path):
     assert "0 notes in 0 seconds" in page and "NaN" not in page
 
 
+def test_a_page_without_real_music_does_not_speak_of_any(page):
+    """Its own group does that, where it is there."""
+    assert "side by side" in page and "real music" not in page and "trained on" not in page
+
+
 DRIVER = """
 <script>
 const said = [];
