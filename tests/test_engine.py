@@ -57,10 +57,14 @@ def model_of(kind: str = "plain") -> MusicTransformerForCausalLM:
 @cache
 def engine_of(kind: str = "plain", precision: str = "float32") -> OnnxEngine:
     model = model_of(kind)
+    return OnnxEngine(graph_of(kind, precision), model.config, model.generation_config, num_threads=1)
+
+
+def graph_of(kind: str = "plain", precision: str = "float32") -> bytes:
+    model = model_of(kind)
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     scales = cache_scales(engine_of(kind), [random_ids(100)]) if precision == "int8" else None
-    graph = build_graph(weights, model.config, scales).SerializeToString()
-    return OnnxEngine(graph, model.config, model.generation_config, num_threads=1)
+    return build_graph(weights, model.config, scales).SerializeToString()
 
 
 def random_ids(*shape: int, seed: int = 0) -> np.ndarray:
@@ -97,12 +101,9 @@ def test_a_thousand_greedy_tokens_are_those_of_torch(kind):
 
 
 def test_a_graph_with_other_inputs_wants_to_be_exported_again(tmp_path):
-    model = model_of()
-    model.save_pretrained(tmp_path)
-    graph = build_graph({name: value.numpy() for name, value in model.state_dict().items()}, model.config)
-    content = graph.SerializeToString().replace(b"bias_sizes", b"bias_shape")
+    model_of().save_pretrained(tmp_path)
     (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "model.onnx").write_bytes(content)
+    (tmp_path / "onnx" / "model.onnx").write_bytes(graph_of().replace(b"bias_sizes", b"bias_shape"))
     with pytest.raises(EngineError, match="model.onnx can't be opened: .* export it again"):
         OnnxEngine.from_pretrained(tmp_path)
 

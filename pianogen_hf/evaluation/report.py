@@ -11,6 +11,7 @@ from pianogen_hf.evaluation.round_trip import RoundTrip
 from pianogen_hf.evaluation.tables import table_lines
 
 NOT_MEASURED = "not measured"
+_ON_GRID = ("onset", "end", "velocity")  # what the common grid pays for
 
 
 def markdown_report(name: str, label: str, record: Mapping[str, Any]) -> str:
@@ -78,18 +79,14 @@ def _grid_words(grid: Mapping[str, Any]) -> str:
     return f"on the common grid ({common})"
 
 
-def _in_order(grid: Mapping[str, Any]) -> list[str]:
-    return [field for field in ("onset", "end", "velocity") if field in grid["added"]]
-
-
 def _unpaid(grid: Mapping[str, Any]) -> list[str]:
-    return [f"{field} (but on the common grid)" if field in grid["added"] else field for field in grid["lost"]]
+    return [f"{field} (but on the common grid)" if field in _ON_GRID else field for field in grid["lost"]]
 
 
 def _likelihood_notes(likelihood: Mapping[str, Any]) -> list[str]:
     main, grid, parts = likelihood["sliding"], likelihood["common_grid"], likelihood["shares"]
-    added = ", ".join(f"{_fixed(grid['added'][field], 2)} for the {field}" for field in _in_order(grid))
-    most = ", ".join(_fixed(grid["uniform"]["added"][field], 2) for field in _in_order(grid))
+    added = ", ".join(f"{_fixed(grid['added'][field], 2)} for the {field}" for field in _ON_GRID)
+    most = ", ".join(_fixed(grid["uniform"]["added"][field], 2) for field in _ON_GRID)
     notes = [
         "Bits of all ids, the end included, over the notes of the pieces as read; nats are without the end. Standard "
         "errors are over pieces.",
