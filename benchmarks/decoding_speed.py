@@ -28,12 +28,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessor, LogitsPro
 
 import pianogen_hf
 from pianogen_hf.generation.constraints import GrammarLogitsProcessor
-from pianogen_hf.generation.engine import Decoder, OnnxEngine, cache_scales, draw
-from pianogen_hf.generation.onnx_graph import build_graph
-from pianogen_hf.loading import load_model
+from pianogen_hf.generation.onnx.engine import Decoder, OnnxEngine, cache_scales, draw
+from pianogen_hf.generation.onnx.graph import build_graph
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM
 from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer
+from pianogen_hf.workflows.loading import load_model
 
 VOCAB, PROMPT, NEW = 400, 256, 512
 ROWS = ["gpt2", "v7 torch", "v7 torch, no grammar", "v7 onnx", "v7 int8", "v7 no cache, naive skew"]

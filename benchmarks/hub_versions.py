@@ -41,7 +41,7 @@ VERSIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "llama", _SIZES),
 ]
 _COMPARED = ("logits", "written", "read back")  # what `answers` tells
-_TRAIN = "from pianogen_hf.train import main; import sys; sys.exit(main(sys.argv[1:]))"
+_TRAIN = "from pianogen_hf.commands.train import main; import sys; sys.exit(main(sys.argv[1:]))"
 _PUSH = "from pianogen_hf.commands import main; import sys; sys.exit(main(['push', *sys.argv[1:]]))"
 
 

@@ -53,7 +53,8 @@ def prepare(folder: str, cache: str, num_files: int | None, num_proc: int) -> tu
 
     from pianogen_hf.data.chunks import build_chunks
     from pianogen_hf.data.families import join_families
-    from pianogen_hf.data.sources import list_sources, load_pieces, usable_pieces
+    from pianogen_hf.data.pieces import load_pieces, usable_pieces
+    from pianogen_hf.data.sources.listing import list_sources
     from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer
 
     disable_progress_bars()
@@ -109,7 +110,8 @@ def batches(folder: str, num_files: int | None) -> Iterator[tuple[str, float]]:
     from pianogen_hf.data.augment import Augmentation
     from pianogen_hf.data.chunks import build_chunks
     from pianogen_hf.data.lazy import LazyChunks
-    from pianogen_hf.data.sources import list_sources, load_pieces, usable_pieces
+    from pianogen_hf.data.pieces import load_pieces, usable_pieces
+    from pianogen_hf.data.sources.listing import list_sources
     from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
     from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM
     from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer

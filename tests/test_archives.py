@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pianogen_hf as pg
-from pianogen_hf.data import archives
-from pianogen_hf.data.archives import ArchiveError, archive_rows, row_names
-from pianogen_hf.data.folders import DataError
-from pianogen_hf.data.listing import list_pieces
-from pianogen_hf.data.sources import load_pieces, reading_report
+from pianogen_hf.data.pieces import load_pieces, reading_report
+from pianogen_hf.data.sources import archives
+from pianogen_hf.data.sources.archives import ArchiveError, archive_rows, row_names
+from pianogen_hf.data.sources.listing import list_pieces
+from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
 
 

@@ -6,15 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TrainingArguments
 
+from pianogen_hf.errors import ArgumentError
 from pianogen_hf.training import arguments
-from pianogen_hf.training.arguments import (
-    ArgumentError,
-    has_fast_bf16,
-    make_parser,
-    parse_arguments,
-    read_yaml,
-    without_token,
-)
+from pianogen_hf.training.arguments import has_fast_bf16, make_parser, parse_arguments, read_yaml, without_token
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pianogen_hf.errors import FileError
 from pianogen_hf.rendering import audio
 from pianogen_hf.rendering.audio import AudioError, save_wav
-from pianogen_hf.tokenizers.midi import MidiError
 from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, TEMPO_DTYPE, Notes
 
 needs_renderer = pytest.mark.skipif(
@@ -149,7 +149,7 @@ def test_equal_input_gives_equal_bytes_and_the_path(tmp_path):
 @needs_renderer
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(MidiError, match="file"):
+    with pytest.raises(FileError, match="file"):
         save_wav(Notes.from_seconds([0], [0.1], [60]), tmp_path / "file" / "sound.wav")
 
 

@@ -4,10 +4,11 @@ import pytest
 from models_and_tokenizers import CAUSAL_MODELS, some_notes, tiny_model
 
 import pianogen_hf as pg
-from pianogen_hf.audit_command import main
+from pianogen_hf.commands.audit import main
 from pianogen_hf.data.families import join_families
 from pianogen_hf.data.manifest import split_manifest, write_manifest
-from pianogen_hf.data.sources import list_pieces, load_pieces
+from pianogen_hf.data.pieces import load_pieces
+from pianogen_hf.data.sources.listing import list_pieces
 
 NAMES = [f"{number}.mid" for number in range(8)]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pianogen_hf.data.augment import Augmentation, louder, stretched
-from pianogen_hf.data.sources import DataError
+from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.notes import TEMPO_DTYPE, Notes
 from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer
 from pianogen_hf.tokenizers.tokenization_remi import RemiTokenizer

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from pianogen_hf.data import bach
-from pianogen_hf.data.bach import SIDES, BachError, list_bach, read_bach
+from pianogen_hf.data.sides import SIDES
+from pianogen_hf.data.sources import bach
+from pianogen_hf.data.sources.bach import BachError, list_bach, read_bach
 
 EVERY_KIND = ("chorale", "ensemble", "keyboard")
 EVERY_SIDE = (*SIDES, "drop")

@@ -10,15 +10,15 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from transformers import AutoTokenizer
 
 import pianogen_hf as pg
+from pianogen_hf.commands.data import main
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.built import read_pieces
 from pianogen_hf.data.checks import Finding, pairs_across, shared_families, table
 from pianogen_hf.data.chunks import build_chunks
 from pianogen_hf.data.families import fingerprint
 from pianogen_hf.data.manifest import read_manifest, split_manifest, write_manifest
+from pianogen_hf.data.pieces import PIECE_FEATURES, content_hash
 from pianogen_hf.data.provenance import Provenance
-from pianogen_hf.data.sources import PIECE_FEATURES, content_hash
-from pianogen_hf.data_command import main
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, read_midi
 
 NUM_PIECES = 16

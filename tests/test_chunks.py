@@ -18,7 +18,7 @@ from models_and_tokenizers import TOKENIZERS
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.caching import fingerprint_of
 from pianogen_hf.data.chunks import _TokenizeBatch, build_chunks, chunk_features, notes_of, tokenizer_key
-from pianogen_hf.data.sources import DataError
+from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
 from pianogen_hf.tokenizers.notes import Notes

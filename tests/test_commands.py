@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import pianogen_hf as pg
-from pianogen_hf import commands
-from pianogen_hf.command_line import recorded
-from pianogen_hf.commands import main
+from pianogen_hf.commands import main, pianogen
+from pianogen_hf.records import recorded
 
 
 def tune(count: int = 12, **columns) -> pg.Notes:
@@ -140,8 +139,8 @@ def test_roundtrip_of_nothing_usable_is_refused(tmp_path, folder, capsys):
     assert "holds no MIDI files" in refused(["roundtrip", str(tmp_path / "empty")], capsys)
     (tmp_path / "empty" / "a.mid").write_text("no music")
     assert "no file in" in refused(["roundtrip", str(tmp_path / "empty")], capsys)
-    assert "--max_files must be at least 1" in refused(["roundtrip", str(folder), "--max_files", "0"], capsys)
-    assert "invalid int value" in refused(["roundtrip", str(folder), "--max_files", "x"], capsys)
+    assert "at least 1, got '0'" in refused(["roundtrip", str(folder), "--max_files", "0"], capsys)
+    assert "at least 1, got 'x'" in refused(["roundtrip", str(folder), "--max_files", "x"], capsys)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +165,6 @@ def test_an_interrupt_while_a_command_is_loaded_is_one_line(monkeypatch, capsys)
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "import_module", interrupted)
+    monkeypatch.setattr(pianogen, "import_module", interrupted)
     assert main(["audit"]) == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -6,10 +6,10 @@ import pytest
 from datasets import Dataset
 
 import pianogen_hf as pg
-from pianogen_hf.compare_report import write_report
 from pianogen_hf.evaluation.compare import comparison_tables, ranked, ranking
 from pianogen_hf.evaluation.learning_curves import loss_curve
 from pianogen_hf.evaluation.tables import markdown, number
+from pianogen_hf.workflows.compare.report import write_report
 
 NOTES = [10, 20, 30, 40]
 

@@ -15,10 +15,10 @@ import yaml
 from tqdm import tqdm
 
 from pianogen_hf.commands import main
-from pianogen_hf.compare_job import Budget, Job
-from pianogen_hf.compare_run import _Progress
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.training.arguments import parse_arguments, parse_stages
+from pianogen_hf.workflows.compare.job import Budget, Job
+from pianogen_hf.workflows.compare.runner import _Progress
 
 ROOT = Path(__file__).parents[1]
 TINY = {"num_hidden_layers": 1, "num_attention_heads": 2}
@@ -137,7 +137,7 @@ def job_of(**changes):
         "own_sizes": {}, "parameters": {}, "encoder": "", "vocab_size": 1, "tokens_per_note": 2.0, "train_notes": 100,
         "budget": {"seconds": None, "tokens": 20_000}, "evaluations": 4, "split": "",
     }  # fmt: skip
-    from pianogen_hf.compare_job import Phase
+    from pianogen_hf.workflows.compare.job import Phase
 
     return Job(**{**values, **changes, "phases": [Phase(**{**phase, **each}) for each in phases]})
 

@@ -11,10 +11,10 @@ from accelerate.commands.launch import launch_command_parser
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 import pianogen_hf
-from pianogen_hf.prepare import new_tokenizer
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.train_model import make_model
 from pianogen_hf.training.arguments import parse_stages
+from pianogen_hf.workflows.examples import new_tokenizer
+from pianogen_hf.workflows.model_to_train import make_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))

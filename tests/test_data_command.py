@@ -8,9 +8,9 @@ import pytest
 from datasets import load_from_disk
 
 import pianogen_hf as pg
+from pianogen_hf.commands.data import main
 from pianogen_hf.data import built
 from pianogen_hf.data.manifest import read_manifest
-from pianogen_hf.data_command import main
 
 
 def write_pieces(folder, numbers):

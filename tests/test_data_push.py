@@ -16,11 +16,12 @@ from hub_server import HubServer
 from huggingface_hub import constants
 
 import pianogen_hf as pg
-from pianogen_hf.data.folders import DataError
-from pianogen_hf.data.hub_source import list_hub, midi_column, official_sides
+from pianogen_hf.commands.data import main
 from pianogen_hf.data.manifest import read_manifest
-from pianogen_hf.data.sources import content_hash, list_sources, load_pieces
-from pianogen_hf.data_command import main
+from pianogen_hf.data.pieces import content_hash, load_pieces
+from pianogen_hf.data.sources.hub import list_hub, midi_column, official_sides
+from pianogen_hf.data.sources.listing import list_sources
+from pianogen_hf.errors import DataError
 from pianogen_hf.publishing.data_digest import digest
 
 ROOT = Path(pg.__file__).parents[1]

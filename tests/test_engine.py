@@ -22,11 +22,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from pianogen_hf.export_command import check_greedy, main, total_nats
+from pianogen_hf.commands.export import main
 from pianogen_hf.generation.constraints import GrammarLogitsProcessor
 from pianogen_hf.generation.continuation import Length, continue_notes
-from pianogen_hf.generation.engine import Decoder, EngineError, OnnxEngine, cache_scales, draw
-from pianogen_hf.generation.onnx_graph import ExportError, _quantized, build_graph
+from pianogen_hf.generation.onnx.checks import check_greedy, total_nats
+from pianogen_hf.generation.onnx.engine import Decoder, EngineError, OnnxEngine, cache_scales, draw
+from pianogen_hf.generation.onnx.graph import ExportError, _quantized, build_graph
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM
 from pianogen_hf.tokenizers.tokenization_jsb import JSBTokenizer

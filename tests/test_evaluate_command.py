@@ -11,15 +11,16 @@ from models_and_tokenizers import some_notes, tiny_model
 from transformers import set_seed
 
 import pianogen_hf as pg
-from pianogen_hf import evaluate_run
+from pianogen_hf.commands.evaluate import main
 from pianogen_hf.data.families import join_families
 from pianogen_hf.data.manifest import split_manifest, write_manifest
-from pianogen_hf.data.sources import list_pieces, load_pieces
-from pianogen_hf.evaluate_command import main
+from pianogen_hf.data.pieces import load_pieces
+from pianogen_hf.data.sources.listing import list_pieces
 from pianogen_hf.evaluation.distributions import densities
 from pianogen_hf.evaluation.likelihood import piece_likelihood
 from pianogen_hf.evaluation.quantisation import on_common_grid, shares
 from pianogen_hf.rendering.evaluation_plot import FeaturePlot, save_bits_plot, save_features_plot
+from pianogen_hf.workflows import measure
 
 SIDES = ["train"] * 5 + ["validation"] * 3 + ["test"]
 SMALL = ("--num_samples", "2", "--notes", "12", "--window", "64")
@@ -89,7 +90,7 @@ def test_a_second_run_measures_and_generates_nothing(trained, whole, monkeypatch
 
     before = json.loads((whole / "metrics.json").read_text())
     for name in ("piece_likelihood", "continue_notes", "piece_metrics", "round_trip", "copy_report"):
-        monkeypatch.setattr(evaluate_run, name, never)
+        monkeypatch.setattr(measure, name, never)
     assert run(trained, output=whole) == 0
     after = json.loads((whole / "metrics.json").read_text())
     assert after["evaluation"]["validation"]["likelihood"] == before["evaluation"]["validation"]["likelihood"]
@@ -98,7 +99,7 @@ def test_a_second_run_measures_and_generates_nothing(trained, whole, monkeypatch
 
 
 def test_an_interrupted_run_goes_on_with_the_pieces_it_had(trained, tmp_path, monkeypatch, capsys):
-    real, seeds = evaluate_run.continue_notes, []
+    real, seeds = measure.continue_notes, []
 
     def interrupted(*args, seed, **kwargs):
         seeds.append(seed)
@@ -106,7 +107,7 @@ def test_an_interrupted_run_goes_on_with_the_pieces_it_had(trained, tmp_path, mo
             raise KeyboardInterrupt
         return real(*args, seed=seed, **kwargs)
 
-    monkeypatch.setattr(evaluate_run, "continue_notes", interrupted)
+    monkeypatch.setattr(measure, "continue_notes", interrupted)
     assert run(trained, "--only", "statistics", output=tmp_path) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("interrupted")
     assert not (tmp_path / "metrics.json").exists()

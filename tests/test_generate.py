@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 import pianogen_hf as pg
-from pianogen_hf.generate import main
+from pianogen_hf.commands.generate import main
 
 HAS_AUDIO = all(importlib.util.find_spec(name) for name in ("midirenderer", "pretty_midi"))
 
@@ -85,7 +85,7 @@ def test_the_bar_rises_to_all_of_it(model_dir, monkeypatch):
             super().update(n)
             shares.append(self.n)
 
-    monkeypatch.setattr("pianogen_hf.generate_run.tqdm", Bar)
+    monkeypatch.setattr("pianogen_hf.workflows.generate.tqdm", Bar)
     assert run("--model", model_dir, "--seconds", 8, "--num_samples", 3) == 0
     assert shares == sorted(shares) and shares[-1] == pytest.approx(100) and len(set(shares)) > 2
 
@@ -302,7 +302,7 @@ def test_stock_models_with_a_tokenizer_of_music_generate(tmp_path):
 
 
 def test_sound_without_its_packages_is_refused_before_any_work(model_dir, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr("pianogen_hf.generate.find_spec", lambda name: None)
+    monkeypatch.setattr("pianogen_hf.commands.generate.find_spec", lambda name: None)
     assert_refused(capfd, tmp_path, ["--model", model_dir, "--notes", 3, "--wav"], 'pip install "pianogen_hf[audio]"')
 
 
@@ -310,6 +310,6 @@ def test_an_interrupt_writes_nothing(model_dir, tmp_path, capfd, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pianogen_hf.generate_run.continue_notes", interrupted)
+    monkeypatch.setattr("pianogen_hf.workflows.generate.continue_notes", interrupted)
     assert run("--model", model_dir, "--notes", 3) == 130
     assert "nothing was written" in capfd.readouterr().err and written(tmp_path) == set()

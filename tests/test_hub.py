@@ -20,12 +20,12 @@ STEPS = r"""
 import json, os, shutil, sys, urllib.request
 from pathlib import Path
 from huggingface_hub import constants
-from pianogen_hf.hub_models import model_file, model_folder, refuse_pickle
-from pianogen_hf.prepare import provenance_of
-from pianogen_hf.loading import load_tokenizer
-from pianogen_hf.publishing.hub import Destination
-from pianogen_hf.publishing.hub_errors import limit_waiting
-from pianogen_hf.publishing.model_files import select_files
+from pianogen_hf.hub.models import model_file, model_folder, refuse_pickle
+from pianogen_hf.workflows.split import provenance_of
+from pianogen_hf.workflows.loading import load_tokenizer
+from pianogen_hf.hub.destination import Destination
+from pianogen_hf.hub.errors import limit_waiting
+from pianogen_hf.publishing.model_files import is_part, select_files
 
 limit_waiting(1)
 seen = {}
@@ -36,7 +36,7 @@ def fault(step, **what):
 
 def push(repo, folder=sys.argv[1], message="one", **options):
     try:
-        pushed = Destination(repo, **options).push(select_files(folder, repo).uploads, message)
+        pushed = Destination(repo, **options).push(select_files(folder, repo).uploads, message, is_part)
         return [pushed.summary, len(pushed.changed), list(pushed.removed), pushed.revision]
     except ValueError as error:
         return str(error)
@@ -210,7 +210,7 @@ def test_what_a_model_was_trained_on_is_known_by_its_name_on_the_hub(seen):
 )
 def test_offline_the_cache_serves_and_what_it_lacks_is_told(hub, home, seen, setting):
     code = r"""
-from pianogen_hf.hub_models import model_folder
+from pianogen_hf.hub.models import model_folder
 for name, revision in (("somebody/v7", None), ("somebody/v7", "v1"), ("somebody/v7", "v9"), ("somebody/none", None)):
     try:
         print(model_folder(name, revision).name)
@@ -269,9 +269,9 @@ def test_a_model_that_is_another_on_the_hub_is_found_out(hub, home, tmp_path):
     code = r"""
 import sys
 from pathlib import Path
-from pianogen_hf.publishing.checking import check_pushed
-from pianogen_hf.publishing.hub import Pushed
-from pianogen_hf.publishing.model_files import select_files
+from pianogen_hf.publishing.model_reload import check_pushed
+from pianogen_hf.hub.destination import Pushed
+from pianogen_hf.publishing.model_files import is_part, select_files
 folder = Path(sys.argv[1])
 try:
     print(check_pushed(folder, select_files(folder), Pushed("somebody/v7", "v1", "", "")))

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pianogen_hf.data import keys
-from pianogen_hf.data.bach import list_bach, read_bach
 from pianogen_hf.data.keys import find_key, normalized_keys, to_c_major
-from pianogen_hf.data.sources import DataError
+from pianogen_hf.data.sources.bach import list_bach, read_bach
+from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, read_midi
 from pianogen_hf.tokenizers.notes import Notes
 

@@ -12,9 +12,10 @@ from datasets import Dataset, DatasetDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pianogen_hf.data import listing
-from pianogen_hf.data.folders import DataError, PieceFile
-from pianogen_hf.data.listing import list_pieces, list_sources
+from pianogen_hf.data.sources import listing
+from pianogen_hf.data.sources.folder import PieceFile
+from pianogen_hf.data.sources.listing import list_pieces, list_sources
+from pianogen_hf.errors import DataError
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -266,7 +267,7 @@ def test_bach_has_families_and_official_sides():
 
 
 def test_without_music21_bach_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("pianogen_hf.data.bach.find_spec", lambda name: None)
+    monkeypatch.setattr("pianogen_hf.data.sources.bach.find_spec", lambda name: None)
     assert "pip install music21" in refused("bach")
 
 

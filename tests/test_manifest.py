@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pianogen_hf.data.manifest import FORMAT, read_manifest, side_of, sides_by_content, split_manifest, write_manifest
-from pianogen_hf.data.sources import DataError
-from pianogen_hf.data.splits import SIDES
+from pianogen_hf.data.sides import SIDES
+from pianogen_hf.errors import DataError
 
 PARAMETERS = {"split_seed": 0, "source": ["folder"], "fractions": {"test": 0.1}}
 ROWS = [("midi/0.mid", "b", "c0"), ("midi/1.mid", "a", "c1"), ("midi/2.mid", "b", "c2"), ("bach/3", "c", "c3")]

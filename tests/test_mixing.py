@@ -13,7 +13,7 @@ from test_train import SIZES, cache_dir, midi_folder, one_line_error, options, r
 from test_train import write_pieces as write_pieces
 from torch import testing
 
-from pianogen_hf.train import main
+from pianogen_hf.commands.train import main
 from pianogen_hf.training.mixing import MixtureSampler
 
 __all__ = ["cache_dir", "midi_folder", "options", "run_two"]  # fixtures

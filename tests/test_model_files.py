@@ -9,8 +9,9 @@ import pytest
 from models_and_tokenizers import CAUSAL_MODELS, TOKENIZERS, tiny_model
 
 import pianogen_hf as pg
+from pianogen_hf.hub.models import pickle_fault
 from pianogen_hf.publishing.model_card import write_card
-from pianogen_hf.publishing.model_files import FolderError, is_part, pickle_fault, select_files
+from pianogen_hf.publishing.model_files import FolderError, is_part, select_files
 
 _UP = (
     "LICENSE README.md card_text.md config.json generation_config.json helper_of_mine.py metrics.json "

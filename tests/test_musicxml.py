@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pianogen_hf.data.musicxml import MusicXMLError, read_musicxml
+from pianogen_hf.data.sources.musicxml import MusicXMLError, read_musicxml
 
 CONTAINER = '<container><rootfiles><rootfile full-path="score.xml"/></rootfiles></container>'
 

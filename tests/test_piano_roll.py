@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pianogen_hf.errors import FileError
 from pianogen_hf.rendering.piano_roll import save_piano_roll
-from pianogen_hf.tokenizers.midi import MidiError
 from pianogen_hf.tokenizers.notes import Notes
 
 EMPTY = Notes.from_seconds([], [], [], [])
@@ -220,5 +220,5 @@ def test_pyplot_is_not_touched(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(MidiError, match="file"):
+    with pytest.raises(FileError, match="file"):
         save_piano_roll(EMPTY, tmp_path / "file" / "roll.png")

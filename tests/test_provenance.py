@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 import pianogen_hf
 from pianogen_hf.data import provenance as module
 from pianogen_hf.data.families import fingerprint
+from pianogen_hf.data.pieces import content_hash
 from pianogen_hf.data.provenance import Overlap, Provenance, TrainedPiece, refusal
-from pianogen_hf.data.sources import DataError, content_hash
+from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, read_midi
 from pianogen_hf.tokenizers.notes import Notes
 

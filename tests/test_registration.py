@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from pianogen_hf.commands import _MODULES
+from pianogen_hf.commands.pianogen import COMMANDS
 
-HELP = [[], *([name] for name in (*_MODULES, "scores", "roundtrip") if name != "train")]  # train's lists the Trainer's
+HELP = [[], *([name] for name in COMMANDS if name != "train")]  # train's lists the Trainer's
 LOADS = """
 config = transformers.AutoConfig.from_pretrained(pianogen_hf.BUNDLED_MODEL)
 model = transformers.AutoModelForCausalLM.from_config(config)

@@ -21,8 +21,8 @@ import pytest
 from models_and_tokenizers import some_notes
 
 import pianogen_hf as pg
-from pianogen_hf.publishing import space_folder
-from pianogen_hf.publishing.space_folder import GRADIO_VERSION
+from pianogen_hf.apps.space import folder as space_folder
+from pianogen_hf.apps.space.folder import GRADIO_VERSION
 
 gradio = pytest.importorskip("gradio", reason='gradio is not installed: pip install "pianogen_hf[space]"')
 if any(importlib.util.find_spec(name) is None for name in ("midirenderer", "pretty_midi")):

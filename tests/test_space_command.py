@@ -62,7 +62,7 @@ def test_a_page_is_pushed_without_what_else_lies_in_the_folder(tmp_path):
     with HubServer() as hub:
         environment = hub.environment(tmp_path / "home", token="hf_writer")
         options = ["--output", str(tmp_path / "page"), "--overwrite", "--push", "pianogen/page"]
-        command = [sys.executable, "-m", "pianogen_hf.space_command", *options]
+        command = [sys.executable, "-c", "from pianogen_hf.commands import main; main()", "space", *options]
         run = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "0", **environment}, capture_output=True)
         assert run.returncode == 0, run.stderr
         names = set(hub.files("pianogen/page", type="space"))

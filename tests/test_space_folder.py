@@ -14,11 +14,11 @@ from huggingface_hub import SpaceCard
 from models_and_tokenizers import TOKENIZERS, some_notes, tiny_model
 
 import pianogen_hf as pg
+from pianogen_hf.apps.space import folder as space_folder
+from pianogen_hf.apps.space.folder import GRADIO_VERSION, SpaceError, push_space
 from pianogen_hf.generation.continuation import Length, continue_notes
-from pianogen_hf.loading import load_model
-from pianogen_hf.publishing import space_folder
-from pianogen_hf.publishing.hub_errors import HubError
-from pianogen_hf.publishing.space_folder import GRADIO_VERSION, SpaceError, push_space
+from pianogen_hf.hub.errors import HubError
+from pianogen_hf.workflows.loading import load_model
 
 write_space = partial(space_folder.write_space, version=pg.__version__)
 PROJECT = Path(pg.__file__).parent.parent / "pyproject.toml"
@@ -106,7 +106,7 @@ import sys
 sys.modules.update(dict.fromkeys(["accelerate", "datasets", "evaluate", "tensorboard", "music21", "onnxruntime"]))
 import pianogen_hf
 from pianogen_hf.generation.continuation import Length, continue_notes
-from pianogen_hf.loading import load_model
+from pianogen_hf.workflows.loading import load_model
 from pianogen_hf.rendering import audio, piano_roll
 (result,) = continue_notes(*load_model("model"), Length(notes=4), seed=1, do_sample=True)
 piano_roll.save_piano_roll(result.notes, "a.png")

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pianogen_hf.data.manifest import sides_by_content, split_manifest
-from pianogen_hf.data.sources import DataError
-from pianogen_hf.data.splits import SIDES, assign_sides, limited_sides
+from pianogen_hf.data.sides import SIDES
+from pianogen_hf.data.splits import assign_sides, limited_sides
+from pianogen_hf.errors import DataError
 
 FRACTIONS = st.integers(5, 30).map(lambda hundredths: hundredths / 100)
 

@@ -22,11 +22,12 @@ from test_train import (
     write_pieces,
 )
 
+from pianogen_hf.commands.data import main as data_command
+from pianogen_hf.commands.train import main
 from pianogen_hf.data.manifest import split_manifest, write_manifest
-from pianogen_hf.data_command import main as data_command
-from pianogen_hf.prepare import _earlier_sides
-from pianogen_hf.train import main
-from pianogen_hf.training.arguments import ArgumentError, parse_arguments, parse_stages
+from pianogen_hf.errors import ArgumentError
+from pianogen_hf.training.arguments import parse_arguments, parse_stages
+from pianogen_hf.workflows.split import _earlier_sides
 
 __all__ = ["cache_dir", "midi_folder", "options", "run_two"]  # fixtures
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

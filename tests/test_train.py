@@ -25,9 +25,9 @@ from transformers import (
 )
 
 import pianogen_hf
-from pianogen_hf.train import main
-from pianogen_hf.train_end import scores_table
-from pianogen_hf.training.arguments import ArgumentError
+from pianogen_hf.commands.train import main
+from pianogen_hf.errors import ArgumentError
+from pianogen_hf.workflows.train_end import scores_table
 
 ROOT = Path(__file__).parents[1]
 ODD_HEADS = '{"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 4, "num_key_value_heads": 3}'
@@ -486,7 +486,7 @@ def test_ctrl_c_before_training_is_one_line(options, tmp_path, capsys, monkeypat
     def stopped(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pianogen_hf.prepare.load_pieces", stopped)
+    monkeypatch.setattr("pianogen_hf.workflows.split.load_pieces", stopped)
     assert main(options(tmp_path / "model")) == 130
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pianogen_hf.data.folders import DataError
+from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.notes import Notes
 
 _MAX_US_PER_QUARTER = 2**24 - 1  # three bytes in a MIDI file

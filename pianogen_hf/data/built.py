@@ -18,9 +18,9 @@ from typing import Any
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from pianogen_hf.data.folders import DataError
 from pianogen_hf.data.manifest import write_manifest
-from pianogen_hf.data.splits import SIDES
+from pianogen_hf.data.sides import SIDES
+from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
 _OWN = {"pieces", "chunks", "tokenizer", "split.json", "reading_report.json"}

@@ -17,8 +17,8 @@ from datasets import Dataset
 from datasets.utils import tqdm  # silent where the bars of datasets are
 
 from pianogen_hf.data.families import fingerprint, related_pairs
-from pianogen_hf.data.sources import content_hash
-from pianogen_hf.data.splits import SIDES
+from pianogen_hf.data.pieces import content_hash
+from pianogen_hf.data.sides import SIDES
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder

@@ -14,8 +14,8 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.caching import cached_map, fingerprint_of
-from pianogen_hf.data.folders import DataError
-from pianogen_hf.data.splits import SIDES
+from pianogen_hf.data.sides import SIDES
+from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -60,7 +60,7 @@ def build_chunks(
     No chunk crosses a piece unless `packing` says so.
 
     Args:
-        pieces: usable pieces (see `sources.py`).
+        pieces: usable pieces (see `pieces.py`).
         sides: one of `SIDES` per piece; pieces with any other are left out.
         tokenizer: a fitted tokenizer, or a feature extractor; its class and settings are part of the cache's name.
         chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row.

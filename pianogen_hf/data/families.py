@@ -31,7 +31,7 @@ from datasets import Dataset
 from datasets.utils import tqdm  # silent where the bars of datasets are
 from numpy.lib.stride_tricks import sliding_window_view
 
-from pianogen_hf.tokenizers.midi import write_whole
+from pianogen_hf.tokenizers.files import write_whole
 from pianogen_hf.tokenizers.notes import Notes, stable_order
 
 # Of 1,645 pairs known to be one work all but two reach 5 places and a share of 0.039 (0.033 for one noisy recording).

@@ -19,7 +19,7 @@ import numpy as np
 from datasets import Dataset
 
 from pianogen_hf.data.caching import cached_map, fingerprint_of
-from pianogen_hf.data.folders import DataError
+from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, read_midi
 from pianogen_hf.tokenizers.notes import Notes
 
@@ -71,7 +71,7 @@ def normalized_keys(pieces: Dataset, cache_dir: str | os.PathLike, num_proc: int
     """The pieces with the music in `midi` in C major or A minor, and all other columns as they are; cached on disk.
 
     Args:
-        pieces: usable pieces (see `sources.py`).
+        pieces: usable pieces (see `pieces.py`).
         cache_dir: where the result lies afterwards.
         num_proc: processes to work with.
 

@@ -33,7 +33,7 @@ class LazyChunks(torch.utils.data.Dataset):
     The epoch lies in memory shared with the workers of a data loader, which may live for many epochs.
 
     Args:
-        pieces: usable pieces (see `sources.py`).
+        pieces: usable pieces (see `pieces.py`).
         rows: indices of the train pieces.
         tokenizer: a fitted tokenizer, or a feature extractor.
         chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row.

@@ -15,9 +15,9 @@ from typing import Any
 from datasets import Dataset
 
 from pianogen_hf.data.sealed import hash_of, text_of
-from pianogen_hf.data.sources import DataError
-from pianogen_hf.data.splits import SIDES
-from pianogen_hf.tokenizers.midi import write_whole
+from pianogen_hf.data.sides import SIDES
+from pianogen_hf.errors import DataError
+from pianogen_hf.tokenizers.files import write_whole
 
 FORMAT = 1  # raised when the form changes
 COLUMNS = ["side", "family", "content"]
@@ -72,7 +72,7 @@ def write_manifest(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
     """Write it whole or not at all, with sorted keys and a line for each piece, so that two can be compared by line.
 
     Raises:
-        MidiError: if the folder can't be written to.
+        FileError: if the folder can't be written to.
     """
     write_whole(path, text_of(manifest, _FLAT))
 

@@ -16,7 +16,7 @@ from datasets import Dataset
 
 from pianogen_hf.data.families import related_pairs, stored_fingerprints
 from pianogen_hf.data.provenance_files import find_files, read_files, write_files
-from pianogen_hf.data.sources import DataError
+from pianogen_hf.errors import DataError
 
 _BLOCK = 1000  # trained pieces compared in one go, or as many as are evaluated: the time grows with their number only
 _MAX_NAMED = 20  # pieces that a refusal names
@@ -124,7 +124,7 @@ class Provenance:
         """Write it into a folder, which is made if need be.
 
         Raises:
-            MidiError: if the folder can't be written to.
+            FileError: if the folder can't be written to.
         """
         rows = sorted(self.trained_on.items())
         content = {

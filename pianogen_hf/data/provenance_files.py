@@ -22,8 +22,8 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from pianogen_hf.data.sealed import hash_of, text_of
-from pianogen_hf.data.sources import DataError
-from pianogen_hf.tokenizers.midi import write_whole
+from pianogen_hf.errors import DataError
+from pianogen_hf.tokenizers.files import write_whole
 
 JSON_NAME = "provenance.json"
 ARRAYS_NAME = "provenance.safetensors"
@@ -39,7 +39,7 @@ def write_files(folder: str | os.PathLike, content: Mapping[str, Any], fingerpri
         fingerprints: in the order of the sorted names in `trained_on`, each uint64, shape (1 + num_grams,).
 
     Raises:
-        MidiError: if the folder can't be written to.
+        FileError: if the folder can't be written to.
     """
     lengths = np.array([len(each) for each in fingerprints], dtype=np.int64)
     joined = np.concatenate([np.empty(0, dtype=np.uint64), *fingerprints])

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from datasets import Dataset
 
-from pianogen_hf.data.bach import SIDES
-from pianogen_hf.data.sources import DataError
+from pianogen_hf.data.sides import SIDES
+from pianogen_hf.errors import DataError
 
 
 def assign_sides(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pianogen_hf.errors import PianogenError
 from pianogen_hf.evaluation.scorers import END, Totals, Window, cut, scorer_of
 from pianogen_hf.tokenizers.notes import Notes
 
@@ -28,7 +29,7 @@ LENGTH = "length"  # the kind of the bits that tell how many ids a piece has
 _VECTORS = ("bits", "notes", "seconds", "predictions", "right", "guesses")  # what there is one of per piece
 
 
-class LikelihoodError(ValueError):
+class LikelihoodError(PianogenError):
     """Pieces that can't be measured; the message is one line that says why."""
 
 

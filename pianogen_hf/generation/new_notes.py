@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pianogen_hf.errors import PianogenError
 from pianogen_hf.tokenizers.midi import MAX_TICK
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -15,7 +16,7 @@ from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 _SLACK = {"second": 0.1, "beat": 0.25}
 
 
-class GenerationError(ValueError):
+class GenerationError(PianogenError):
     """Music can't be generated as asked; the message is one line that says what to do."""
 
 

@@ -19,7 +19,7 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from pianogen_hf.models.carried_code import CarriesCode, auto_map, code_files, reference
 from pianogen_hf.publishing.card_facts import CardError, read_json
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
-from pianogen_hf.tokenizers.midi import write_whole
+from pianogen_hf.tokenizers.files import write_whole
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
 
@@ -37,7 +37,7 @@ def add_code(folder: str | os.PathLike) -> list[str]:
 
     Raises:
         CardError: if the folder holds no model, or one of the files can't be read.
-        MidiError: if the folder can't be written to.
+        FileError: if the folder can't be written to.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from pianogen_hf.errors import PianogenError
 from pianogen_hf.publishing.evaluation_facts import evaluation_facts
 from pianogen_hf.publishing.words import NOT_MEASURED, NOT_RECORDED, code, digits, fixed, number
 
@@ -25,7 +26,7 @@ _KNOWN = {
 _NON_COMMERCIAL = {"maestro"}
 
 
-class CardError(ValueError):
+class CardError(PianogenError):
     """No card can be made of this folder or text; the message is one line that says why."""
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from pianogen_hf.publishing.model_files import ACCESS_TOKEN, FolderError, Upload
+from pianogen_hf.hub.destination import Upload
+from pianogen_hf.publishing.model_files import ACCESS_TOKEN, FolderError
 
 PIECE_COLUMNS = (
     *("piece_id", "source", "family_id", "official_split", "midi"),

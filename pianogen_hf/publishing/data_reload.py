@@ -13,9 +13,9 @@ from typing import Any
 import huggingface_hub
 from datasets import Dataset
 
+from pianogen_hf.hub.destination import Pushed
+from pianogen_hf.hub.errors import HubError
 from pianogen_hf.publishing import data_digest
-from pianogen_hf.publishing.hub import Pushed
-from pianogen_hf.publishing.hub_errors import HubError
 
 _SECONDS = 6 * 3600.0
 # Where files of the Hub would be found already, and where this package would be found.

@@ -33,7 +33,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from pianogen_hf.publishing.card_facts import CardError, ModelFolder, card_facts, describe
 from pianogen_hf.publishing.words import NOT_RECORDED, number
-from pianogen_hf.tokenizers.midi import write_whole
+from pianogen_hf.tokenizers.files import write_whole
 
 TEXT_FILE = "card_text.md"
 _TAGS = ("music", "midi", "piano", "symbolic-music", "pianogen_hf")
@@ -55,7 +55,7 @@ def write_card(folder: str | os.PathLike, text: str | None = None) -> None:
 
     Raises:
         CardError: if the folder holds no model, or a file in it or the text can't be read.
-        MidiError: if the folder can't be written to.
+        FileError: if the folder can't be written to.
     """
     card = render_card(folder, text)
     if text is not None:

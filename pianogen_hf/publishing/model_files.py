@@ -17,9 +17,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from pianogen_hf.errors import PianogenError
+from pianogen_hf.hub.destination import Upload
+from pianogen_hf.hub.models import TRAINING_STATE, WEIGHTS, pickle_fault
 from pianogen_hf.publishing.model_card import CardError, render_card
 
-WEIGHTS = r"model(-\d{5}-of-\d{5})?\.safetensors"
 INDEX = "model.safetensors.index.json"
 # What belongs to the weights and would be wrong beside others: taken from the Hub when the folder no longer has it.
 _PARTS = re.compile(
@@ -47,29 +49,11 @@ _DATA = (
     ".zip",
     ".gz",
 )
-_STATE = re.compile(
-    r"(optimizer|scheduler|scaler|rng_state|training_args|trainer_state|reading_report)\b.*|rng_state.*"
-)
 ACCESS_TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 
 
-class FolderError(ValueError):
+class FolderError(PianogenError):
     """A folder that can't be pushed; the message is one line that says what to do."""
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One file that goes up.
-
-    Attributes:
-        path: where in the repository.
-        source: the local file, or its content.
-        size: in bytes.
-    """
-
-    path: str
-    source: Path | bytes
-    size: int
 
 
 @dataclass(frozen=True)
@@ -145,24 +129,6 @@ def check_weights(folder: Path) -> None:
             raise FolderError(f"{folder / name} is not whole: {' '.join(str(error).split())[:100]}") from error
 
 
-def pickle_fault(name: str, files: list[str]) -> str | None:
-    """What to say of a model whose weights are pickle alone; None if they are not.
-
-    Args:
-        name: the model, as the user calls it.
-        files: its files.
-    """
-    pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-    weights = [file for file in pickles if not _STATE.fullmatch(file)]
-    if not weights or any(re.fullmatch(WEIGHTS, file) for file in files):
-        return None
-    return (
-        f"{name} holds its weights only as {weights[0]}, with no model.safetensors: pickle can run any code when it is "
-        'opened, and is never opened here. If you trust it, convert it once: python -c "from transformers import '
-        f"AutoModelForCausalLM as M; M.from_pretrained('{name}', use_safetensors=False).save_pretrained('converted')\""
-    )
-
-
 def _walk(folder: Path, carried: set[str]) -> Iterator[tuple[str, str]]:
     """Every file with the reason why it stays behind, "" if it goes up."""
     for root, folders, files in os.walk(folder):
@@ -198,7 +164,7 @@ def _why_not_folder(path: Path) -> str:
 def _why_not(path: str) -> str:
     """Why a file stays behind, in a few words."""
     name = path.rsplit("/", 1)[-1]
-    if _STATE.fullmatch(name):
+    if TRAINING_STATE.fullmatch(name):
         return "a record or state of the training"
     if name.startswith("."):
         return "hidden, or a cache"

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, write_whole
+from pianogen_hf.errors import PianogenError
+from pianogen_hf.tokenizers.files import write_whole
+from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
 from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, Notes
 
 MAX_SEC = 2 * 3600  # the whole piece is held in memory, at most about 5 GB of it
@@ -26,7 +28,7 @@ _PEAK = 10 ** (-1 / 20)  # of full scale: the usual headroom of 1 dB
 _FULL_SCALE = 32767
 
 
-class AudioError(RuntimeError):
+class AudioError(PianogenError):
     """Notes that can't be made audible, or a missing package; the message says which."""
 
 
@@ -46,7 +48,7 @@ def save_wav(notes: Notes, path: str | os.PathLike) -> Path:
 
     Raises:
         AudioError: without notes, if the piece is too long, or if a package is missing.
-        MidiError: if the file can't be written.
+        FileError: if the file can't be written.
     """
     if not len(notes):
         raise AudioError("no notes to render")

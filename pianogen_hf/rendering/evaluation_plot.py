@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pianogen_hf.tokenizers.midi import write_whole
+from pianogen_hf.tokenizers.files import write_whole
 
 _DPI = 110
 _COLUMNS, _WIDTH, _ROW_HEIGHT = 4, 13.0, 2.1  # inches
@@ -51,7 +51,7 @@ def save_features_plot(features: Sequence[FeaturePlot], title: str, path: str | 
         path: the PNG to write, whole or not at all.
 
     Raises:
-        ValueError: without any feature. MidiError: if the file can't be written.
+        ValueError: without any feature. FileError: if the file can't be written.
     """
     if not features:
         raise ValueError("there is no feature to draw")
@@ -91,7 +91,7 @@ def save_bits_plot(bits_per_note: Mapping[str, np.ndarray], title: str, path: st
         path: the PNG to write, whole or not at all.
 
     Raises:
-        ValueError: without any piece. MidiError: if the file can't be written.
+        ValueError: without any piece. FileError: if the file can't be written.
     """
     groups = {name: np.asarray(values, dtype=np.float64) for name, values in bits_per_note.items() if len(values)}
     if not groups:

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from pianogen_hf.tokenizers.midi import write_whole
+from pianogen_hf.tokenizers.files import write_whole
 
 _DPI = 110
 _SIZE = (12.0, 4.6)  # inches
@@ -40,7 +40,7 @@ def save_loss_curves(curves: Mapping[str, Mapping[str, Curve]], path: str | os.P
         The path written to.
 
     Raises:
-        MidiError: if the file can't be written.
+        FileError: if the file can't be written.
     """
     figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor="white")
     for number, unit in enumerate(_UNITS):

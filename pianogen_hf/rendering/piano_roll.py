@@ -21,7 +21,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pianogen_hf.tokenizers.midi import write_whole
+from pianogen_hf.tokenizers.files import write_whole
 from pianogen_hf.tokenizers.notes import Notes
 
 _DPI = 100
@@ -63,7 +63,7 @@ def save_piano_roll(
         The path written to.
 
     Raises:
-        MidiError: if the file can't be written.
+        FileError: if the file can't be written.
     """
     figure = _figure(notes, _printable(title or ""), prompt_end_sec)
     picture = io.BytesIO()

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from pianogen_hf.tokenizers.midi import write_whole
+from pianogen_hf.tokenizers.files import write_whole
 
 _DPI = 110
 # Lengths in inches.
@@ -50,7 +50,7 @@ def save_statistics_plot(
         The path written to.
 
     Raises:
-        ValueError: without any collection. MidiError: if the file can't be written.
+        ValueError: without any collection. FileError: if the file can't be written.
     """
     if not statistics:
         raise ValueError("there is no collection to draw")

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Collection, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import symusic  # its stubs know the classes only as factories, hence the Any below
 
+from .errors import FileError
+from .files import write_whole
 from .notes import NOTE_DTYPE, PEDAL_DTYPE, TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Notes, join_rows, take_rows
 
 # How the library lays out a note and a control change in memory (see `_columns`).
@@ -39,7 +39,7 @@ _CONTROLLER = re.compile(b"[\xb0-\xbf]")
 MAX_TICK = 2**28 - 1  # the longest delta time that MIDI's variable-length numbers can hold
 
 
-class MidiError(ValueError):
+class MidiError(FileError):
     """A MIDI file that can't be read or written; the message names the file and the reason."""
 
 
@@ -327,27 +327,8 @@ def write_midi(notes: Notes, path: str | os.PathLike) -> None:
     Raises:
         MidiError: if it can't be written.
     """
-    write_whole(path, notes_to_midi_bytes(notes))
-
-
-def write_whole(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file under another name in the same folder and rename it, so that nobody sees half of it.
-
-    Raises:
-        MidiError: if the folder can't be written to.
-    """
-    target = Path(path)
+    data = notes_to_midi_bytes(notes)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name[:32]}-", delete=False) as file:
-            file.write(data)
-        os.chmod(file.name, 0o666 & ~_umask())  # a temporary file is private; a result follows the user's mask
-        os.replace(file.name, target)
-    except OSError as error:
-        raise MidiError(f"{target}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        write_whole(path, data)
+    except FileError as error:
+        raise MidiError(str(error)) from error

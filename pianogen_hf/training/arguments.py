@@ -15,10 +15,10 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from pianogen_hf.training.recipe import ArgumentError, options_of_stages, read_yaml, suggestion
+from pianogen_hf.errors import ArgumentError
+from pianogen_hf.training.recipe import options_of_stages, read_yaml, suggestion
 
 __all__ = [
-    "ArgumentError",
     "DataArguments",
     "JsonMap",
     "ModelArguments",

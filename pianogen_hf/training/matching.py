@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from pianogen_hf.errors import PianogenError
+
 # What configuration classes call the width of the feed-forward part; no `attribute_map` tells of it everywhere.
 _FEED_FORWARD_NAMES = ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "encoder_ffn_dim")
 _USUAL_FEED_FORWARD = 4  # times the width, where a configuration leaves it open (None)
@@ -25,7 +27,7 @@ _LEAST_FEED_FORWARD, _MOST_FEED_FORWARD = 0.5, 2.0
 Build = Callable[[Mapping[str, Any]], PreTrainedModel]
 
 
-class SizeError(ValueError):
+class SizeError(PianogenError):
     """No width gives the wanted number of parameters; the message is one line that says what to do."""
 
 

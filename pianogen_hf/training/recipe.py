@@ -15,10 +15,7 @@ from typing import Any
 
 import yaml
 
-
-class ArgumentError(ValueError):
-    """An argument that can't be used; the message is one line that says what to do."""
-
+from pianogen_hf.errors import ArgumentError
 
 # What all stages have in common: the model and its tokenizer, and what is said once for the whole run.
 _SHARED = {

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pianogen_hf.errors import ArgumentError
 from pianogen_hf.training.arguments import Arguments, parse_stages
-from pianogen_hf.training.recipe import ArgumentError
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Where music comes from: one file per source, and `listing.py`, which knows them all."""

@@ -1,0 +1,144 @@
+"""Pieces that are not read yet, and what a folder of MIDI files says of its own: works, and sides of a split."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pianogen_hf.data.sides import SIDE_NAMES, SIDES
+from pianogen_hf.errors import DataError
+from pianogen_hf.tokenizers.midi import MIDI_SUFFIXES
+
+
+@dataclass(frozen=True)
+class PieceFile:
+    """One piece of a source, not read yet.
+
+    Attributes:
+        piece_id: unique name; it begins with the name of the source.
+        source: name of its source: "bach", "maestro", "lakh", or a folder's own name.
+        path: the file; of a piece in a built data set, the folder or the Parquet file that holds its side; of one in an
+            archive, the Arrow file that the archive was read into.
+        family_id: the work it belongs to where the source says so; otherwise empty.
+        official_split: "train", "validation", "test", or "" where the source prescribes none.
+        row: where it stands in a data set or an archive; -1 for a file of its own.
+    """
+
+    piece_id: str
+    source: str
+    path: str
+    family_id: str = ""
+    official_split: str = ""
+    row: int = -1
+
+
+def list_folder(folder: Path, name: str | None = None) -> list[PieceFile]:
+    """List a folder of MIDI files as `list_pieces` does; `name` is that of the source, by default the folder's own."""
+    files = sorted(files_below(folder))
+    paths = [path for path in files if path.suffix.lower() in MIDI_SUFFIXES]
+    if not paths:
+        raise DataError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)}): give a folder that does")
+    source = name or as_text(Path(Path(os.path.abspath(folder)).name or "folder"))
+    entries = _metadata(folder, [path for path in files if path.name == "metadata.csv"], paths)
+    pieces = []
+    for path in paths:
+        name = as_text(path.relative_to(folder))
+        work, side = entries.get(_normal(name), ("", ""))
+        place = SIDE_NAMES.get(name.partition("/")[0].lower(), "") if "/" in name else ""
+        if side and place and side != place:
+            raise DataError(f"{path} lies in {place}, but metadata.csv says {side}: move it, or mend its split")
+        pieces.append(PieceFile(f"{source}/{name}", source, str(path), work and f"{source}/{work}", side or place))
+    return pieces
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file in a folder and its subfolders, links that lead nowhere included: reading will say what they are.
+
+    Pipes and devices, on which reading would wait for ever, are no files.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {error.strerror}") from error
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        paths = (Path(place, name) for name in names)
+        yield from (path for path in paths if path.is_file() or (path.is_symlink() and not path.exists()))
+
+
+def as_text(path: Path) -> str:
+    """The path with slashes; bytes that are no UTF-8, which a data set can't store, as backslash escapes."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _normal(name: str) -> str:
+    """One spelling for names that look the same: some systems store é as two characters, tables seldom do."""
+    return unicodedata.normalize("NFC", posixpath.normpath(name))
+
+
+def _metadata(folder: Path, tables: list[Path], paths: list[Path]) -> dict[str, tuple[str, str]]:
+    """Work and side of the files that tables name, by their names below `folder`; the nearest table decides.
+
+    A name that is wrong would lose a side in silence, and let a test piece into training: it is an error.
+    """
+    present = {_normal(as_text(path.relative_to(folder))) for path in paths}
+    entries: dict[str, tuple[str, str]] = {}
+    for table in sorted(tables, key=lambda path: len(path.parts)):
+        own: dict[str, tuple[str, str]] = {}
+        for row in _table_rows(table):
+            name = _normal(posixpath.join(as_text(table.parent.relative_to(folder)), row["file_name"]))
+            work = " ".join(row.get("work", "").split()).casefold()
+            entry = (work, official_side(row.get("split", ""), table))
+            if own.setdefault(name, entry) != entry:
+                raise DataError(f"{table} has two rows for {row['file_name']!r} that differ: keep one")
+        missing = [name for name in own if name not in present and not _is_other_file(folder / name)]
+        if missing:
+            raise DataError(
+                f"{table} names {len(missing)} file(s) that are not there, such as "
+                f"{', '.join(map(repr, missing[:3]))}: mend their file_name, or take the rows out"
+            )
+        entries |= own
+    return entries
+
+
+def _is_other_file(path: Path) -> bool:
+    """Whether it is there but no MIDI file: a table may name recordings and scores beside them."""
+    return path.suffix.lower() not in MIDI_SUFFIXES and os.path.exists(path)
+
+
+def _table_rows(table: Path) -> list[dict[str, str]]:
+    """Rows of a metadata.csv that name a file, its columns in lower case; none of a table without `file_name`."""
+    try:
+        data = table.read_bytes()
+        lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), skipinitialspace=True))
+    except UnicodeDecodeError as error:
+        if b"file_name" not in data.replace(b"\0", b""):
+            return []
+        raise DataError(f"{table} is not UTF-8: save it as such") from error
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{table} can't be read: {error}") from error
+    columns = [name.strip().lower() for name in lines[0]] if lines else []
+    if "file_name" not in columns:
+        if any("file_name" in re.split("[;\t]", name) for name in columns):
+            raise DataError(f"{table}: put commas between its columns")
+        return []
+    rows = [dict(zip(columns, map(str.strip, line), strict=False)) for line in lines[1:]]
+    return [row for row in rows if row.get("file_name")]
+
+
+def official_side(value: str, table: Path) -> str:
+    """The side that a table names, or "" for none.
+
+    Raises:
+        DataError: for any other word, with the table that has it.
+    """
+    side = value.strip().lower()
+    if side and side not in SIDE_NAMES:
+        raise DataError(f"{table} has the split {value!r}: it must be one of {', '.join(SIDES)}")
+    return SIDE_NAMES.get(side, "")

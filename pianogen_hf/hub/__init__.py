@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: fetching, pushing, and what goes wrong between here and there."""

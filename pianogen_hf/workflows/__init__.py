@@ -1,0 +1,1 @@
+"""The only place that joins stages: from arguments to models, music, figures and files."""

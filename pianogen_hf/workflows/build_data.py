@@ -1,0 +1,72 @@
+"""Building a data set: pieces, their families and sides, and if wanted chunks, as a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from pianogen_hf.data.built import check_writable, is_built, write_built
+from pianogen_hf.data.manifest import read_manifest, split_manifest
+from pianogen_hf.errors import ArgumentError, DataError
+from pianogen_hf.training.arguments import DataArguments, ModelArguments
+from pianogen_hf.workflows.examples import make_chunks, make_tokenizer
+from pianogen_hf.workflows.split import load_split, split_parameters
+
+
+def build_data(
+    folder: Path, data_args: DataArguments, model_args: ModelArguments | None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
+    """Write a data set into a folder, or let the one that is there grow.
+
+    Args:
+        folder: where to.
+        data_args: the sources, and how they are split and cut.
+        model_args: the tokenizer that makes chunks; None for pieces alone.
+
+    Returns:
+        The manifest, the report of what was read, and the number of chunks by side.
+
+    Raises:
+        ArgumentError, DataError: for what a user can mend.
+    """
+    check_writable(folder)
+    extends = is_built(folder)
+    if extends:
+        if data_args.split_from:
+            raise ArgumentError(f"{folder} has a split already, which stays: leave out --split_from")
+        data_args.split_from = [str(folder)]
+    pieces, sides, report = load_split(data_args)
+    if extends:
+        _check_none_lost(folder, pieces, report)
+    parameters = split_parameters(data_args)
+    tokenizer = chunks = None
+    if model_args is not None:
+        tokenizer = make_tokenizer(model_args, pieces, sides)
+        chunks = make_chunks(data_args, pieces, sides, tokenizer)
+        parameters |= _chunk_parameters(model_args, data_args)
+    manifest = split_manifest(pieces, sides, parameters)
+    write_built(folder, pieces, sides, manifest, report, chunks, tokenizer)
+    return manifest, report, {side: len(rows) for side, rows in (chunks or {}).items()}
+
+
+def _chunk_parameters(model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
+    names = ("chunk_length", "packing", "transpose", "velocity", "stretch")
+    return {
+        "tokenizer_from": model_args.model_name_or_path,
+        **{name: getattr(data_args, name) for name in names},
+    }
+
+
+def _check_none_lost(folder: Path, pieces: Dataset, report: dict[str, Any]) -> None:
+    """A data set only grows: pieces that it has and the sources lack would be gone for good."""
+    present = set(pieces["content"])
+    before = read_manifest(folder / "split.json")["pieces"].items()
+    lost = [name for name, (side, _, content) in before if side and content not in present]
+    lost = sorted(set(lost) - set(report["between_sides"]))
+    if lost:
+        raise DataError(
+            f"{folder} holds {len(lost)} piece(s) that these sources lack, such as {lost[0]}: name their source, too "
+            f"(or --source dataset={folder}), or choose another --output with --split_from {folder}"
+        )

@@ -1,0 +1,199 @@
+"""Checking data: is anything on two sides of a split that should not be?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from huggingface_hub import constants
+
+from pianogen_hf.data.built import is_built, read_pieces, read_splits
+from pianogen_hf.data.checks import (
+    Finding,
+    changed_music,
+    content_leaks,
+    family_leaks,
+    fingerprints_of,
+    manifest_faults,
+    model_leaks,
+    name_leaks,
+    shared_families,
+    tokenizer_faults,
+)
+from pianogen_hf.data.chunk_checks import chunk_leaks, evaluation_faults, train_faults
+from pianogen_hf.data.chunks import notes_of
+from pianogen_hf.data.manifest import read_manifest
+from pianogen_hf.data.pieces import PIECE_FEATURES
+from pianogen_hf.data.provenance import Provenance
+from pianogen_hf.data.sides import SIDES
+from pianogen_hf.data.sources.hub import fetch, is_published
+from pianogen_hf.errors import ArgumentError, DataError
+from pianogen_hf.hub.errors import limit_waiting
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
+from pianogen_hf.training.arguments import parse_arguments
+from pianogen_hf.workflows.loading import load_encoder
+from pianogen_hf.workflows.split import load_split
+
+# Chunks of train pieces are judged by name and by content. Where the names are right, a share just above the limit for
+# pieces says only that a coarse grid makes music more alike; a piece in disguise shares far more.
+_DISGUISED_SHARE = 0.1
+
+
+@dataclass
+class Report:
+    """What was looked at, and what was found."""
+
+    counts: dict[str, int]
+    findings: list[Finding] = field(default_factory=list)
+    checked: list[str] = field(default_factory=list)
+    shared: dict[str, list[list[str]]] = field(default_factory=dict)  # families of several sources
+
+    def add(self, check: str, findings: list[Finding]) -> None:
+        """Record a check and what it found."""
+        self.checked.append(check)
+        self.findings += findings
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--output` writes."""
+        return {
+            "clean": not self.findings,
+            "counts": self.counts,
+            "checked": self.checked,
+            "findings": [finding.report() for finding in self.findings],
+            "families_of_several_sources": self.shared,
+        }
+
+
+def _new_report(sides: list[str]) -> Report:
+    return Report(dict(Counter(sides)))
+
+
+def check_sources(argv: list[str], model: str | None) -> Report:
+    """Check the split that train.py would make with these options.
+
+    Raises:
+        ArgumentError, DataError: for what a user can mend.
+    """
+    _, data_args, _ = parse_arguments(argv)
+    pieces, sides, read = load_split(data_args)
+    report = _new_report(sides)
+    if read["between_sides"]:  # they would join two sides
+        report.counts["left out"] = len(read["between_sides"])
+    _check_pieces(report, pieces, sides)
+    _check_models(report, pieces, sides, [model] if model else [])
+    return report
+
+
+def check_hub(source: str, tokenizer: str | None, model: str | None) -> Report:
+    """Check a data set that `pianogen data push` has published, `hub=USER/NAME[@REVISION]`; else as `check_folder`."""
+    limit_waiting(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    folder = fetch(source, whole=True)
+    if not is_published(folder):
+        raise DataError(f"{source} was not published by `pianogen data push`: write --source {source}")
+    return check_folder(folder, tokenizer, model)
+
+
+def check_folder(folder: Path, tokenizer: str | None, model: str | None) -> Report:
+    """Check a data set that `pianogen data build` wrote, or a DatasetDict of chunks that anybody wrote.
+
+    Args:
+        folder: the data set.
+        tokenizer: of chunks that somebody else wrote, a folder or Hub id; a data set has its own.
+        model: also check whether this model was trained on evaluation pieces; None for no model.
+
+    Raises:
+        ArgumentError, DataError: for what a user can mend.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is neither a folder nor a YAML file")
+    if is_built(folder):
+        if tokenizer:
+            raise ArgumentError(f"{folder} has its own tokenizer: leave out --tokenizer")
+        return _check_built(folder, model)
+    if not (folder / "dataset_dict.json").is_file():
+        raise DataError(f"{folder} is no data set: for MIDI files write --source folder={folder}")
+    if not tokenizer or model:
+        raise ArgumentError("chunks are checked with --tokenizer, a folder or Hub id, and without --model")
+    return _check_chunks(read_splits(folder), load_encoder(tokenizer))
+
+
+def _check_built(folder: Path, model: str | None) -> Report:
+    pieces, sides = read_pieces(folder)
+    report = _new_report(sides)
+    parameters: dict[str, Any] = {}
+    try:
+        manifest = read_manifest(folder / "split.json")
+        parameters = manifest["parameters"]
+        report.add("manifest", manifest_faults(manifest, pieces, sides))
+    except DataError as error:
+        report.add("manifest", [Finding("manifest", str(error))])
+    if not parameters.get("normalize_key"):  # content is that of the music before it was moved to another key
+        report.add("content hashes", changed_music(pieces, sides))
+    fingerprints = _check_pieces(report, pieces, sides)
+    if "fingerprint" not in pieces.column_names:  # they are not published
+        pieces = pieces.add_column("fingerprint", fingerprints, feature=PIECE_FEATURES["fingerprint"])
+    own = parameters.get("tokenizer_from")
+    if (folder / "chunks").is_dir():
+        _check_tokenized(report, folder, pieces, sides, fingerprints)
+        if not own:
+            tokenizer = load_encoder(str(folder / "tokenizer"))
+            report.add("tokenizer", tokenizer_faults(tokenizer, notes_of(pieces, sides, "train")))
+    _check_models(report, pieces, sides, [name for name in dict.fromkeys((own, model)) if name])
+    return report
+
+
+def _check_pieces(report: Report, pieces: Dataset, sides: list[str]) -> list[np.ndarray]:
+    """Returns the fingerprints that the pieces were compared by."""
+    fingerprints = fingerprints_of(pieces)
+    by_content = content_leaks(pieces, sides, fingerprints)
+    report.add("content", by_content)
+    report.add("families", family_leaks(pieces, sides, by_content))
+    report.shared = shared_families(pieces)
+    return fingerprints
+
+
+def _check_tokenized(
+    report: Report, folder: Path, pieces: Dataset, sides: list[str], fingerprints: list[np.ndarray]
+) -> None:
+    tokenizer, chunks = load_encoder(str(folder / "tokenizer")), read_splits(folder / "chunks")
+    none = next(iter(chunks.values())).select([])
+    names = list(pieces["piece_id"])
+    rows = {side: [row for row, each in enumerate(sides) if each == side] for side in SIDES}
+    for side in SIDES[1:]:
+        faults = evaluation_faults(chunks.get(side, none), pieces.select(rows[side]), tokenizer, side)
+        report.add(f"{side} chunks", faults)
+    train = chunks.get("train", none)
+    evaluated = {side: [(names[row], fingerprints[row]) for row in rows[side]] for side in SIDES[1:]}
+    known = {frozenset(finding.pieces) for finding in report.findings}
+    disguised = [
+        replace(leak, check="train chunks")
+        for leak in chunk_leaks({"train": train}, tokenizer, evaluated)
+        if "train" in leak.sides and (leak.share or 0) >= _DISGUISED_SHARE and frozenset(leak.pieces) not in known
+    ]
+    report.add("train chunks", train_faults(train, [names[row] for row in rows["train"]]) + disguised)
+
+
+def _check_models(report: Report, pieces: Dataset, sides: list[str], models: list[str]) -> None:
+    for model in models:
+        provenance = Provenance.load(model)
+        unknown = [Finding("unknown", f"{name} tells nothing") for name in provenance.unknown]
+        report.add(f"provenance of {model}", model_leaks(provenance.overlap(pieces, sides), model) + unknown)
+
+
+def _check_chunks(chunks: DatasetDict, tokenizer: NotesEncoder) -> Report:
+    for side, rows in chunks.items():
+        if tokenizer.input_name not in rows.column_names:
+            raise DataError(f"{side} has no column {tokenizer.input_name} but {', '.join(rows.column_names)}")
+    report = Report({side: len(rows) for side, rows in chunks.items()})
+    named = {side: rows["piece_id"] for side, rows in chunks.items() if "piece_id" in rows.column_names}
+    if named:
+        report.add("names", name_leaks(named))
+    try:
+        report.add("content of chunks", chunk_leaks(chunks, tokenizer))
+    except ValueError as error:
+        raise DataError(f"the tokenizer did not make these chunks: {error}") from error
+    return report

@@ -1,0 +1,160 @@
+"""A comparison from its options to its report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import transformers
+
+from pianogen_hf.errors import ArgumentError, DataError, UsageError
+from pianogen_hf.records import recorded
+from pianogen_hf.workflows.compare.job import Budget, Matching
+from pianogen_hf.workflows.compare.plan import OWN_OPTIONS, common_split, plan_job
+from pianogen_hf.workflows.compare.report import write_report
+from pianogen_hf.workflows.compare.runner import Runner
+
+
+def compare(args: argparse.Namespace, extra: list[str], argv: list[str]) -> int:
+    """Plan, train, measure and report as the options say; what is done is not done again.
+
+    Args:
+        args: of `commands/compare.py`, checked.
+        extra: options of train.py, of all recipes.
+        argv: the command line, which is recorded.
+
+    Returns:
+        0, or 1 if a model failed.
+
+    Raises:
+        UsageError, ArgumentError, DataError, FileError: for what a user can mend.
+    """
+    taken = [word for word in extra if word.startswith("--") and word[2:].split("=")[0] in OWN_OPTIONS]
+    if taken:
+        raise UsageError(f"{taken[0]} is what the comparison decides: leave it out (see pianogen compare --help)")
+    transformers.logging.set_verbosity_error()
+    folder = Path(args.output).expanduser()
+    places, extra = _places(args), [*extra, "--seed", str(args.seed)]
+    split = common_split([*places, *extra], folder, args.dry_run)
+    side = args.side or ("test" if split[2]["counts"].get("test") else "validation")
+    if not split[2]["counts"].get(side):
+        raise UsageError(f"the split has no {side} pieces: choose another --side, or add files")
+    settings = {
+        "side": side,
+        **{name: getattr(args, name) for name in ("samples", "sample_notes", "orders", "seed")},
+    }
+    if (folder / "split.json").exists():
+        places += ["--split_from", str(folder / "split.json")]
+    jobs, unusable = _jobs(args, places, extra, split)
+    runner = Runner(folder, jobs, settings)
+    _print_plan(runner, jobs, unusable, side, split[2])
+    if args.dry_run:
+        return 0
+    with _alone(folder):
+        failed = None
+        try:
+            failed = runner.run()
+        finally:  # an interrupted comparison reports what it has
+            facts = _facts(args, argv, split[2], side)
+            files = write_report(folder, jobs, unusable, split, settings, facts, not args.no_real_music)
+    print(_short_table(files[0]))
+    print(f"written: {', '.join(map(str, files))}")
+    return 1 if failed or unusable else 0
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second comparison, which would train the same models into the same files."""
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UsageError(f"another comparison works in {folder}: let it end, or choose another --output") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _places(args: argparse.Namespace) -> list[str]:
+    """What says where the data lie, for train.py."""
+    options = ["--source", *args.source, "--normalize_key", "false"]
+    for name in ("data_path", "max_pieces", "cache_dir"):
+        if getattr(args, name) is not None:
+            options += [f"--{name}", str(getattr(args, name))]
+    return options
+
+
+def _jobs(
+    args: argparse.Namespace, places: list[str], extra: list[str], split: Any
+) -> tuple[list[Any], dict[str, str]]:
+    """A job per recipe, and the reason by name for those of which none can be made."""
+    budget = Budget(None if args.minutes is None else 60 * args.minutes, args.tokens)
+    matching = Matching(args.parameters, args.notes_per_step, args.layers, args.heads, args.evaluations)
+    jobs, unusable = [], {}
+    for path in args.recipes:
+        try:
+            jobs.append(plan_job(path, places, extra, split, matching, budget))
+        except (ArgumentError, DataError) as error:
+            unusable[Path(path).stem] = str(error)
+        except Exception as error:  # a fault of one architecture or tokenizer is none of the others
+            unusable[Path(path).stem] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if not jobs:
+        raise ArgumentError(f"no recipe can be used: {next(iter(unusable.values()))}")
+    return jobs, unusable
+
+
+def _print_plan(
+    runner: Any, jobs: Sequence[Any], unusable: dict[str, str], side: str, manifest: dict[str, Any]
+) -> None:
+    counts = ", ".join(f"{name} {count}" for name, count in manifest["counts"].items())
+    print(f"pieces: {counts}; reported are those of {side}; split {manifest['hash'][:12]}")
+    todo = runner.todo()
+    columns = f"{'model':14s} {'parameters':>11s} {'width':>6s} {'layers':>6s} {'notes/step':>10s}"
+    print(f"{columns}  {'encoding':32s} left to do")
+    for job in jobs:
+        left = ", ".join(task for other, task in todo if other is job) or "nothing"
+        notes = job.phases[0].tokens_per_step / job.tokens_per_note
+        print(
+            f"{job.name:14s} {job.parameters['total']:11,} {job.sizes['hidden_size']:6d} "
+            f"{job.sizes['num_hidden_layers']:6d} {notes:10,.0f}  {job.encoder:32s} {left}"
+        )
+    for name, reason in unusable.items():
+        print(f"{name} left out: {reason}")
+    if todo:
+        minutes = runner.remaining_seconds(todo) / 60
+        is_known = jobs[0].budget["seconds"] is not None
+        print(f"about {minutes:.0f} minutes" if is_known else "how long it takes is known when one model is trained")
+
+
+def _facts(args: argparse.Namespace, argv: list[str], manifest: dict[str, Any], side: str) -> dict[str, str]:
+    """How the comparison came about, for the report."""
+    counts = ", ".join(
+        f"{name} {count} pieces ({manifest['notes'][name]:,} notes)" for name, count in manifest["counts"].items()
+    )
+    chosen = "the best of them by validation" if args.evaluations else "the last weights"
+    return {
+        "command": recorded("pianogen", ["compare", *argv]),
+        "data": f"{', '.join(manifest['sources'])}: {counts}",
+        "split": manifest["hash"],
+        "reported": f"{side}; {args.evaluations} evaluations during training, {chosen}",
+        "budget": Budget(None if args.minutes is None else 60 * args.minutes, args.tokens).words(),
+        "size": f"{args.parameters:,} parameters, embeddings included; layers {args.layers or 'of the recipe'}, heads "
+        f"{args.heads or 'of the recipe'}",
+        "batch": f"about {args.notes_per_step:,} notes in a step; warm-up in the recipe's share of the steps; the "
+        "recipe's learning rate times its width over the width here",
+        "seed": str(args.seed),
+    }
+
+
+def _short_table(report: Path) -> str:
+    """The first table of the report, for the terminal."""
+    lines = report.read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    end = next((number for number, line in enumerate(lines) if line.startswith("| ") and not lines[number + 1]), None)
+    first = [line for line in lines[: end + 1 if end is not None else 0] if line.startswith("| ")]
+    return "\n".join(first or rows)

@@ -1,0 +1,124 @@
+"""From pieces to examples: the tokenizer, and the chunks that it makes of each side."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+import pianogen_hf
+from pianogen_hf.data.augment import Augmentation
+from pianogen_hf.data.chunks import build_chunks, notes_of
+from pianogen_hf.data.lazy import LazyChunks
+from pianogen_hf.data.sources.listing import list_each
+from pianogen_hf.errors import ArgumentError, one_line
+from pianogen_hf.registration import exported
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
+from pianogen_hf.training.arguments import DataArguments, ModelArguments
+from pianogen_hf.workflows.loading import load_encoder
+
+
+def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> NotesEncoder:
+    """The checkpoint's tokenizer or feature extractor when fine-tuning; otherwise a new one, fitted if it learns.
+
+    It is fitted on train pieces alone.
+
+    Raises:
+        ArgumentError: if there is no such tokenizer, or its settings don't fit.
+    """
+    if args.model_name_or_path is not None:
+        return load_encoder(args.model_name_or_path, args.model_revision, args.trust_remote_code)
+    tokenizer = new_tokenizer(args)
+    if args.bpe_vocab_size is not None:
+        if not isinstance(tokenizer, pianogen_hf.RemiTokenizer):
+            raise ArgumentError("bpe_vocab_size needs --tokenizer RemiTokenizer")
+        try:
+            tokenizer.train_bpe(notes_of(pieces, sides, "train"), args.bpe_vocab_size)
+        except ValueError as error:
+            raise ArgumentError(f"bpe_vocab_size: {one_line(error)}") from error
+    return tokenizer
+
+
+def new_tokenizer(args: ModelArguments) -> NotesEncoder:
+    """The tokenizer, or feature extractor, that the arguments name, not fitted.
+
+    Raises:
+        ArgumentError: if there is no such class, or its settings don't fit.
+    """
+    tokenizer_class = getattr(pianogen_hf, args.tokenizer, None)
+    if not (isinstance(tokenizer_class, type) and issubclass(tokenizer_class, NotesEncoder)):
+        known = ", ".join(each.__name__ for each in exported(NotesEncoder) if each is not pianogen_hf.NoteTokenizer)
+        raise ArgumentError(f"unknown tokenizer {args.tokenizer!r}: {known}")
+    for name in args.tokenizer_config:  # tokenizers of transformers take any key and ignore the unknown ones
+        if name not in inspect.signature(tokenizer_class).parameters:
+            raise ArgumentError(f"unknown key {name!r} in tokenizer_config of {args.tokenizer}")
+    try:
+        return tokenizer_class(**args.tokenizer_config)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"tokenizer_config: {one_line(error)}") from error
+
+
+def make_chunks(args: DataArguments, pieces: Dataset, sides: list[str], tokenizer: NotesEncoder) -> dict[str, Any]:
+    """Examples of every side. Only the train side is augmented: on disk, or lazily, when an example is asked for.
+
+    Raises:
+        DataError: if a piece is beyond what the tokenizer can write.
+    """
+    cache_dir, is_lazy = Path(args.cache_dir).expanduser(), args.augmentation == "lazy"
+    augmentation = Augmentation(*(tuple(getattr(args, name)) for name in ("transpose", "velocity", "stretch")))
+    chunks: dict[str, Any] = build_chunks(
+        pieces,
+        ["" if is_lazy and side == "train" else side for side in sides],
+        tokenizer,
+        args.chunk_length,
+        cache_dir,
+        augmentation=augmentation,
+        seed=args.split_seed,
+        packing=args.packing,
+        num_proc=args.num_proc,
+    )
+    if is_lazy:
+        rows = [row for row, side in enumerate(sides) if side == "train"]
+        chunks["train"] = LazyChunks(
+            pieces,
+            rows,
+            tokenizer,
+            args.chunk_length,
+            augmentation,
+            args.split_seed,
+            cache_dir=cache_dir,
+            num_proc=args.num_proc,
+        )
+    return chunks
+
+
+def owners_of(args: DataArguments, pieces: Dataset, chunks: Any) -> tuple[np.ndarray, list[str]]:
+    """Which of the sources each train chunk comes from.
+
+    Args:
+        args: with the sources.
+        pieces: what `load_split` gave for them.
+        chunks: the train side of what `make_chunks` gave.
+
+    Returns:
+        A place in `args.source` for each chunk, int64 (num_chunks,); and what its pieces call each of these sources.
+    """
+    listed = list_each(args.source, args.data_path, args.cache_dir)
+    names = [sorted({file.source for file in files}) for files in listed]
+    place = {name: number for number, each in enumerate(names) for name in each}
+    owner = {piece: place[source] for piece, source in zip(pieces["piece_id"][:], pieces["source"][:], strict=True)}
+    owners = np.fromiter((owner[piece] for piece in _pieces_of(chunks)), dtype=np.int64, count=len(chunks))
+    return owners, [" and ".join(each) for each in names]
+
+
+def _pieces_of(chunks: Any) -> Iterator[str]:
+    """The piece of each train chunk."""
+    if isinstance(chunks, LazyChunks):
+        yield from chunks.piece_ids()
+        return
+    for batch in chunks.select_columns("piece_id").iter(10_000):
+        yield from batch["piece_id"]

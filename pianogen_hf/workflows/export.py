@@ -1,0 +1,113 @@
+"""Exporting a model for the fast engine: build the graph, hold it against the model, write it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from pianogen_hf.data.chunks import notes_of
+from pianogen_hf.errors import DataError
+from pianogen_hf.generation.onnx.checks import check_greedy, likely_samples, total_nats
+from pianogen_hf.generation.onnx.engine import FILES, FOLDER, OnnxEngine, cache_scales
+from pianogen_hf.generation.onnx.graph import ExportError, build_graph
+from pianogen_hf.hub.models import model_folder
+from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
+from pianogen_hf.publishing.added_code import add_code
+from pianogen_hf.tokenizers.files import write_whole
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
+from pianogen_hf.workflows.loading import load_model
+from pianogen_hf.workflows.split import pieces_of_model
+
+_MAX_LOSS = 0.01  # share of the cross-entropy that 8 bits may cost
+_MAX_HELDOUT = 100  # pieces
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write graphs, once each was held against the torch model, as the options of `pianogen export` say.
+
+    Raises:
+        ArgumentError, DataError, EngineError, ExportError: for what a user can mend. OSError: if the folder can't be
+            written to.
+    """
+    logging.disable_progress_bar()  # of loading weights
+    model, tokenizer = load_model(args.model, args.revision)
+    config = model.config
+    if not isinstance(config, MusicTransformerConfig):
+        raise ExportError(f"{args.model} is a {config.model_type}: only music_transformer can be exported")
+    model = model.cpu()
+    weights = {name: each.numpy() for name, each in model.state_dict().items()}
+    print("float32: building and checking ...", flush=True)
+    graph = build_graph(weights, config).SerializeToString()
+    engine = OnnxEngine(graph, config, model.generation_config)
+    torch.manual_seed(0)
+    samples = likely_samples(engine)
+    print(f"float32: {check_greedy(engine, model, samples[0])}")
+    folder = Path(args.output)
+    _write_beside(folder, args.model, model, tokenizer)
+    _write(folder, "float32", graph)
+    if not args.int8:
+        return
+    print("int8: building and checking ...", flush=True)
+    graph = build_graph(weights, config, cache_scales(engine, samples)).SerializeToString()
+    small = OnnxEngine(graph, config, model.generation_config)
+    print(f"int8: {_check_loss(engine, small, samples, tokenizer, args)}")
+    _write(folder, "int8", graph)
+
+
+def _write(folder: Path, precision: str, graph: bytes) -> None:
+    path = folder / FOLDER / FILES[precision]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, graph)
+    print(f"written: {path} ({len(graph) / 2**20:.1f} MB)")
+
+
+def _write_beside(folder: Path, name: str, model: PreTrainedModel, tokenizer: NotesEncoder) -> None:
+    """What the engine and its users need besides the graph, unless it is there already."""
+    if Path(name).is_dir() and folder.exists() and folder.samefile(name):
+        return
+    for each in (model.config, model.generation_config, tokenizer):
+        each.save_pretrained(folder)
+    add_code(folder)  # of the configuration, which a model would have brought
+
+
+def _check_loss(
+    engine: OnnxEngine, small: OnnxEngine, samples: list[np.ndarray], tokenizer: NotesEncoder, args: argparse.Namespace
+) -> str:
+    """Hold cross-entropies against each other, on held-out pieces if there are any.
+
+    Raises:
+        ExportError: if 8 bits cost too much.
+    """
+    pieces = _heldout(args)
+    if pieces:
+        rows = [tokenizer.piece_steps(notes) for notes in pieces]
+        unit, count = "bits per note of held-out pieces", sum(map(len, pieces)) * math.log(2)
+    else:
+        rows, unit = samples, "nats per token of the model's own samples (no held-out pieces at hand)"
+        count = sum(len(row) - 1 for row in rows)
+    before, after = (total_nats(each, rows) / count for each in (engine, small))
+    found = f"{unit} {before:.4f} -> {after:.4f} ({after / before - 1:+.2%})"
+    if after > before * (1 + _MAX_LOSS):
+        raise ExportError(f"8 bits cost too much: {found}; model_int8.onnx was not written")
+    return found
+
+
+def _heldout(args: argparse.Namespace) -> list[Any]:
+    """Validation pieces as the model's own split.json tells them apart; none if they are not at hand."""
+    folder = model_folder(args.model, args.revision)
+    if not Path(folder, "split.json").exists():
+        return []
+    try:
+        pieces, sides, _ = pieces_of_model(str(folder), args.source, args.data_path, args.cache_dir)
+    except DataError:
+        if args.source:
+            raise
+        return []
+    return list(notes_of(pieces, sides, "validation"))[:_MAX_HELDOUT]

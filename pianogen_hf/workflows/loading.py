@@ -1,0 +1,135 @@
+"""Loading checkpoints, from a folder or the Hub, with one-line errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import FEATURE_EXTRACTOR_NAME
+
+import pianogen_hf  # noqa: F401  makes its parts known to the Auto classes
+from pianogen_hf.errors import ArgumentError, one_line
+from pianogen_hf.hub.models import model_folder, refuse_pickle
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
+from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
+
+if TYPE_CHECKING:
+    from pianogen_hf.generation.onnx.engine import OnnxEngine
+
+
+def load_model(
+    name: str | Path, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, NotesEncoder]:
+    """A model in float32 and its tokenizer or feature extractor, ready to generate on the fastest device there is.
+
+    Args:
+        name: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: run code that the model carries, where its architecture is not known here.
+
+    Raises:
+        ArgumentError: if it can't be loaded whole, or its tokenizer is none of this package's.
+    """
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise ArgumentError(f"{name} holds no model (no config.json)")
+    place: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    encoder = load_encoder(str(name), **place)
+    auto_class = auto_class_of(load_pretrained(AutoConfig, str(name), **place))
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    try:
+        model, info = load_pretrained(auto_class, str(name), **place, **options)
+    except RuntimeError as error:
+        raise ArgumentError(f"{name} can't be opened as a model: its weights do not fit its config.json") from error
+    if info["missing_keys"]:  # they would be random numbers
+        raise ArgumentError(f"{name} lacks weights, for example {min(info['missing_keys'])}")
+    fault = encoder.model_fault(model)
+    if fault is not None:
+        raise ArgumentError(f"{name} has {fault}")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return model.to(device).eval(), encoder
+
+
+def load_engine(name: str | Path, engine: str, revision: str | None = None) -> tuple[OnnxEngine, NoteTokenizer]:
+    """What `pianogen export` wrote of a model, as an engine that generates on the CPU, and its tokenizer.
+
+    Args:
+        name: folder or Hub id.
+        engine: "onnx", or "int8" for weights of 8 bits.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        ArgumentError: if it can't be loaded, or its tokenizer is none of this package's.
+    """
+    from pianogen_hf.generation.onnx.engine import FOLDER, EngineError, OnnxEngine  # needs the onnx extra
+
+    tokenizer = load_tokenizer(str(name), revision)
+    folder = model_folder(name, revision, FOLDER)
+    try:
+        return OnnxEngine.from_pretrained(folder, "int8" if engine == "int8" else "float32"), tokenizer
+    except EngineError as error:
+        raise ArgumentError(str(error).replace(str(folder), str(name))) from error
+
+
+def auto_class_of(config: PreTrainedConfig) -> Any:
+    """The class with the head that a model of this config is for: next steps, unless it looks both ways."""
+    return AutoModelForCausalLM if getattr(config, "is_causal", True) else AutoModelForMaskedLM
+
+
+def load_encoder(name: str, revision: str | None = None, trust_remote_code: bool = False) -> NotesEncoder:
+    """The tokenizer of a checkpoint, or its feature extractor if that is what lies there.
+
+    Raises:
+        ArgumentError: if it can't be loaded, or is none of this package's.
+    """
+    if not (model_folder(name, revision) / FEATURE_EXTRACTOR_NAME).is_file():
+        return load_tokenizer(name, revision, trust_remote_code)
+    extractor = load_pretrained(AutoFeatureExtractor, name, revision, trust_remote_code)
+    if not isinstance(extractor, NotesEncoder):
+        raise ArgumentError(f"{name} has no feature extractor of music but a {type(extractor).__name__}")
+    return extractor
+
+
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> NoteTokenizer:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        ArgumentError: if it can't be loaded, or is none of this package's.
+    """
+    tokenizer = load_pretrained(AutoTokenizer, name, revision, trust_remote_code)
+    if not isinstance(tokenizer, NoteTokenizer):
+        raise ArgumentError(f"{name} has no tokenizer of music but a {type(tokenizer).__name__}")
+    return tokenizer
+
+
+def load_pretrained(
+    auto_class: Any, name: str, revision: str | None = None, trust_remote_code: bool = False, **kwargs: Any
+) -> Any:
+    """`auto_class.from_pretrained` with one-line errors; where it loads weights, never from pickle.
+
+    Raises:
+        ArgumentError: if there is no such folder or model, or it can't be opened.
+    """
+    folder = model_folder(name, revision)
+    if kwargs.get("use_safetensors"):
+        refuse_pickle(folder, name)
+    try:
+        return auto_class.from_pretrained(str(folder), trust_remote_code=trust_remote_code, **kwargs)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ArgumentError(
+                f"{name} can't be opened as a model: neither this package nor transformers knows its kind, and code "
+                "that comes with a model is not run here without --trust_remote_code: read its .py files first"
+            ) from error
+        message = one_line(error).replace(str(folder), name)
+        raise ArgumentError(f"{name} can't be opened as a model: {message}") from error

@@ -1,0 +1,193 @@
+"""From arguments to pieces, their families and the side of each.
+
+Shared by training, `pianogen data` and whatever measures a model, so that what is checked is what is trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub import constants
+
+from pianogen_hf.data.caching import fingerprint_of
+from pianogen_hf.data.checks import manifest_faults
+from pianogen_hf.data.families import join_families
+from pianogen_hf.data.keys import normalized_keys
+from pianogen_hf.data.manifest import read_manifest, side_of, sides_by_content, split_manifest, write_manifest
+from pianogen_hf.data.pieces import load_pieces, reading_report, usable_pieces
+from pianogen_hf.data.provenance import Provenance
+from pianogen_hf.data.sources.hub import fetch, is_published, pinned, published_names, without_revision
+from pianogen_hf.data.sources.listing import list_sources
+from pianogen_hf.data.splits import assign_sides, limited_sides
+from pianogen_hf.errors import ArgumentError, DataError
+from pianogen_hf.hub.errors import limit_waiting
+from pianogen_hf.hub.models import model_file, model_folder
+from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS
+from pianogen_hf.training.arguments import DataArguments
+
+
+def load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]:
+    """Read the sources, find families, and give every piece its side.
+
+    Where a source prescribes no sides, those that its pieces got are kept in the cache, and the same source with
+    further files keeps them: no piece changes side because another arrived.
+
+    Returns:
+        The usable pieces with their `family_id`; one of train, validation, test for each; and the report of what was
+        read and what was left out.
+
+    Raises:
+        DataError: if the sources or their split can't be used. ArgumentError: if `split_from` can't.
+    """
+    cache_dir = Path(args.cache_dir).expanduser()
+    pin_sources(args)
+    files = list_sources(args.source, args.data_path, cache_dir)
+    read = load_pieces(files, cache_dir, programs_of(args.programs), args.num_proc)
+    pieces = join_families(usable_pieces(read), cache_dir)
+    kept = cache_dir / "splits" / f"{_split_name(args)}.json"
+    earlier = _earlier_sides(args.split_from, pieces) if args.split_from else _kept_sides(kept)
+    sides = assign_sides(pieces, args.validation_fraction, args.test_fraction, args.split_seed, earlier)
+    report = reading_report(read)
+    report["between_sides"] = [name for name, side in zip(pieces["piece_id"][:], sides, strict=True) if not side]
+    pieces, sides = _select(pieces, sides, [row for row, side in enumerate(sides) if side])
+    if not args.split_from and not all(pieces["official_split"][:]):
+        write_manifest(kept, split_manifest(pieces, sides, split_parameters(args)))
+    if args.max_pieces is not None:
+        rows, sides = limited_sides(sides, args.max_pieces)
+        pieces = pieces.select(rows)
+    for side in ("train", "validation"):
+        if side not in sides:
+            raise DataError(f"no piece is left for {side}: change validation_fraction or test_fraction, or add files")
+    return (normalized_keys(pieces, cache_dir, args.num_proc) if args.normalize_key else pieces), sides, report
+
+
+def pin_sources(args: DataArguments) -> None:
+    """Write the commit behind each source that lies on the Hub, where it is recorded with the split.
+
+    Raises:
+        DataError: if one can't be fetched, or its split.json does not describe what was fetched.
+    """
+    limit_waiting(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    if args.source == ["hub"] and args.data_path:
+        args.source, args.data_path = [f"hub={args.data_path}"], None
+    args.source = [pinned(each) if each.startswith("hub=") else each for each in args.source]
+    for each in args.source:
+        folder = fetch(each) if each.startswith("hub=") else None
+        if folder is not None and is_published(folder):
+            faults = manifest_faults(read_manifest(folder / "split.json"), *published_names(folder))
+            if faults:
+                raise DataError(f"{each}: its split.json does not describe its pieces: {faults[0]}")
+
+
+def pieces_of_model(
+    folder: str, source: list[str] | None, data_path: str | None, cache_dir: str
+) -> tuple[Dataset, list[str], dict[str, Any]]:
+    """Pieces as the split.json in a model's folder tells them apart.
+
+    Args:
+        folder: the model.
+        source: where the pieces lie; None for the sources it was trained on.
+        data_path: the path, where there is only one source.
+        cache_dir: where train.py keeps what it read.
+
+    Returns:
+        The pieces; the side of each, "" for one that the model does not know; and the manifest.
+
+    Raises:
+        ArgumentError: if the model has no split.json. DataError: if that is broken, or the sources can't be used.
+    """
+    path, cache = Path(folder, "split.json"), Path(cache_dir).expanduser()
+    if not path.exists():
+        raise ArgumentError(f"{folder} has no split.json: what it was trained on is unknown")
+    manifest = read_manifest(path)
+    parameters = manifest["parameters"]
+    files = list_sources(source or parameters["source"], data_path, cache)
+    pieces = usable_pieces(load_pieces(files, cache, programs_of(parameters["programs"])))
+    if parameters["normalize_key"]:
+        pieces = normalized_keys(pieces, cache)
+    known = sides_by_content(manifest)
+    # By name, or by content where the folder is called otherwise now.
+    rows = zip(pieces["piece_id"][:], pieces["content"][:], strict=True)
+    return pieces, [side_of(manifest, name) or known.get(content, "") for name, content in rows], manifest
+
+
+def programs_of(name: str) -> tuple[int, ...] | None:
+    """General MIDI programs behind "piano" and "all"."""
+    return tuple(PIANO_PROGRAMS) if name == "piano" else None
+
+
+def split_parameters(args: DataArguments) -> dict[str, Any]:
+    """All that decided the split, without any path of this machine; a data set on the Hub with its commit."""
+    names = ("validation_fraction", "test_fraction", "split_seed", "max_pieces", "programs", "normalize_key")
+    weights = {} if args.source_weights is None else {"source_weights": args.source_weights}
+    kinds = [kind_of(each) for each in args.source]
+    return {"source": kinds, **weights, **{name: getattr(args, name) for name in names}}
+
+
+def kind_of(source: str) -> str:
+    """What stands before the path: folder, maestro, ...; all of a source on the Hub, which everybody can find."""
+    return source if source.startswith("hub=") else source.split("=", 1)[0]
+
+
+def _split_name(args: DataArguments) -> str:
+    """Names a split in the cache: the sources, by full paths or names on the Hub, and what decides sides."""
+    sources = [without_revision(each) if each.startswith("hub=") else each for each in args.source]
+    local = [each.split("=", 1)[1] for each in sources if "=" in each and not each.startswith("hub=")]
+    places = [str(Path(path).expanduser().resolve()) for path in ([args.data_path] if args.data_path else local)]
+    fractions = (args.validation_fraction, args.test_fraction, args.split_seed)
+    return fingerprint_of([[kind_of(each) for each in sources], places, fractions])
+
+
+def _kept_sides(path: Path) -> dict[str, str]:
+    return sides_by_content(read_manifest(path)) if path.exists() else {}
+
+
+def _earlier_sides(origins: list[str], pieces: Dataset) -> dict[str, str]:
+    """Sides by content in earlier splits; the first that knows a piece decides."""
+    sides: dict[str, str] = {}
+    for origin in origins:
+        sides = {**_sides_in(origin, pieces), **sides}
+    return sides
+
+
+def _sides_in(origin: str, pieces: Dataset) -> dict[str, str]:
+    """Sides by content in an earlier split. What shares music with the train pieces of a model is train, too."""
+    if Path(origin).is_file():
+        return sides_by_content(read_manifest(origin))
+    sides = sides_by_content(read_manifest(_manifest_of(origin)))
+    if Path(origin).is_dir() and not Path(origin, "provenance.json").exists():
+        return sides  # a data set, or a model without provenance: the manifest is all that is known
+    new = [row for row, content in enumerate(pieces["content"][:]) if content not in sides]
+    overlaps = Provenance.load(origin).overlap(pieces.select(new), ["test"] * len(new))
+    rows = zip(pieces["content"][:], pieces["family_id"][:], strict=True)
+    family_of = {content: (family, sides.get(content)) for content, family in rows}
+    evaluated = {family for family, side in family_of.values() if side in ("validation", "test")}
+    # A newcomer that resembles train pieces and evaluated ones alike follows its family, and training is then refused.
+    trained = [each.content for each in overlaps if family_of[each.content][0] not in evaluated]
+    return {**sides, **dict.fromkeys(trained, "train")}
+
+
+def provenance_of(name: str, revision: str | None = None) -> Provenance:
+    """What a model was trained on, told by the commit that it is loaded from.
+
+    Raises:
+        ArgumentError: as for `model_folder`. DataError: as for `Provenance.load`.
+    """
+    folder = model_folder(name, revision)
+    return Provenance.load(name, None if Path(name).is_dir() else folder.name)
+
+
+def _manifest_of(origin: str) -> Path:
+    """The split.json of a folder, or of a model on the Hub."""
+    if Path(origin).exists():
+        return Path(origin, "split.json")
+    try:
+        return model_file(origin, "split.json")
+    except ArgumentError as error:
+        raise ArgumentError(f"split_from: {error}") from error
+
+
+def _select(pieces: Dataset, sides: list[str], rows: list[int]) -> tuple[Dataset, list[str]]:
+    return (pieces, sides) if len(rows) == len(sides) else (pieces.select(rows), [sides[row] for row in rows])
