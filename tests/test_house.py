@@ -1,16 +1,41 @@
 """The rules of the house: who may import whom, what travels, what is exported."""
 
 import ast
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import pianogen_hf as pg
+from pianogen_hf.errors import PianogenError
 
 PACKAGE = Path(pg.__file__).parent
 TRAVELLING = ("models", "tokenizers")
-STAGES = ("data", "training", "generation", "evaluation", "rendering", "publishing")
 MODULES = sorted(PACKAGE.rglob("*.py"))
+# What each room may import besides itself, whatever its sub-folders; "" is the package as its users see it.
+_BASE = {*TRAVELLING, "errors", "records"}
+_STAGES = {*_BASE, "hub", "data", "training", "generation", "evaluation", "rendering", "publishing"}
+_WORKFLOWS = {*_STAGES, "registration", ""}
+MAY_IMPORT = {
+    "__init__": {"registration"},
+    "models": set(),
+    "tokenizers": set(),
+    "errors": {"tokenizers"},
+    "records": {*TRAVELLING, "errors"},
+    "registration": {*TRAVELLING, ""},
+    "hub": _BASE,
+    "training": _BASE,
+    "generation": _BASE,
+    "evaluation": _BASE,
+    "rendering": _BASE,
+    "data": {*_BASE, "hub"},
+    "publishing": {*_BASE, "hub"},
+    "workflows": _WORKFLOWS,
+    "apps": {*_WORKFLOWS, "workflows"},
+    "commands": {*_WORKFLOWS, "workflows", "apps"},
+}
 # What a checkpoint's user has anyway; huggingface_hub comes with transformers. symusic is for midi.py alone.
 ALLOWED_AWAY = {"numpy", "torch", "transformers", "huggingface_hub", "__future__"}
 
@@ -33,7 +58,7 @@ def files_in(folders):
 
 @files_in(TRAVELLING)
 def test_travelling_files_import_siblings_and_what_users_have(path):
-    standard = set(__import__("sys").stdlib_module_names)
+    standard = set(sys.stdlib_module_names)
     for dots, module, guarded in imports(path):
         if dots:
             assert dots == 1 and module and "." not in module, f"from {'.' * dots}{module} fails in a checkpoint"
@@ -44,13 +69,40 @@ def test_travelling_files_import_siblings_and_what_users_have(path):
         assert guarded or top in allowed, f"{path.name} imports {module}: every user of a checkpoint would need it"
 
 
-@files_in(STAGES)
-def test_stages_never_import_one_another(path):
-    for dots, module, _ in imports(path):
-        assert dots == 0, "stages name their imports in full"
-        parts = module.split(".")
-        if parts[0] == "pianogen_hf":
-            assert parts[1:2] and parts[1] in (*TRAVELLING, path.parent.name), f"{path.parent.name} imports {module}"
+def room_of(path):
+    """The folder or file below the package that a module stands in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_room_imports_only_what_lies_below_it():
+    wrong = []
+    for path in MODULES:
+        room = room_of(path)
+        for dots, module, _ in imports(path):
+            parts = module.split(".")
+            if dots and room not in TRAVELLING:
+                wrong.append(f"{path.relative_to(PACKAGE)} does not name its imports in full")
+            if not dots and parts[0] == "pianogen_hf":
+                imported = parts[1] if len(parts) > 1 else ""
+                if imported not in MAY_IMPORT[room] | {room}:
+                    wrong.append(f"{path.relative_to(PACKAGE)} imports {module}")
+    assert not wrong, "; ".join(wrong)
+
+
+def test_loading_a_model_brings_in_neither_training_nor_publishing():
+    code = "import sys, pianogen_hf.workflows.loading; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("pianogen_hf.")}
+    assert not rooms & {"training", "publishing", "data", "commands", "apps"}
+
+
+def test_every_error_class_derives_from_the_one_that_commands_print_as_a_line():
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
+                name = ".".join(["pianogen_hf", *path.relative_to(PACKAGE).with_suffix("").parts])
+                assert issubclass(getattr(importlib.import_module(name), node.name), PianogenError), node.name
 
 
 def test_names_of_travelling_files_are_unique():
