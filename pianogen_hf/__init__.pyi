@@ -2,11 +2,14 @@
 # Editors and type checkers read it, too.
 from .models.configuration_continuous_notes import ContinuousNotesConfig as ContinuousNotesConfig
 from .models.configuration_music_transformer import MusicTransformerConfig as MusicTransformerConfig
+from .models.configuration_note_transformer import NoteTransformerConfig as NoteTransformerConfig
 from .models.configuration_piano_encoder import PianoEncoderConfig as PianoEncoderConfig
 from .models.modeling_continuous_notes import ContinuousNotesForCausalLM as ContinuousNotesForCausalLM
 from .models.modeling_continuous_notes import ContinuousNotesModel as ContinuousNotesModel
 from .models.modeling_music_transformer import MusicTransformerForCausalLM as MusicTransformerForCausalLM
 from .models.modeling_music_transformer import MusicTransformerModel as MusicTransformerModel
+from .models.modeling_note_transformer import NoteTransformerForCausalLM as NoteTransformerForCausalLM
+from .models.modeling_note_transformer import NoteTransformerModel as NoteTransformerModel
 from .models.modeling_piano_encoder import PianoEncoderForCausalLM as PianoEncoderForCausalLM
 from .models.modeling_piano_encoder import PianoEncoderForMaskedLM as PianoEncoderForMaskedLM
 from .models.modeling_piano_encoder import PianoEncoderModel as PianoEncoderModel

@@ -87,7 +87,10 @@ class LazyChunks(torch.utils.data.Dataset):
         return np.repeat(np.asarray(self.pieces["piece_id"][:], dtype=object), self._num_chunks)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One example: ids (int32 array) or rows, `piece_id`, `first_label`, and `start` in the version drawn."""
+        """One example: ids (int32 array) or rows, `piece_id`, `first_label`, and `start` in the version drawn.
+
+        Of rows also `seconds_left`: from the last onset of the example until the piece has died away.
+        """
         index = range(len(self))[index]
         row = int(np.searchsorted(self._ends, index, side="right"))
         part = index - int(self._ends[row] - self._num_chunks[row])
@@ -96,12 +99,14 @@ class LazyChunks(torch.utils.data.Dataset):
         version = self.augmentation.draw(_notes(piece), self.tokenizer.pitch_range, generator)
         ids = encode(self.tokenizer, piece["piece_id"], version)
         start = self._start(len(ids), (part + generator.random()) / self._num_chunks[row])
-        # The first id has nothing before it, so it is context, as in chunks on disk.
+        stop = start + self.size + 1
+        left = self.tokenizer.seconds_left(ids, stop)
         return {
-            self.tokenizer.input_name: ids[start : start + self.size + 1],
+            self.tokenizer.input_name: ids[start:stop],
             "piece_id": piece["piece_id"],
             "start": start,
-            "first_label": 1,
+            "first_label": 1,  # the first id has nothing before it, so it is context, as in chunks on disk
+            **({} if left is None else {"seconds_left": left}),
         }
 
     def _start(self, num_ids: int, place: float) -> int:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import DynamicCache, GenerationMixin, TopPLogitsWarper
+from transformers import GenerationMixin, TopPLogitsWarper
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel
@@ -37,6 +37,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .carried_code import CarriesCode
 from .configuration_continuous_notes import ContinuousNotesConfig
 from .logistic_mixture import VELOCITY_UNIT, LogisticMixture, draw, time_cells, velocity_cells
+from .row_generation import GeneratesRows, end_row
 
 # Columns of `input_values`, in the order in which they are drawn.
 TIME_SHIFT, PITCH, VELOCITY, DURATION = range(4)
@@ -237,11 +238,6 @@ def _log_density_of_time(mixture: LogisticMixture, seconds: torch.Tensor) -> tor
     return mixture.log_density(log_seconds) - log_seconds
 
 
-def end_row(config: ContinuousNotesConfig, like: torch.Tensor) -> torch.Tensor:
-    """The row after the last note, shape `(4,)`, with the type and device of `like`."""
-    return like.new_tensor([0.0, float(config.eos_token_id), 0.0, 0.0])
-
-
 class ContinuousNotesModel(CarriesCode, LlamaModel):
     """The decoder without the heads.
 
@@ -309,7 +305,7 @@ class ContinuousNotesModel(CarriesCode, LlamaModel):
         return self.dropout(embeds + self.embed_velocity(velocity) + self.embed_duration(duration))
 
 
-class ContinuousNotesForCausalLM(CarriesCode, LlamaPreTrainedModel, GenerationMixin):
+class ContinuousNotesForCausalLM(CarriesCode, GeneratesRows, LlamaPreTrainedModel, GenerationMixin):
     """The decoder with a head per field, its likelihood, and a sampling loop of its own.
 
     Differs from `LlamaForCausalLM`: notes are drawn field by field, so `generate` is not that of `GenerationMixin`,
@@ -394,99 +390,17 @@ class ContinuousNotesForCausalLM(CarriesCode, LlamaPreTrainedModel, GenerationMi
             mass, density, logits = self.heads.nats(hidden_states.to(self.heads.embed_pitch.weight.dtype), notes)
         return torch.where(counts, mass, 0.0), torch.where(counts, density, 0.0), logits
 
-    @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def sample(
         self,
-        input_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        max_new_tokens: int = 256,
-        min_new_tokens: int = 0,
-        max_new_seconds: float | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        num_return_sequences: int = 1,
-        seed: int | None = None,
+        hidden_states: torch.Tensor,
+        rows: torch.Tensor,
+        temperature: float,
+        top_p: float,
+        allow_end: bool,
+        generator: torch.Generator | None,
     ) -> torch.Tensor:
-        """Continue pieces, or begin new ones.
-
-        Where prompt and new notes outgrow `max_position_embeddings`, generation goes on from the latest half of it.
-
-        Args:
-            input_values: Prompts, shape `(batch, length, 4)`; the beginning of a piece by default.
-            attention_mask: 0 for padding, which must stand on the left, shape `(batch, length)`.
-            max_new_tokens: Most new notes.
-            min_new_tokens: No piece ends before so many new notes.
-            max_new_seconds: A piece ends where the onset of a note would lie so far behind the prompt's last onset.
-            temperature: Below 1 safer, above 1 wilder; 0 takes the likeliest of everything.
-            top_p: Pitches are drawn among the likeliest of this total probability.
-            num_return_sequences: Continuations per prompt; those of one prompt stand together.
-            seed: Makes the result repeatable, whatever else draws random numbers.
-
-        Returns:
-            Prompts and new notes, shape `(batch * num_return_sequences, length + new, 4)`; after a piece has ended,
-            rows of its end.
-
-        Raises:
-            ValueError: If padding stands on the right, or a setting is out of range.
-        """
-        _check_sampling(attention_mask, max_new_tokens, temperature, top_p)
-        was_training = self.training
-        self.eval()
-        begin = torch.tensor([[[0.0, float(self.config.bos_token_id), 0.0, 0.0]]])
-        rows = begin if input_values is None else input_values
-        rows = rows.to(self.device, torch.float32).repeat_interleave(num_return_sequences, dim=0)
-        mask = torch.ones_like(rows[..., 0], dtype=torch.long)
-        if attention_mask is not None:
-            mask = attention_mask.to(mask).repeat_interleave(num_return_sequences, dim=0)
-        generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
-
-        elapsed = torch.zeros(len(rows), device=self.device)
-        has_ended: torch.Tensor = rows[:, -1, PITCH].eq(self.config.eos_token_id)
-        window = _CachedWindow(self.model)
-        for count in range(max_new_tokens):
-            if has_ended.all():
-                break
-            hidden_states = window.last_hidden_state(rows, mask)
-            new = self.heads.sample(hidden_states, temperature, top_p, count >= min_new_tokens, generator)
-            elapsed += new[:, TIME_SHIFT]
-            if max_new_seconds is not None:
-                has_ended |= elapsed >= max_new_seconds
-            new = torch.where(has_ended[:, None], end_row(self.config, new), new)
-            has_ended |= new[:, PITCH].eq(self.config.eos_token_id)
-            rows = torch.cat([rows, new[:, None]], dim=1)
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        self.train(was_training)
-        return rows
-
-
-class _CachedWindow:
-    """Runs the decoder over rows that grow by one note at a time, with a cache, within the length it was trained on."""
-
-    def __init__(self, model: ContinuousNotesModel):
-        self.model = model
-        self.start = 0  # of the window that the cache holds
-        self.past_key_values: Cache | None = None
-
-    def last_hidden_state(self, rows: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Hidden state of the last row, shape `(batch, hidden_size)`."""
-        length, context = rows.shape[1], self.model.config.max_position_embeddings
-        fed = rows[:, -1:]
-        if self.past_key_values is None or length - self.start > context:
-            self.start = 0 if length <= context else length - max(context // 2, 1)
-            self.past_key_values, fed = DynamicCache(config=self.model.config), rows[:, self.start :]
-        outputs = self.model(
-            fed, attention_mask=attention_mask[:, self.start :], past_key_values=self.past_key_values, use_cache=True
-        )
-        assert outputs.last_hidden_state is not None
-        return outputs.last_hidden_state[:, -1]
-
-
-def _check_sampling(attention_mask: torch.Tensor | None, max_new_tokens: int, temperature: float, top_p: float) -> None:
-    if attention_mask is not None and not bool(attention_mask[:, -1].all()):
-        raise ValueError("prompts must be padded on the left")
-    if max_new_tokens < 1 or not 0 <= temperature < float("inf") or not 0 < top_p <= 1:
-        raise ValueError("max_new_tokens must be at least 1, temperature at least 0, top_p in (0, 1]")
+        """Draw the note after each row; see [`ContinuousNotesHeads.sample`]."""
+        return self.heads.sample(hidden_states, temperature, top_p, allow_end, generator)
 
 
 __all__ = ["ContinuousNotesForCausalLM", "ContinuousNotesModel", "ContinuousNotesOutput"]

@@ -145,6 +145,11 @@ class ContinuousNotesFeatureExtractor(NotesEncoder, SequenceFeatureExtractor):
         """
         return notes_to_midi_bytes(music if isinstance(music, Notes) else self.decode_notes(music))
 
+    def seconds_left(self, steps: np.ndarray, stop: int) -> float:
+        """From the last onset before row `stop` of a piece until its last note has died away."""
+        onset = np.cumsum(steps[:, TIME_SHIFT], dtype=np.float64)
+        return float((onset + steps[:, DURATION]).max() - onset[min(stop, len(steps)) - 1])
+
     def identity(self) -> tuple[str, dict[str, Any], list[Any]]:
         """Class and grid; nothing is learnt."""
         return type(self).__name__, {"sampling_rate": self.sampling_rate}, []

@@ -66,6 +66,10 @@ class NotesEncoder:
         """Notes of steps, as list, array or tensor."""
         raise TypeError(f"{type(self).__name__} can't decode")
 
+    def seconds_left(self, steps: np.ndarray, stop: int) -> float | None:
+        """From the last onset before step `stop` until the piece has died away; None where the scheme can't tell."""
+        return None
+
     def identity(self) -> tuple[str, dict[str, Any], list[Any]]:
         """What the output depends on: the name of the class, its settings, and what was learnt from data."""
         raise TypeError(f"{type(self).__name__} does not say what its output depends on")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field, fields
@@ -14,8 +15,10 @@ from typing import Any, NoReturn
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import HubStrategy
+from transformers.training_args import OptimizerNames
 
 from pianogen_hf.errors import ArgumentError
+from pianogen_hf.models.note_controls import KINDS
 from pianogen_hf.training.recipe import options_of_stages, read_yaml, suggestion
 
 __all__ = [
@@ -29,6 +32,9 @@ __all__ = [
     "parse_stages",
     "read_yaml",
 ]
+
+
+MUON = "muon"
 
 
 class JsonMap(dict[str, Any]):
@@ -101,6 +107,13 @@ class DataArguments:
             "one with a smaller share the rest comes in the next epoch. Validation stays as it is."
         },
     )
+    source_kinds: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "What kind of music each source is, for models that can be asked for one: classical, jazz, score "
+            "(played as it stands), or none."
+        },
+    )
     data_path: str | None = field(default=None, metadata={"help": "PATH of the source, where there is only one."})
     max_pieces: int | None = field(default=None, metadata={"help": "Use only this many pieces of each side."})
     programs: str = field(
@@ -165,6 +178,10 @@ class PianoTrainingArguments(TrainingArguments):
     bf16: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "bfloat16 training; by default wherever the hardware is fast at it."}
     )
+    optim: str = field(  # type: ignore[assignment]
+        default=OptimizerNames.ADAMW_TORCH.value,
+        metadata={"help": "muon (matrices by Muon, the rest by AdamW), or any that transformers knows: adamw_torch ..."},
+    )
     report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, none, or another tracker."})
     card_text: str | None = field(
         default=None, metadata={"help": "Markdown file with what the model's card says of purpose, licences, limits."}
@@ -175,6 +192,19 @@ class PianoTrainingArguments(TrainingArguments):
     sample_notes: int = field(default=120, metadata={"help": "Notes in such a sample."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without better bits per note; keeps the best."}
+    )
+    adam_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "With --optim muon, whose learning rate is --learning_rate (0.02, say): that of AdamW, which takes "
+            "embeddings and output layers. A fifth of the other by default."
+        },
+    )
+    decay_share: float | None = field(
+        default=None,
+        metadata={
+            "help": "Hold the learning rate after the warm-up and let it fall to 0 over this last share of the steps."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -187,7 +217,18 @@ class PianoTrainingArguments(TrainingArguments):
             _check_early_stopping(self)
             self.load_best_model_at_end = True
             self.metric_for_best_model, self.greater_is_better = "bits_per_note", False
+        known = [MUON, *(each.value for each in OptimizerNames)]
+        if self.optim not in known:
+            raise ArgumentError(f"unknown optim {self.optim!r}{suggestion(str(self.optim), known)}")
+        is_muon = self.optim == MUON
+        if is_muon:  # `TrainingArguments` knows the names of its own optimizers only
+            self.optim = OptimizerNames.ADAMW_TORCH.value
+        if self.torch_compile and self.use_cpu and cpp_compiler() is None:
+            print("torch_compile needs a C++ compiler, and there is none: training goes on without it", file=sys.stderr)
+            self.torch_compile = False
         super().__post_init__()
+        if is_muon:
+            self.optim = MUON
         # Several GPUs are for `accelerate launch`: DataParallel would multiply the gradient by their number, because
         # the Trainer takes a loss that is summed over all of them for the loss of one.
         self._n_gpu = min(self._n_gpu, 1)
@@ -203,6 +244,11 @@ def _check_early_stopping(args: PianoTrainingArguments) -> None:
             f"early_stopping_patience keeps the best checkpoint: with --eval_strategy {evaluates} "
             f"save_strategy must be {evaluates} or best, not {saves}"
         )
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler with which `torch.compile` would build kernels for a CPU."""
+    return next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None)
 
 
 def has_fast_bf16() -> bool:
@@ -353,10 +399,22 @@ def _check_weights(data: DataArguments) -> None:
         raise ArgumentError("source_weights need chunks of one source each: leave out packing")
 
 
+def _check_kinds(data: DataArguments) -> None:
+    """One known kind of music per source."""
+    if data.source_kinds is None:
+        return
+    if len(data.source_kinds) != len(data.source):
+        raise ArgumentError(f"source_kinds takes one kind per source: {len(data.source)}, got {len(data.source_kinds)}")
+    unknown = set(data.source_kinds) - {"none", *KINDS}
+    if unknown:
+        raise ArgumentError(f"source_kinds are {', '.join(KINDS)} or none, not {min(unknown)!r}")
+
+
 def _check(model: ModelArguments, data: DataArguments, training: PianoTrainingArguments) -> None:
     """Refuse what argparse can't: pairs, ranges, and options that need or exclude one another."""
     _check_ranges(data)
     _check_weights(data)
+    _check_kinds(data)
     if data.programs not in ("piano", "all"):
         raise ArgumentError(f"programs must be piano or all, got {data.programs!r}")
     values = {**vars(model), **vars(data), **vars(training)}

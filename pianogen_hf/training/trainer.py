@@ -18,21 +18,23 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, GenerationConfig, PreTrainedModel, Trainer
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, SchedulerType
 from transformers.utils.hub import PushInProgress
 
+from pianogen_hf.training.arguments import MUON, PianoTrainingArguments
 from pianogen_hf.training.callbacks import EpochCallback
 from pianogen_hf.training.collator import IGNORED
 from pianogen_hf.training.mixing import MixtureSampler
+from pianogen_hf.training.muon import make_muon
 
 
 class PianoTrainer(Trainer):
     """A `Trainer` for next-token models of music.
 
-    Differs from its parent in five points: label smoothing is applied to the shifted labels of any causal model and to
+    Differs from its parent in six points: label smoothing is applied to the shifted labels of any causal model and to
     training only; evaluation reports nats per token, next-token accuracy and bits per note; every checkpoint is
-    complete with what tells of its data; what a checkpoint does not say of generation is set to sampling; and to the
-    Hub goes what `publish` sends, never the whole folder. It can also be told how to draw train examples.
+    complete with what tells of its data; what a checkpoint does not say of generation is set to sampling; to the Hub
+    goes what `publish` sends, never the whole folder; and it knows Muon (see `muon.py`). It can also be told how to draw train examples.
 
     Args:
         eval_notes: notes in the reference pieces of the evaluation set, for bits per note.
@@ -42,6 +44,8 @@ class PianoTrainer(Trainer):
             it may go there.
         **kwargs: as for `Trainer`.
     """
+
+    args: PianoTrainingArguments
 
     def __init__(
         self,
@@ -66,6 +70,27 @@ class PianoTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         return super()._get_train_sampler(train_dataset) if self.mixture is None else self.mixture
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """The parent's, or Muon with AdamW, which the parent does not know."""
+        if self.optimizer is None and self.args.optim == MUON:
+            self.optimizer = make_muon(
+                self.model if model is None else model,
+                lr=self.args.learning_rate,
+                adam_lr=self.args.adam_learning_rate or self.args.learning_rate / 5,
+                weight_decay=self.args.weight_decay,
+            )
+        return super().create_optimizer(model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The parent's, with a decay over the last steps where a share of them is set aside for it."""
+        if self.args.decay_share is not None:
+            self.args.lr_scheduler_type = SchedulerType.WARMUP_STABLE_DECAY
+            num_decay_steps = round(self.args.decay_share * num_training_steps)
+            self.args.lr_scheduler_kwargs = {"num_decay_steps": num_decay_steps, "decay_type": "linear"}
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def get_train_dataloader(self) -> DataLoader:
         """The parent's, with a generator of its own: making workers must not change what dropout draws next."""

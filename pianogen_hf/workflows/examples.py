@@ -17,6 +17,7 @@ from pianogen_hf.data.lazy import LazyChunks
 from pianogen_hf.data.sources.listing import list_each
 from pianogen_hf.errors import ArgumentError, one_line
 from pianogen_hf.registration import exported
+from pianogen_hf.models.note_controls import KINDS
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import DataArguments, ModelArguments
 from pianogen_hf.workflows.loading import load_encoder
@@ -107,12 +108,31 @@ def owners_of(args: DataArguments, pieces: Dataset, chunks: Any) -> tuple[np.nda
     Returns:
         A place in `args.source` for each chunk, int64 (num_chunks,); and what its pieces call each of these sources.
     """
-    listed = list_each(args.source, args.data_path, args.cache_dir)
-    names = [sorted({file.source for file in files}) for files in listed]
-    place = {name: number for number, each in enumerate(names) for name in each}
-    owner = {piece: place[source] for piece, source in zip(pieces["piece_id"][:], pieces["source"][:], strict=True)}
+    names = _source_names(args)
+    owner = _places(names, pieces)
     owners = np.fromiter((owner[piece] for piece in _pieces_of(chunks)), dtype=np.int64, count=len(chunks))
     return owners, [" and ".join(each) for each in names]
+
+
+def kinds_of(args: DataArguments, pieces: Dataset) -> dict[str, int]:
+    """Class of the kind of music of each piece whose source has one, by `piece_id`."""
+    if args.source_kinds is None:
+        return {}
+    classes = [0 if kind == "none" else 1 + KINDS.index(kind) for kind in args.source_kinds]
+    places = _places(_source_names(args), pieces)
+    return {piece: classes[place] for piece, place in places.items() if classes[place]}
+
+
+def _source_names(args: DataArguments) -> list[list[str]]:
+    """What the pieces of each source call it."""
+    listed = list_each(args.source, args.data_path, args.cache_dir)
+    return [sorted({file.source for file in files}) for files in listed]
+
+
+def _places(names: list[list[str]], pieces: Dataset) -> dict[str, int]:
+    """The place of each piece's source in `args.source`, by `piece_id`."""
+    place = {name: number for number, each in enumerate(names) for name in each}
+    return {piece: place[source] for piece, source in zip(pieces["piece_id"][:], pieces["source"][:], strict=True)}
 
 
 def _pieces_of(chunks: Any) -> Iterator[str]:

@@ -30,7 +30,7 @@ from pianogen_hf.training.callbacks import EpochCallback, InterruptCallback, Sam
 from pianogen_hf.training.mixing import MixtureSampler
 from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages
 from pianogen_hf.training.trainer import PianoTrainer
-from pianogen_hf.workflows.examples import make_chunks, make_tokenizer, owners_of
+from pianogen_hf.workflows.examples import kinds_of, make_chunks, make_tokenizer, owners_of
 from pianogen_hf.workflows.model_to_train import check_resumed, make_model, try_model, way_of_training
 from pianogen_hf.workflows.split import load_split, provenance_of, split_parameters
 from pianogen_hf.workflows.train_end import finish, publisher, push
@@ -92,7 +92,8 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
     model = make_model(model_args, tokenizer, data_args.chunk_length)
     if model_args.model_name_or_path is None:
         try_model(model, tokenizer)
-    way = way_of_training(training_args, model, tokenizer)
+    kinds = kinds_of(data_args, pieces)
+    way = way_of_training(training_args, model, tokenizer, data_args.chunk_length, kinds)
     if resume is not None:
         check_resumed(training_args, manifest, model, resume)
     publish = publisher(training_args) if training_args.push_to_hub else None

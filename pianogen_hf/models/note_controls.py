@@ -1,0 +1,52 @@
+"""What can be asked of a note transformer (V8), as classes for `control_ids`: 0 is always "not asked".
+
+    density       notes per second, three classes an octave
+    register      mean pitch, a class for three semitones
+    loudness      mean velocity, a class for five velocities
+    key           24 of them, major from C on, then minor
+    kind          a classical performance, jazz, or a score played as it stands
+    seconds_left  until the last note of the piece has died away, four classes an octave
+    gap_left      seconds until the end of the gap that is filled, likewise
+"""
+
+import math
+
+import torch
+
+CONTROLS = ("density", "register", "loudness", "key", "kind", "seconds_left", "gap_left")
+DENSITY, REGISTER, LOUDNESS, KEY, KIND, SECONDS_LEFT, GAP_LEFT = range(len(CONTROLS))
+CONTROL_SIZES = (20, 18, 27, 25, 4, 48, 48)
+KINDS = ("classical", "jazz", "score")
+PITCH_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+_SLOWEST, _LOWEST, _SHORTEST = 0.5, 36.0, 0.125  # notes per second, pitch, seconds
+
+
+def density_class(notes_per_second: float) -> int:
+    """Class of a density."""
+    return _bounded(3 * math.log2(max(notes_per_second, 1e-3) / _SLOWEST), DENSITY)
+
+
+def register_class(mean_pitch: float) -> int:
+    """Class of a mean pitch."""
+    return _bounded((mean_pitch - _LOWEST) / 3, REGISTER)
+
+
+def loudness_class(mean_velocity: float) -> int:
+    """Class of a mean velocity."""
+    return _bounded(mean_velocity / 5, LOUDNESS)
+
+
+def key_class(tonic: int, is_minor: bool) -> int:
+    """Class of a key, by the pitch class of its tonic."""
+    return 1 + tonic % 12 + 12 * is_minor
+
+
+def seconds_left_class(seconds: torch.Tensor) -> torch.Tensor:
+    """Classes, int64, of times that are left, of any shape; 0 where they are not a number."""
+    octaves = torch.log2(seconds.clamp(min=_SHORTEST) / _SHORTEST)
+    classes = 1 + torch.round(4 * octaves).clamp(max=CONTROL_SIZES[SECONDS_LEFT] - 2)
+    return torch.where(seconds.isnan(), 0, classes).long()
+
+
+def _bounded(place: float, control: int) -> int:
+    return 1 + min(max(round(place), 0), CONTROL_SIZES[control] - 2)

@@ -1,0 +1,230 @@
+"""Tasks out of music: which notes of a window are given, which are to be written, and what is asked of them.
+
+A note transformer (V8) learns to continue, to fill a gap, to accompany and to vary from one kind of window. What a
+window becomes is drawn anew in every epoch:
+
+    continue    all notes are written, each given those before it
+    fill        a span is written in sight of what precedes and follows it, and of some of its own notes
+    accompany   from some point on a part of the texture is given: a register, the top or the bottom line, or notes at
+                random; the rest is written
+
+Given notes are seen some time before their own onset: long before (the whole part is known), a little, or not at all,
+as when somebody plays. Controls are computed from the very notes that are to be written, and asked for now and then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pianogen_hf.models.note_controls import (
+    CONTROLS,
+    DENSITY,
+    GAP_LEFT,
+    KEY,
+    KIND,
+    LOUDNESS,
+    REGISTER,
+    SECONDS_LEFT,
+    density_class,
+    key_class,
+    loudness_class,
+    register_class,
+    seconds_left_class,
+)
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import DURATION, END, PITCH, TIME_SHIFT, VELOCITY
+from pianogen_hf.tokenizers.key_finding import key_of
+
+_FILL, _ACCOMPANY = 0.25, 0.25  # shares of windows; the others are continued
+_GAP_SEC = (2.0, 20.0)
+_LOOKAHEAD_SEC = 5.0
+_PARTLY_GIVEN = 0.3  # share of gaps of which some notes are given
+_GAP_IS_TOLD = 0.8  # how often it is said where a gap ends
+_WITHOUT_CONTROLS, _CONTROL = 0.45, 0.5  # share of windows without any, and chance of each control in the others
+_FEWEST_NOTES = 8  # that say something of density, register or loudness; a key takes twice as many
+_NUM_PITCHES = 128
+_IS_TIME = np.isin(np.arange(len(CONTROLS)), (SECONDS_LEFT, GAP_LEFT))
+_END_ROW = np.array([[0, END, 0, 0]], dtype=np.float32)
+
+
+@dataclass
+class Arrangement:
+    """Rows in the order in which a model meets them.
+
+    Attributes:
+        rows: shape (length, 4), float32.
+        is_given: roles, bool, shape (length,).
+        is_target: rows that are to be predicted, bool, shape (length,).
+        control_ids: int64, shape (length, num_controls): what is asked of the notes after each row.
+    """
+
+    rows: np.ndarray
+    is_given: np.ndarray
+    is_target: np.ndarray
+    control_ids: np.ndarray
+
+
+@dataclass
+class _Task:
+    """A window in the order of a task.
+
+    Attributes:
+        order: indices of the window's rows in the order in which they are met, without those left out.
+        is_given: roles of these, bool.
+        begin: place in `order` from which on something is given: targets change their character there.
+        gap_end: onset, in seconds, at which a gap ends; None where none is filled.
+    """
+
+    order: np.ndarray
+    is_given: np.ndarray
+    begin: int
+    gap_end: float | None = None
+
+
+def arrange(
+    rows: np.ndarray,
+    first_label: int,
+    generator: np.random.Generator,
+    kind: int = 0,
+    seconds_left: float | None = None,
+) -> Arrangement:
+    """Draw a task and arrange a window for it.
+
+    Args:
+        rows: a window of a piece, shape (length, 4), in time order.
+        first_label: index of the first row that may be predicted, at least 1.
+        generator: where chance comes from.
+        kind: class of the kind of music, 0 if it is unknown.
+        seconds_left: from the last onset of the window until the piece has died away, if it is known.
+
+    Returns:
+        At most as many rows as the window has.
+    """
+    onset = np.cumsum(rows[:, TIME_SHIFT], dtype=np.float64)
+    draw = generator.random()
+    task = None
+    if draw < _FILL:
+        task = _fill(rows, onset, first_label, generator)
+    elif draw < _FILL + _ACCOMPANY:
+        task = _accompany(rows, onset, first_label, generator)
+    if task is None:
+        task = _Task(np.arange(len(rows)), np.zeros(len(rows), dtype=bool), len(rows))
+    chosen, chosen_onset = rows[task.order].copy(), onset[task.order]
+    is_target = ~task.is_given & (np.arange(len(chosen)) >= first_label)
+    if task.gap_end is not None:  # the event after the last note that is to be written
+        chosen = np.concatenate([chosen, _END_ROW])
+        chosen_onset = np.append(chosen_onset, chosen_onset[~task.is_given][-1])
+        task.is_given, is_target = np.append(task.is_given, False), np.append(is_target, True)
+    written_onset = _clock(chosen_onset, task.is_given)
+    chosen[1:, TIME_SHIFT] = np.rint((chosen_onset[1:] - written_onset[:-1]) * 1000) / 1000
+    arranged = Arrangement(chosen, task.is_given, is_target, np.zeros((len(chosen), len(CONTROLS)), dtype=np.int64))
+    end = None if seconds_left is None else onset[-1] + seconds_left
+    _ask(arranged, task, chosen_onset, written_onset, kind, end, generator)
+    return arranged
+
+
+def _clock(onset: np.ndarray, is_given: np.ndarray) -> np.ndarray:
+    """Onset of the last written row so far, at each row; the first row is written."""
+    return onset[np.maximum.accumulate(np.where(is_given, 0, np.arange(len(onset))))]
+
+
+def _fill(rows: np.ndarray, onset: np.ndarray, first_label: int, generator: np.random.Generator) -> _Task | None:
+    """Past, given future (and given notes of the gap), then the rest of the gap; None where there is no room for it."""
+    length = generator.uniform(*_GAP_SEC)
+    last_start = onset[-1] - min(length, 0.8 * (onset[-1] - onset[first_label - 1]))
+    start = generator.uniform(onset[first_label - 1], max(last_start, onset[first_label - 1]))
+    in_gap = (onset >= start) & (onset < start + length) & (np.arange(len(rows)) >= first_label)
+    is_note = rows[:, PITCH] < _NUM_PITCHES
+    past, future = np.flatnonzero((onset < start) | (np.arange(len(rows)) < first_label)), (onset >= start + length)
+    future = np.flatnonzero(future & is_note & ~in_gap)
+    if np.count_nonzero(in_gap & is_note) < 2 or len(future) == 0:
+        return None
+    if generator.random() < 0.5:  # not always all of it
+        future = future[: generator.integers(1, len(future) + 1)]
+    gap = np.flatnonzero(in_gap & is_note)
+    share = generator.random() if generator.random() < _PARTLY_GIVEN else 0.0
+    is_given = generator.random(len(gap)) < share
+    if is_given.all():
+        is_given[generator.integers(len(gap))] = False
+    if len(past) + len(gap) + len(future) == len(rows):  # there must be room for the end
+        future = future[:-1]
+    given = np.concatenate([gap[is_given], future])
+    order = np.concatenate([past, given, gap[~is_given]])
+    roles = np.isin(np.arange(len(order)), np.arange(len(past), len(past) + len(given)))
+    return _Task(order, roles, len(past), float(start + length))
+
+
+def _accompany(rows: np.ndarray, onset: np.ndarray, first_label: int, generator: np.random.Generator) -> _Task | None:
+    """A part of the texture is given from some row on, seen some time ahead."""
+    index = np.arange(len(rows))
+    begin = first_label if generator.random() < 0.5 else int(generator.integers(first_label, len(rows)))
+    is_given = _part(rows, onset, generator) & (rows[:, PITCH] < _NUM_PITCHES) & (index >= begin)
+    if not is_given.any() or not (~is_given & (index >= begin)).any():
+        return None
+    draw = generator.random()
+    lookahead = np.inf if draw < 0.5 else 0.0 if draw < 0.7 else generator.uniform(0, _LOOKAHEAD_SEC)
+    met = np.where(is_given, onset - lookahead, onset)
+    order = np.lexsort([index, ~is_given, met, index >= begin])
+    return _Task(order, is_given[order], begin)
+
+
+def _part(rows: np.ndarray, onset: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Which notes are given: above or below a pitch, the top or the bottom line, or any by chance."""
+    pitch, draw = rows[:, PITCH], generator.random()
+    if draw < 0.4:
+        border = np.quantile(pitch, generator.uniform(0.25, 0.75))
+        return pitch > border if generator.random() < 0.5 else pitch < border
+    if draw < 0.7:
+        side = 1 if generator.random() < 0.5 else -1
+        sounds = (onset <= onset[:, None]) & (onset + rows[:, DURATION] > onset[:, None])  # (at, note)
+        return side * pitch >= np.where(sounds, side * pitch, -np.inf).max(1)
+    return generator.random(len(rows)) < generator.uniform(0.2, 0.8)
+
+
+def _ask(
+    arranged: Arrangement,
+    task: _Task,
+    onset: np.ndarray,
+    clock: np.ndarray,
+    kind: int,
+    end: float | None,
+    generator: np.random.Generator,
+) -> None:
+    """Fill in controls, computed from stretches of the notes that are to be written."""
+    asked, gap_asked = generator.random(len(CONTROLS)) < _CONTROL, generator.random() < _GAP_IS_TOLD
+    is_silent = generator.random() < _WITHOUT_CONTROLS
+    targets = np.flatnonzero(arranged.is_target & (arranged.rows[:, PITCH] < _NUM_PITCHES))
+    cuts = np.sort(generator.integers(1, max(len(targets), 2), generator.integers(0, 3)))
+    control_ids = arranged.control_ids
+    if task.gap_end is not None and gap_asked:
+        left = torch.from_numpy(task.gap_end - clock[task.begin - 1 :])
+        control_ids[task.begin - 1 :, GAP_LEFT] = seconds_left_class(left).numpy()
+    if is_silent:
+        return
+    borders = np.unique([0, *cuts, np.searchsorted(targets, task.begin), len(targets)])
+    for first, last in zip(borders[:-1], borders[1:], strict=True):
+        stretch = targets[first:last]
+        begin = targets[first - 1] if first else 0
+        until = targets[last - 1] if last < len(targets) else len(control_ids)
+        values = _values(arranged.rows[stretch], onset[stretch])
+        values[KIND] = kind
+        control_ids[begin:until, asked] = np.where(_IS_TIME, control_ids[begin:until], values)[:, asked]
+    if end is not None and asked[SECONDS_LEFT]:
+        control_ids[:, SECONDS_LEFT] = seconds_left_class(torch.from_numpy(end - clock)).numpy()
+
+
+def _values(rows: np.ndarray, onset: np.ndarray) -> np.ndarray:
+    """Classes of the controls of some notes; 0 where these are too few to say."""
+    values = np.zeros(len(CONTROLS), dtype=np.int64)
+    if len(rows) < _FEWEST_NOTES:
+        return values
+    seconds = onset[-1] - onset[0]
+    if seconds > 1:
+        values[DENSITY] = density_class((len(rows) - 1) / seconds)
+    values[REGISTER] = register_class(float(rows[:, PITCH].mean()))
+    values[LOUDNESS] = loudness_class(float(rows[:, VELOCITY].mean()))
+    if len(rows) >= 2 * _FEWEST_NOTES:
+        values[KEY] = key_class(*key_of(rows[:, PITCH], rows[:, DURATION]))
+    return values

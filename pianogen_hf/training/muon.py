@@ -1,0 +1,85 @@
+"""Muon for matrices, AdamW for the rest, as one optimizer with one schedule.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) steps along the nearest orthogonal matrix of the
+momentum; it is for the matrices of hidden layers. Embeddings, output layers, biases and gains are AdamW's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Both optimizers of torch over one list of parameter groups and one state.
+
+    So a scheduler, a checkpoint and accelerate see an ordinary optimizer.
+
+    Args:
+        matrices: for Muon, of two dimensions.
+        others: for AdamW.
+        lr: of Muon. A step of it changes a matrix by about `lr` in every direction.
+        adam_lr: of AdamW.
+        weight_decay: of both, times their learning rate.
+        betas: of AdamW.
+        momentum: of Muon.
+    """
+
+    def __init__(
+        self,
+        matrices: list[nn.Parameter],
+        others: list[nn.Parameter],
+        *,
+        lr: float,
+        adam_lr: float,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        momentum: float = 0.95,
+    ) -> None:
+        self._muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum)
+        self._adamw = torch.optim.AdamW(others, lr=adam_lr, weight_decay=weight_decay, betas=betas)
+        groups = [{**group, "is_muon": True} for group in self._muon.param_groups]
+        groups += [{**group, "is_muon": False} for group in self._adamw.param_groups]
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for inner, is_muon in ((self._muon, True), (self._adamw, False)):
+            # Loading a state replaces groups and state, so what is shared is shared anew.
+            inner.param_groups = [group for group in self.param_groups if group["is_muon"] is is_muon]
+            inner.state = self.state
+            inner.step()
+        return loss
+
+
+def make_muon(model: nn.Module, **kwargs: Any) -> MuonWithAdamW:
+    """The optimizer for a model: Muon takes the matrices of linear layers that lead from hidden states to hidden states.
+
+    Args:
+        model: its embeddings and what makes logits are left to AdamW: the output embeddings of a model of transformers,
+            and layers that are called `fc2` of a head.
+        **kwargs: see [`MuonWithAdamW`].
+    """
+    outputs = {id(parameter) for layer in _output_layers(model) for parameter in layer.parameters()}
+    matrices = {
+        id(layer.weight): layer.weight
+        for layer in model.modules()
+        if isinstance(layer, nn.Linear) and layer.weight.requires_grad and id(layer.weight) not in outputs
+    }
+    others = [each for each in model.parameters() if each.requires_grad and id(each) not in matrices]
+    return MuonWithAdamW(list(matrices.values()), others, **kwargs)
+
+
+def _output_layers(model: nn.Module) -> list[nn.Module]:
+    """Layers whose outputs are logits or parameters of a distribution."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    heads = [module for name, module in model.named_modules() if name.endswith("_head.fc2")]
+    return heads + ([] if output is None else [output])
