@@ -305,7 +305,9 @@ class ContinuousNotesModel(CarriesCode, LlamaModel):
         return self.dropout(embeds + self.embed_velocity(velocity) + self.embed_duration(duration))
 
 
-class ContinuousNotesForCausalLM(CarriesCode, GeneratesRows, LlamaPreTrainedModel, GenerationMixin):
+class ContinuousNotesForCausalLM(  # type: ignore[misc]  # `generate` takes and gives rows
+    CarriesCode, GeneratesRows, LlamaPreTrainedModel, GenerationMixin
+):
     """The decoder with a head per field, its likelihood, and a sampling loop of its own.
 
     Differs from `LlamaForCausalLM`: notes are drawn field by field, so `generate` is not that of `GenerationMixin`,

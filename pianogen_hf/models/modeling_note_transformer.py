@@ -137,7 +137,9 @@ class NoteTransformerRotaryEmbedding(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, index: torch.Tensor, onset: torch.Tensor, pitch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, index: torch.Tensor, onset: torch.Tensor, pitch: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines, float32.
 
         Args:
@@ -442,8 +444,7 @@ class NoteTransformerHeads(nn.Module):
         duration = draw_class(DURATION, self.duration_head(hidden_states))
         rate = self.config.sampling_rate
         rows = [_middle_step(shift) / rate, pitch, velocity, (_middle_step(duration) + 1) / rate]
-        end = torch.where(is_end, float(self.config.eos_token_id), pitch.float())
-        rows[PITCH] = end
+        rows[PITCH] = torch.where(is_end, NUM_PITCHES + 1, pitch)
         return torch.stack([each.float() for each in rows], dim=-1) * _kept_at_end(is_end)
 
 
@@ -553,7 +554,7 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         places = places_of(input_values, token_type_ids, self.config.sampling_rate, past_key_values)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (torch.arange(input_values.shape[1], device=input_values.device) + past)[None]
+            position_ids = (torch.arange(input_values.shape[1], device=input_values.device) + past)[None]  # type: ignore[assignment]
         inputs_embeds = self.embeddings(input_values, token_type_ids, control_ids)
         causal_mask = create_causal_mask(
             config=self.config,
@@ -590,7 +591,9 @@ def places_of(
     return NotePlaces.of(input_values, token_type_ids, sampling_rate, getattr(past_key_values, "note_places", None))
 
 
-class NoteTransformerForCausalLM(GeneratesRows, NoteTransformerPreTrainedModel, GenerationMixin):
+class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and gives rows
+    GeneratesRows, NoteTransformerPreTrainedModel, GenerationMixin
+):
     """The decoder with a head per field, its likelihood, and a sampling loop of its own.
 
     Differs from causal models of tokens as `ContinuousNotesForCausalLM` (V5) does: notes are drawn field by field, so

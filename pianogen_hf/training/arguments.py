@@ -178,9 +178,9 @@ class PianoTrainingArguments(TrainingArguments):
     bf16: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "bfloat16 training; by default wherever the hardware is fast at it."}
     )
-    optim: str = field(  # type: ignore[assignment]
+    optim: str = field(
         default=OptimizerNames.ADAMW_TORCH.value,
-        metadata={"help": "muon (matrices by Muon, the rest by AdamW), or any that transformers knows: adamw_torch ..."},
+        metadata={"help": "muon (matrices by Muon, the rest by AdamW), or what transformers knows: adamw_torch ..."},
     )
     report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, none, or another tracker."})
     card_text: str | None = field(
@@ -248,7 +248,9 @@ def _check_early_stopping(args: PianoTrainingArguments) -> None:
 
 def cpp_compiler() -> str | None:
     """The C++ compiler with which `torch.compile` would build kernels for a CPU."""
-    return next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None)
+    return next(
+        (path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None
+    )
 
 
 def has_fast_bf16() -> bool:

@@ -21,21 +21,14 @@ import torch
 
 from pianogen_hf.models.note_controls import (
     CONTROLS,
-    DENSITY,
     GAP_LEFT,
-    KEY,
     KIND,
-    LOUDNESS,
-    REGISTER,
     SECONDS_LEFT,
-    density_class,
-    key_class,
-    loudness_class,
-    register_class,
+    control_values,
     seconds_left_class,
 )
-from pianogen_hf.tokenizers.feature_extraction_continuous_notes import DURATION, END, PITCH, TIME_SHIFT, VELOCITY
-from pianogen_hf.tokenizers.key_finding import key_of
+from pianogen_hf.models.note_rows import met_order, time_shifts, written_onsets
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import DURATION, END, PITCH, TIME_SHIFT
 
 _FILL, _ACCOMPANY = 0.25, 0.25  # shares of windows; the others are continued
 _GAP_SEC = (2.0, 20.0)
@@ -43,7 +36,6 @@ _LOOKAHEAD_SEC = 5.0
 _PARTLY_GIVEN = 0.3  # share of gaps of which some notes are given
 _GAP_IS_TOLD = 0.8  # how often it is said where a gap ends
 _WITHOUT_CONTROLS, _CONTROL = 0.45, 0.5  # share of windows without any, and chance of each control in the others
-_FEWEST_NOTES = 8  # that say something of density, register or loudness; a key takes twice as many
 _NUM_PITCHES = 128
 _IS_TIME = np.isin(np.arange(len(CONTROLS)), (SECONDS_LEFT, GAP_LEFT))
 _END_ROW = np.array([[0, END, 0, 0]], dtype=np.float32)
@@ -117,17 +109,11 @@ def arrange(
         chosen = np.concatenate([chosen, _END_ROW])
         chosen_onset = np.append(chosen_onset, chosen_onset[~task.is_given][-1])
         task.is_given, is_target = np.append(task.is_given, False), np.append(is_target, True)
-    written_onset = _clock(chosen_onset, task.is_given)
-    chosen[1:, TIME_SHIFT] = np.rint((chosen_onset[1:] - written_onset[:-1]) * 1000) / 1000
+    chosen[1:, TIME_SHIFT] = time_shifts(chosen_onset, task.is_given)
     arranged = Arrangement(chosen, task.is_given, is_target, np.zeros((len(chosen), len(CONTROLS)), dtype=np.int64))
     end = None if seconds_left is None else onset[-1] + seconds_left
-    _ask(arranged, task, chosen_onset, written_onset, kind, end, generator)
+    _ask(arranged, task, chosen_onset, kind, end, generator)
     return arranged
-
-
-def _clock(onset: np.ndarray, is_given: np.ndarray) -> np.ndarray:
-    """Onset of the last written row so far, at each row; the first row is written."""
-    return onset[np.maximum.accumulate(np.where(is_given, 0, np.arange(len(onset))))]
 
 
 def _fill(rows: np.ndarray, onset: np.ndarray, first_label: int, generator: np.random.Generator) -> _Task | None:
@@ -165,8 +151,7 @@ def _accompany(rows: np.ndarray, onset: np.ndarray, first_label: int, generator:
         return None
     draw = generator.random()
     lookahead = np.inf if draw < 0.5 else 0.0 if draw < 0.7 else generator.uniform(0, _LOOKAHEAD_SEC)
-    met = np.where(is_given, onset - lookahead, onset)
-    order = np.lexsort([index, ~is_given, met, index >= begin])
+    order = met_order(onset, is_given, begin, lookahead)
     return _Task(order, is_given[order], begin)
 
 
@@ -187,7 +172,6 @@ def _ask(
     arranged: Arrangement,
     task: _Task,
     onset: np.ndarray,
-    clock: np.ndarray,
     kind: int,
     end: float | None,
     generator: np.random.Generator,
@@ -197,7 +181,7 @@ def _ask(
     is_silent = generator.random() < _WITHOUT_CONTROLS
     targets = np.flatnonzero(arranged.is_target & (arranged.rows[:, PITCH] < _NUM_PITCHES))
     cuts = np.sort(generator.integers(1, max(len(targets), 2), generator.integers(0, 3)))
-    control_ids = arranged.control_ids
+    control_ids, clock = arranged.control_ids, written_onsets(onset, task.is_given)
     if task.gap_end is not None and gap_asked:
         left = torch.from_numpy(task.gap_end - clock[task.begin - 1 :])
         control_ids[task.begin - 1 :, GAP_LEFT] = seconds_left_class(left).numpy()
@@ -208,23 +192,8 @@ def _ask(
         stretch = targets[first:last]
         begin = targets[first - 1] if first else 0
         until = targets[last - 1] if last < len(targets) else len(control_ids)
-        values = _values(arranged.rows[stretch], onset[stretch])
+        values = control_values(arranged.rows[stretch], onset[stretch])
         values[KIND] = kind
         control_ids[begin:until, asked] = np.where(_IS_TIME, control_ids[begin:until], values)[:, asked]
     if end is not None and asked[SECONDS_LEFT]:
         control_ids[:, SECONDS_LEFT] = seconds_left_class(torch.from_numpy(end - clock)).numpy()
-
-
-def _values(rows: np.ndarray, onset: np.ndarray) -> np.ndarray:
-    """Classes of the controls of some notes; 0 where these are too few to say."""
-    values = np.zeros(len(CONTROLS), dtype=np.int64)
-    if len(rows) < _FEWEST_NOTES:
-        return values
-    seconds = onset[-1] - onset[0]
-    if seconds > 1:
-        values[DENSITY] = density_class((len(rows) - 1) / seconds)
-    values[REGISTER] = register_class(float(rows[:, PITCH].mean()))
-    values[LOUDNESS] = loudness_class(float(rows[:, VELOCITY].mean()))
-    if len(rows) >= 2 * _FEWEST_NOTES:
-        values[KEY] = key_class(*key_of(rows[:, PITCH], rows[:, DURATION]))
-    return values

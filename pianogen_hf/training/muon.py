@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -61,7 +62,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def make_muon(model: nn.Module, **kwargs: Any) -> MuonWithAdamW:
-    """The optimizer for a model: Muon takes the matrices of linear layers that lead from hidden states to hidden states.
+    """The optimizer for a model: Muon takes the matrices of linear layers between hidden states.
 
     Args:
         model: its embeddings and what makes logits are left to AdamW: the output embeddings of a model of transformers,
@@ -69,8 +70,8 @@ def make_muon(model: nn.Module, **kwargs: Any) -> MuonWithAdamW:
         **kwargs: see [`MuonWithAdamW`].
     """
     outputs = {id(parameter) for layer in _output_layers(model) for parameter in layer.parameters()}
-    matrices = {
-        id(layer.weight): layer.weight
+    matrices: dict[int, nn.Parameter] = {
+        id(layer.weight): layer.weight  # type: ignore[misc]
         for layer in model.modules()
         if isinstance(layer, nn.Linear) and layer.weight.requires_grad and id(layer.weight) not in outputs
     }
@@ -80,6 +81,6 @@ def make_muon(model: nn.Module, **kwargs: Any) -> MuonWithAdamW:
 
 def _output_layers(model: nn.Module) -> list[nn.Module]:
     """Layers whose outputs are logits or parameters of a distribution."""
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     heads = [module for name, module in model.named_modules() if name.endswith("_head.fc2")]
     return heads + ([] if output is None else [output])

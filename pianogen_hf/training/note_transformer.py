@@ -95,7 +95,7 @@ class NoteTransformerTrainer(ContinuousNotesTrainer):
         super().__init__(data_collator=data_collator, **kwargs)
         self.add_callback(EpochCallback(data_collator.set_epoch))
         if self.args.torch_compile and self.args.device.type == "cpu":
-            self.model.set_attn_implementation("eager")
+            self.model.set_attn_implementation("eager")  # type: ignore[union-attr, operator]
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The parent's, without tasks."""

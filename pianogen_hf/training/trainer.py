@@ -34,7 +34,8 @@ class PianoTrainer(Trainer):
     Differs from its parent in six points: label smoothing is applied to the shifted labels of any causal model and to
     training only; evaluation reports nats per token, next-token accuracy and bits per note; every checkpoint is
     complete with what tells of its data; what a checkpoint does not say of generation is set to sampling; to the Hub
-    goes what `publish` sends, never the whole folder; and it knows Muon (see `muon.py`). It can also be told how to draw train examples.
+    goes what `publish` sends, never the whole folder; and it knows Muon (see `muon.py`) and a decay at the end. It can
+    also be told how to draw train examples.
 
     Args:
         eval_notes: notes in the reference pieces of the evaluation set, for bits per note.
@@ -75,7 +76,7 @@ class PianoTrainer(Trainer):
         """The parent's, or Muon with AdamW, which the parent does not know."""
         if self.optimizer is None and self.args.optim == MUON:
             self.optimizer = make_muon(
-                self.model if model is None else model,
+                model or self.model,  # type: ignore[arg-type]
                 lr=self.args.learning_rate,
                 adam_lr=self.args.adam_learning_rate or self.args.learning_rate / 5,
                 weight_decay=self.args.weight_decay,

@@ -16,8 +16,8 @@ from pianogen_hf.data.chunks import build_chunks, notes_of
 from pianogen_hf.data.lazy import LazyChunks
 from pianogen_hf.data.sources.listing import list_each
 from pianogen_hf.errors import ArgumentError, one_line
-from pianogen_hf.registration import exported
 from pianogen_hf.models.note_controls import KINDS
+from pianogen_hf.registration import exported
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import DataArguments, ModelArguments
 from pianogen_hf.workflows.loading import load_encoder

@@ -76,7 +76,11 @@ def try_model(model: PreTrainedModel, tokenizer: NotesEncoder) -> None:
 
 
 def way_of_training(
-    args: PianoTrainingArguments, model: PreTrainedModel, tokenizer: NotesEncoder, chunk_length: int, kinds: dict[str, int]
+    args: PianoTrainingArguments,
+    model: PreTrainedModel,
+    tokenizer: NotesEncoder,
+    chunk_length: int,
+    kinds: dict[str, int],
 ) -> tuple[type[PianoTrainer], Any]:
     """The trainer class and the collator that suit a model.
 
