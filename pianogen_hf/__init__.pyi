@@ -1,5 +1,8 @@
 # What is named here is exported, loaded when first used, known to the Auto classes (registration.py) and tested.
 # Editors and type checkers read it, too.
+from .generation.continuation import continue_notes as continue_notes
+from .generation.filling import fill_notes as fill_notes
+from .generation.note_verbs import accompany_notes as accompany_notes
 from .models.configuration_continuous_notes import ContinuousNotesConfig as ContinuousNotesConfig
 from .models.configuration_music_transformer import MusicTransformerConfig as MusicTransformerConfig
 from .models.configuration_note_transformer import NoteTransformerConfig as NoteTransformerConfig
@@ -26,6 +29,7 @@ from .tokenizers.tokenization_jsb import JSBTokenizer as JSBTokenizer
 from .tokenizers.tokenization_notes import NoteTokenizer as NoteTokenizer
 from .tokenizers.tokenization_performance import PerformanceTokenizer as PerformanceTokenizer
 from .tokenizers.tokenization_remi import RemiTokenizer as RemiTokenizer
+from .workflows.loading import load_encoder as load_encoder
 
 BUNDLED_MODEL: str
 __all__: list[str]

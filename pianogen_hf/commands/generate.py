@@ -18,7 +18,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Continue a piece of piano music, or begin one from nothing.",
         epilog="Examples: generate.py --seconds 30 --png --wav ; generate.py --prompt my.mid --bars 8 --output out.mid "
         "; generate.py --model runs/my-model --prompt my.mid --notes 200 --num_samples 4 --temperature 0.9 --seed 7 ; "
-        "generate.py --model runs/v1-masked --prompt my.mid --fill 4 8",
+        "generate.py --prompt my.mid --fill 20 28 ; generate.py --prompt melody.mid --accompany below --density 4",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -41,8 +41,20 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         nargs=2,
         metavar=("START", "END"),
-        help="write anew what begins between these seconds of the prompt, and keep the rest (masked models only)",
+        help="write anew what begins between these seconds of the prompt, and keep the rest (V8 and masked models)",
     )
+    length.add_argument(
+        "--accompany",
+        choices=("below", "above"),
+        help="write a second part to the prompt: a left hand below a melody, a melody above a left hand (V8)",
+    )
+    asked = parser.add_argument_group("what to ask of the new notes (V8)")
+    asked.add_argument("--density", type=float, metavar="N", help="notes per second, such as 4")
+    asked.add_argument("--register", type=float, metavar="PITCH", help="mean pitch; 60 is middle C")
+    asked.add_argument("--loudness", type=float, metavar="VELOCITY", help="mean velocity, 1 to 127; 40 is soft")
+    asked.add_argument("--key", help="such as 'C minor' or 'Bb major'")
+    asked.add_argument("--kind", choices=("classical", "jazz", "score"), help="score: played as it stands")
+    asked.add_argument("--end", action="store_true", help="come to an end at the wanted length, give or take 15 %%")
     add("--output", default="out.mid", metavar="OUT.mid", help="where to write; several samples become OUT-1.mid ...")
     add("--num_samples", type=int, default=1, help="how many different pieces (default: 1)")
     add("--seed", type=int, default=0, help="the same seed gives the same music (default: 0)")
@@ -84,10 +96,11 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UsageError('--wav needs packages that are not installed: pip install "pianogen_hf[audio]"')
     if args.engine != "torch" and find_spec("onnxruntime") is None:
         raise UsageError('--engine needs a package that is not installed: pip install "pianogen_hf[onnx]"')
-    if args.fill is not None and args.prompt is None:
-        raise UsageError("--fill needs the music that has the gap: give a --prompt")
-    if args.fill is not None and args.engine != "torch":
-        raise UsageError("--fill needs --engine torch: the fast engines hear only what comes before")
+    for name, what in (("fill", "has the gap"), ("accompany", "is accompanied")):
+        if getattr(args, name) is not None and args.prompt is None:
+            raise UsageError(f"--{name} needs the music that {what}: give a --prompt")
+        if getattr(args, name) is not None and args.engine != "torch":
+            raise UsageError(f"--{name} needs --engine torch: the fast engines hear only what comes before")
     if args.engine != "torch" and args.num_beams > 1:
         raise UsageError("--num_beams needs --engine torch: the fast engines sample")
     for path in output_paths(args):

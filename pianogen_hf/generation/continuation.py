@@ -12,9 +12,13 @@ from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel, 
 
 from pianogen_hf.generation.constraints import MAX_REST, GrammarLogitsProcessor
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
+from pianogen_hf.generation.note_stream import Controls
+from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, continue_piece, takes_given
+from pianogen_hf.generation.processors import warped
 from pianogen_hf.generation.refill_writer import RefillWriter
 from pianogen_hf.generation.row_writer import RowWriter
-from pianogen_hf.generation.writer import Writer
+from pianogen_hf.generation.writer import Writer, sampling_options
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import DEFAULT_US_PER_QUARTER, NOTE_DTYPE, PEDAL_DOWN, PEDAL_DTYPE, TEMPO_DTYPE, Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
@@ -25,11 +29,20 @@ _CHECK_EVERY = 16  # ids between two looks at how long the music has become: dec
 def continue_notes(
     model: PreTrainedModel | GenerationMixin,
     tokenizer: NotesEncoder,
-    length: Length,
+    length: Length | None = None,
     prompt: Notes | None = None,
     *,
+    seconds: float | None = None,
+    notes: int | None = None,
+    bars: float | None = None,
     num_samples: int = 1,
     seed: int | None = None,
+    density: float | None = None,
+    register: float | None = None,
+    loudness: float | None = None,
+    key: str | None = None,
+    kind: str | None = None,
+    end: bool = False,
     us_per_quarter: int = DEFAULT_US_PER_QUARTER,
     on_progress: Callable[[float], None] | None = None,
     on_message: Callable[[str], None] | None = None,
@@ -45,10 +58,19 @@ def continue_notes(
         model: a causal model over the tokenizer's ids; a `PianoEncoderForMaskedLM`, which writes a window of ids at a
             time in no order and never the end of a piece; or a `ContinuousNotesForCausalLM`.
         tokenizer: its tokenizer or feature extractor.
-        length: how much.
+        length: how much; or say it by one of `seconds`, `notes` and `bars`, see `Length`.
         prompt: music to continue; its own notes stay as they are in the result. Its pedal comes up at its end.
+        seconds: see `length`.
+        notes: see `length`.
+        bars: see `length`.
         num_samples: how many continuations.
         seed: makes sampling repeatable.
+        density: notes per second. It and the next five are asked of a note transformer (V8) alone; see `asked`.
+        register: mean pitch.
+        loudness: mean velocity.
+        key: such as "C minor".
+        kind: "classical", "jazz" or "score".
+        end: come to an end at the wanted length, a little sooner or later.
         us_per_quarter: tempo of music from nothing.
         on_progress: called with the share that is done of the slowest sample, 0..1, never falling.
         on_message: called with remarks for the user, for example that the prompt was cut.
@@ -62,7 +84,17 @@ def continue_notes(
         GenerationError: if the model does not take an option, if the prompt holds nothing that the tokenizer can write,
             if more is asked for than a MIDI file can hold, or if the model stands still.
     """
+    length = length or Length(seconds, notes, bars)
     base, start_tick = _prompt_axis(tokenizer, prompt, us_per_quarter)
+    controls = asked(density, register, loudness, key, kind)
+    if isinstance(tokenizer, ContinuousNotesFeatureExtractor) and takes_given(model):
+        if prompt is not None:
+            _prompt_steps(tokenizer, base)
+        samples = Samples(model, num_samples, seed, on_progress)
+        processors = (warped(**sampling_options(model, generate_kwargs)),)
+        return continue_piece(samples, tokenizer, length, base, start_tick, end, controls, processors)
+    if end or controls != Controls():
+        check_takes_given(model)
     prompt_steps = tokenizer.beginning if prompt is None else _prompt_steps(tokenizer, base)
     if seed is not None:
         torch.manual_seed(seed)

@@ -10,20 +10,31 @@ import numpy as np
 import torch
 
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
+from pianogen_hf.generation.note_stream import Controls
+from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, fill_gap
+from pianogen_hf.generation.processors import warped
 from pianogen_hf.generation.refill_writer import RefillWriter
+from pianogen_hf.generation.writer import sampling_options
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import PEDAL_DOWN, PEDAL_DTYPE, Notes
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
 
 def fill_notes(
     model: Any,
-    tokenizer: NoteTokenizer,
+    tokenizer: NotesEncoder,
     piece: Notes,
     start_sec: float,
     end_sec: float,
     *,
     num_samples: int = 1,
     seed: int | None = None,
+    density: float | None = None,
+    register: float | None = None,
+    loudness: float | None = None,
+    key: str | None = None,
+    kind: str | None = None,
     on_progress: Callable[[float], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     **generate_kwargs: Any,
@@ -34,13 +45,18 @@ def fill_notes(
     the gap. Pedal events within the gap go with the notes that they held.
 
     Args:
-        model: a `PianoEncoderForMaskedLM`.
-        tokenizer: its tokenizer.
+        model: a `NoteTransformerForCausalLM` or a `PianoEncoderForMaskedLM`.
+        tokenizer: its feature extractor or tokenizer.
         piece: the music.
         start_sec: where the gap begins, in seconds.
         end_sec: where it ends; the end of the piece, if that comes first.
         num_samples: how many versions.
         seed: makes sampling repeatable.
+        density: notes per second. It and the next four are asked of a note transformer (V8) alone; see `asked`.
+        register: mean pitch.
+        loudness: mean velocity.
+        key: such as "C minor".
+        kind: "classical", "jazz" or "score".
         on_progress: called with the share that is done, 0..1, never falling.
         on_message: called with remarks for the user.
         **generate_kwargs: temperature, top_p.
@@ -53,10 +69,9 @@ def fill_notes(
         GenerationError: if the model does not see both sides, if the gap lies outside the piece, if the piece can't be
             tokenized, or if the model stands still.
     """
-    if not hasattr(model, "refill"):
-        raise GenerationError(
-            f"{type(model).__name__} hears only what comes before: a gap needs a model trained with is_causal false"
-        )
+    controls = asked(density, register, loudness, key, kind)
+    if not hasattr(model, "refill") or controls != Controls():
+        check_takes_given(model)
     if not 0 <= start_sec < min(end_sec, piece.end_sec):
         raise GenerationError(
             f"a gap from {start_sec:g} to {end_sec:g} s is not within the prompt's {piece.end_sec:.1f} s: give a start "
@@ -64,11 +79,16 @@ def fill_notes(
         )
     end_sec = min(end_sec, piece.end_sec)
     start_tick, end_tick = piece.sec_to_tick(np.array([start_sec, end_sec])).tolist()
+    is_kept = (piece["onset_tick"] < start_tick) | (piece["onset_tick"] >= end_tick)
+    base = replace(piece.where(is_kept), pedals=_pedals_outside(piece.pedals, start_tick, end_tick))
+    if isinstance(tokenizer, ContinuousNotesFeatureExtractor):
+        samples = Samples(model, num_samples, seed, on_progress)
+        processors = (warped(**sampling_options(model, generate_kwargs)),)
+        return fill_gap(samples, tokenizer, piece, base, start_sec, end_sec, controls, processors)
+    assert isinstance(tokenizer, NoteTokenizer)
     before, after, gap_size = _sides(tokenizer, piece, start_tick, end_tick)
     if seed is not None:
         torch.manual_seed(seed)
-    is_kept = (piece["onset_tick"] < start_tick) | (piece["onset_tick"] >= end_tick)
-    base = replace(piece.where(is_kept), pedals=_pedals_outside(piece.pedals, start_tick, end_tick))
     length = Length(seconds=float(np.diff(piece.tick_to_sec(np.array([start_tick, max(end_tick, start_tick + 1)])))[0]))
     music = _GapNotes(tokenizer, base, start_tick, before, length)
     writer = RefillWriter(model, music, on_progress, on_message, generate_kwargs, after=after, gap_size=gap_size)

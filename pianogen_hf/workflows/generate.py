@@ -13,6 +13,7 @@ from pianogen_hf import BUNDLED_MODEL
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.generation.continuation import Continuation, Length, continue_notes
 from pianogen_hf.generation.filling import fill_notes
+from pianogen_hf.generation.note_verbs import accompany_notes
 from pianogen_hf.rendering.audio import save_wav
 from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, read_midi, write_midi
@@ -44,13 +45,16 @@ def generate(args: argparse.Namespace, outputs: list[Path]) -> None:
             "seed": args.seed,
             "on_progress": lambda share: progress.update(share * 100 - progress.n),
             "on_message": progress.write,
+            **{name: getattr(args, name) for name in ("density", "register", "loudness", "key", "kind")},
             **_decoding_options(args),
         }
         if args.fill is not None and prompt is not None:
             results = fill_notes(model, tokenizer, prompt, *args.fill, **options)
+        elif args.accompany is not None and prompt is not None:
+            results = accompany_notes(model, tokenizer, prompt, args.accompany, **options)
         else:
-            us_per_quarter = round(60e6 / args.bpm)
-            results = continue_notes(model, tokenizer, length, prompt, us_per_quarter=us_per_quarter, **options)
+            options |= {"us_per_quarter": round(60e6 / args.bpm), "end": args.end}
+            results = continue_notes(model, tokenizer, length, prompt, **options)
     for path, result in zip(outputs, results, strict=True):
         _write(result, path, args.png, args.wav)
 

@@ -1,0 +1,360 @@
+"""What a note transformer (V8) does with a piece: continue it, fill a gap in it, write a second part to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length
+from pianogen_hf.generation.note_stream import ONSET, Controls, NoteStream, Processor, written_until
+from pianogen_hf.generation.processors import beside, not_sounding, warped
+from pianogen_hf.generation.writer import sampling_options
+from pianogen_hf.models.note_controls import KINDS, PITCH_NAMES, key_class
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
+    DURATION,
+    PITCH,
+    VELOCITY,
+    ContinuousNotesFeatureExtractor,
+)
+from pianogen_hf.tokenizers.notes import NOTE_DTYPE, Notes
+
+_END_SLACK = 0.15  # share of a wished length by which a piece may be longer or shorter when it ends by itself
+_MAX_TRIES = 4  # of a sample that stays empty
+
+
+def asked(
+    density: float | None = None,
+    register: float | None = None,
+    loudness: float | None = None,
+    key: str | None = None,
+    kind: str | None = None,
+) -> Controls:
+    """Controls as a musician names them.
+
+    Args:
+        density: notes per second.
+        register: mean pitch, 0..127.
+        loudness: mean velocity, 1..127.
+        key: such as "C minor", "Bb major", "f#" (minor) or "G" (major).
+        kind: one of `KINDS`.
+
+    Raises:
+        GenerationError: for a value that means nothing.
+    """
+    for name, value, low, high in (
+        ("density", density, 0.1, 50),
+        ("register", register, 0, 127),
+        ("loudness", loudness, 1, 127),
+    ):
+        if value is not None and not low <= value <= high:
+            raise GenerationError(f"{name} must lie between {low} and {high}, got {value:g}")
+    if kind is not None and kind not in KINDS:
+        raise GenerationError(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
+    return Controls(
+        density,
+        register,
+        loudness,
+        None if key is None else key_named(key),
+        None if kind is None else 1 + KINDS.index(kind),
+    )
+
+
+def key_named(name: str) -> int:
+    """Class of a key by its name.
+
+    Raises:
+        GenerationError: if there is no such key.
+    """
+    match = re.fullmatch(r"\s*([A-Ga-g])\s*(#|b|♯|♭)?\s*(major|minor|maj|min|m)?\s*", name)
+    if match is None:
+        raise GenerationError(f"{name!r} is no key: say C minor, Bb major, F# minor ...")
+    letter, accidental, mode = match.groups()
+    tonic = PITCH_NAMES.index(letter.upper()) + {None: 0, "#": 1, "♯": 1, "b": -1, "♭": -1}[accidental]
+    is_minor = mode in ("minor", "min", "m") or (mode is None and letter.islower())
+    return key_class(tonic, is_minor)
+
+
+def placed(encoder: ContinuousNotesFeatureExtractor, notes: Notes) -> np.ndarray:
+    """Notes as a stream takes them: float64 rows (onset, pitch, velocity, duration), in seconds, pedal folded in."""
+    rows = encoder.encode_notes(notes).astype(np.float64)
+    rows[:, ONSET] = np.cumsum(rows[:, ONSET])
+    return rows
+
+
+def held_keys(notes: Notes) -> np.ndarray:
+    """Notes as fingers hold them, without pedal, in the same form."""
+    columns = (notes.onset_sec, notes["pitch"], notes["velocity"], notes.offset_sec - notes.onset_sec)
+    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=-1)
+
+
+def added_to(
+    base: Notes, new: Iterable[np.ndarray], start_sec: float, end_sec: float, track: int | None = None
+) -> Continuation:
+    """A piece with new notes.
+
+    A new note ends where a note of the same key begins, and at `end_sec` at the latest.
+
+    Args:
+        base: the piece; its notes stay as they are.
+        new: rows as `placed` gives them.
+        start_sec: where new music begins.
+        end_sec: where it ends.
+        track: of the new notes; None for the one of the piece's first note.
+    """
+    rows = np.array(list(new)).reshape(-1, 4)
+    onset = base.sec_to_tick(rows[:, ONSET])
+    offset = np.maximum(base.sec_to_tick(np.minimum(rows[:, ONSET] + rows[:, DURATION], end_sec)), onset + 1)
+    table = np.zeros(len(rows), NOTE_DTYPE)
+    if len(base):
+        for name in NOTE_DTYPE.names or ():
+            if name not in ("onset_tick", "duration_tick", "pitch", "velocity"):
+                table[name] = base.table[name][0]
+    if track is not None:
+        table["track"] = track
+    table["onset_tick"], table["pitch"], table["velocity"] = onset, rows[:, PITCH], rows[:, VELOCITY]
+    table["duration_tick"] = _next_strikes(base, onset, offset, rows[:, PITCH].astype(np.int64)) - onset
+    new_notes = replace(base, table=table, pedals=base.pedals[:0])
+    return Continuation(replace(base, table=np.concatenate([base.table, new_notes.table])), new_notes, start_sec)
+
+
+def _next_strikes(base: Notes, onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+    """Offsets, in ticks, of new notes, cut where their key is struck again by any note."""
+    all_onsets = np.concatenate([base["onset_tick"].astype(np.int64), onset])
+    all_pitches = np.concatenate([base["pitch"].astype(np.int64), pitch])
+    order = np.lexsort([all_onsets, all_pitches])
+    keys = (all_pitches[order] << 32) + all_onsets[order]
+    following = np.searchsorted(keys, (pitch << 32) + onset, side="right")
+    is_same = (following < len(keys)) & (keys[np.minimum(following, len(keys) - 1)] >> 32 == pitch)
+    next_onset = np.where(is_same, keys[np.minimum(following, len(keys) - 1)] & (2**32 - 1), 2**31)
+    return np.maximum(np.minimum(offset, next_onset), onset + 1)
+
+
+class Samples:
+    """What the verbs have in common: a seeded stream per sample, progress over all of them, no empty result.
+
+    Args:
+        model: a `NoteTransformerForCausalLM`.
+        number: how many samples.
+        seed: makes them repeatable.
+        on_progress: called with the share that is done of all of them, 0..1, never falling.
+    """
+
+    def __init__(
+        self, model: Any, number: int, seed: int | None, on_progress: Callable[[float], None] | None = None
+    ) -> None:
+        self.model, self.number, self.on_progress = model, number, on_progress
+        self._generator = torch.Generator(model.device)
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+        self._finished = 0
+
+    def write(self, run: Callable[[NoteStream], None], **stream: Any) -> list[list[np.ndarray]]:
+        """The new notes of every sample.
+
+        Args:
+            run: lets a stream write all that is wanted.
+            **stream: what each stream is made of.
+
+        Raises:
+            GenerationError: if one stays empty.
+        """
+        results = []
+        while self._finished < self.number:
+            results.append(self._written(run, stream))
+            self._finished += 1
+            self.progress(0.0)
+        return results
+
+    def _written(self, run: Callable[[NoteStream], None], settings: dict[str, Any]) -> list[np.ndarray]:
+        for _ in range(_MAX_TRIES):
+            stream = NoteStream(self.model, **settings, generator=self._generator)
+            run(stream)
+            if stream.written:
+                return stream.written
+        raise GenerationError("the model leaves this silent: try another seed, or a higher temperature")
+
+    def progress(self, share: float) -> None:
+        """Tell how much of this sample is done, 0..1."""
+        if self.on_progress is not None:
+            self.on_progress((self._finished + min(max(share, 0.0), 1.0)) / self.number)
+
+
+def continue_piece(
+    samples: Samples,
+    encoder: ContinuousNotesFeatureExtractor,
+    length: Length,
+    base: Notes,
+    start_tick: int,
+    end: bool,
+    controls: Controls,
+    processors: tuple[Processor, ...],
+) -> list[Continuation]:
+    """New notes after a piece, or from nothing.
+
+    Args:
+        samples: what is to come of it.
+        encoder: the feature extractor of the model.
+        length: how much is wanted.
+        base: the piece, or no notes.
+        start_tick: where new music begins.
+        end: whether the music comes to its end at the wanted length. It may then be a little shorter or longer.
+        controls: what is asked of it.
+        processors: see [`NoteStream`].
+
+    Raises:
+        GenerationError: if an end is wanted after a number of notes, or a sample stays empty.
+    """
+    start_sec, end_tick = float(base.tick_to_sec(np.array(start_tick))), length.end_tick(base, start_tick)
+    end_sec = float(base.tick_to_sec(np.array(end_tick))) if np.isfinite(end_tick) else np.inf
+    if end and not np.isfinite(end_sec):
+        raise GenerationError("an end is planned in time: give seconds or bars, not notes")
+    slack = _END_SLACK * (end_sec - start_sec) if end else 0.0
+    num_notes = np.inf if length.notes is None else length.notes
+
+    def run(stream: NoteStream) -> None:
+        for note in written_until(stream, end_sec + slack, end_sec - slack if end else np.inf, num_notes):
+            share = (note[ONSET] - start_sec) / (end_sec - start_sec)
+            samples.progress(share if length.notes is None else len(stream.written) / num_notes)
+
+    past = placed(encoder, base)
+    rows = samples.write(
+        run,
+        past=past,
+        given=past[:0],
+        begin_sec=start_sec,
+        controls=replace(controls, end_sec=end_sec if end else None),
+        processors=processors,
+    )
+    return [added_to(base, each, start_sec, end_sec + slack) for each in rows]
+
+
+def fill_gap(
+    samples: Samples,
+    encoder: ContinuousNotesFeatureExtractor,
+    piece: Notes,
+    base: Notes,
+    start_sec: float,
+    end_sec: float,
+    controls: Controls,
+    processors: tuple[Processor, ...],
+) -> list[Continuation]:
+    """New notes between two points of a piece, in sight of both sides.
+
+    Args:
+        samples: what is to come of it.
+        encoder: the feature extractor of the model.
+        piece: the music with what stands in the gap.
+        base: the music that stays.
+        start_sec: where the gap begins.
+        end_sec: where it ends.
+        controls: what is asked of the new notes.
+        processors: see [`NoteStream`].
+
+    Raises:
+        GenerationError: if a sample stays empty.
+    """
+
+    def run(stream: NoteStream) -> None:
+        # A gap may end in a rest, but not be one.
+        for note in written_until(stream, end_sec, (start_sec + end_sec) / 2):
+            samples.progress((note[ONSET] - start_sec) / (end_sec - start_sec))
+
+    notes = placed(encoder, piece)
+    rows = samples.write(
+        run,
+        past=notes[notes[:, ONSET] < start_sec],
+        given=notes[notes[:, ONSET] >= end_sec],
+        begin_sec=start_sec,
+        controls=replace(controls, gap_end_sec=end_sec),
+        processors=(*processors, not_sounding(held_keys(base))),
+    )
+    return [added_to(base, each, start_sec, end_sec) for each in rows]
+
+
+def accompany_notes(
+    model: Any,
+    encoder: ContinuousNotesFeatureExtractor,
+    part: Notes,
+    side: str = "below",
+    *,
+    num_samples: int = 1,
+    seed: int | None = None,
+    density: float | None = None,
+    register: float | None = None,
+    loudness: float | None = None,
+    key: str | None = None,
+    kind: str | None = None,
+    on_progress: Callable[[float], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+    **generate_kwargs: Any,
+) -> list[Continuation]:
+    """Write a second part to a part that is given: a left hand to a melody, a melody to a left hand.
+
+    Args:
+        model: a `NoteTransformerForCausalLM`.
+        encoder: its feature extractor.
+        part: what is given; its notes stay as they are.
+        side: where the new notes lie, "below" or "above".
+        num_samples: how many versions.
+        seed: makes sampling repeatable.
+        density: see `asked`, also for the others; they are asked of the new notes.
+        register: see there.
+        loudness: see there.
+        key: see there.
+        kind: see there.
+        on_progress: called with the share that is done, 0..1, never falling.
+        on_message: called with remarks for the user.
+        **generate_kwargs: temperature, top_p.
+
+    Returns:
+        One `Continuation` per version: both parts, the new one alone on a track of its own, and 0 for where it begins.
+
+    Raises:
+        GenerationError: if the model can't be given notes, for a part without notes, or a value that means nothing.
+    """
+    check_takes_given(model)
+    if side not in ("below", "above"):
+        raise GenerationError(f"an accompaniment lies below or above, not {side!r}")
+    if len(part) == 0:
+        raise GenerationError("there is nothing to accompany: give a part with notes")
+    given = placed(encoder, part)
+    end_sec = float(given[-1, ONSET] + given[-1, DURATION])
+    keys = held_keys(part)
+    processors = (warped(**sampling_options(model, generate_kwargs)), beside(keys, side))
+    controls = asked(density, register, loudness, key, kind)
+    samples = Samples(model, num_samples, seed, on_progress)
+
+    def run(stream: NoteStream) -> None:
+        for note in written_until(stream, end_sec):
+            samples.progress(note[ONSET] / end_sec)
+
+    rows = samples.write(run, past=given[:0], given=given, controls=controls, processors=processors)
+    track = int(part["track"].max()) + 1
+    names = [*part.track_names, *([""] * (track - len(part.track_names)))][:track]
+    base = replace(part, track_names=(*names, "accompaniment"))
+    return [added_to(base, each, 0.0, end_sec, track) for each in rows]
+
+
+def check_takes_given(model: Any) -> None:
+    """Refuse models that hear nothing but what comes before.
+
+    Raises:
+        GenerationError: unless the model is a note transformer.
+    """
+    if not takes_given(model):
+        raise GenerationError(
+            f"{type(model).__name__} hears only what comes before: this needs a note transformer (V8), such as the "
+            "model that comes with the package"
+        )
+
+
+def takes_given(model: Any) -> bool:
+    """Whether a model writes notes among notes that are given."""
+    return getattr(getattr(model, "config", None), "model_type", None) == "note_transformer"
