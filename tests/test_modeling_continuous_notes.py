@@ -20,8 +20,8 @@ from pianogen_hf.models.modeling_continuous_notes import (
     ContinuousNotesForCausalLM,
     ContinuousNotesHeads,
     ContinuousNotesModel,
-    _CachedWindow,
 )
+from pianogen_hf.models.row_generation import _CachedWindow
 
 BEGIN, END = 128, 129
 

@@ -138,6 +138,7 @@ class NoteStream:
         self.given = np.concatenate([self.given, notes])
         self._shown = len(self.given)
 
+    @torch.inference_mode()
     def write(self, may_end: bool) -> np.ndarray | None:
         """The next note, shape (4,); None for the end, which is drawn only where it may be."""
         hidden_states = self._read()
@@ -185,7 +186,6 @@ class NoteStream:
 
         return draw_class
 
-    @torch.inference_mode()
     def _read(self) -> torch.Tensor:
         """Let the model meet what it has not met yet; hidden state of the last row, shape (1, hidden_size)."""
         if self._runs_out():

@@ -350,8 +350,8 @@ def check_takes_given(model: Any) -> None:
     """
     if not takes_given(model):
         raise GenerationError(
-            f"{type(model).__name__} hears only what comes before: this needs a note transformer (V8), such as the "
-            "model that comes with the package"
+            f"{type(model).__name__} hears only what comes before: this takes a note transformer (V8), such as the "
+            "model that comes with the package; a gap can also be filled by a masked model (is_causal false)"
         )
 
 
