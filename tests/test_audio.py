@@ -99,9 +99,10 @@ def test_the_sustain_pedal_lets_notes_ring(tmp_path):
 
 
 @needs_renderer
-def test_a_pedal_on_a_track_of_its_own_holds_the_notes(tmp_path):
+def test_the_pedal_of_another_channel_holds_nothing(tmp_path):
     notes = Notes.from_seconds([0], [0.3], [60], [90])
-    assert loudness(sound(tmp_path, with_pedal(notes, (100, 127, 1), (3000, 0, 1))), 1.5, 2.5) > 0.01
+    own, other = (sound(tmp_path, with_pedal(notes, (100, 127, each), (3000, 0, each))) for each in (0, 1))
+    assert loudness(own, 1.5, 2.5) > 0.01 > 10 * loudness(other, 1.5, 2.5)
 
 
 @needs_renderer

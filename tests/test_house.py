@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "apps": {*_WORKFLOWS, "workflows"},
     "commands": {*_WORKFLOWS, "workflows", "apps"},
 }
-# What a checkpoint's user has anyway; huggingface_hub comes with transformers. symusic is for midi.py alone.
+# What a checkpoint's user has anyway; huggingface_hub comes with transformers. symusic is for midi_fast.py alone.
 ALLOWED_AWAY = {"numpy", "torch", "transformers", "huggingface_hub", "__future__"}
 
 
@@ -65,7 +65,7 @@ def test_travelling_files_import_siblings_and_what_users_have(path):
             assert (path.parent / f"{module}.py").exists()
             continue
         top = module.split(".")[0]
-        allowed = ALLOWED_AWAY | standard | ({"symusic"} if path.name == "midi.py" else set())
+        allowed = ALLOWED_AWAY | standard | ({"symusic"} if path.name == "midi_fast.py" else set())
         assert guarded or top in allowed, f"{path.name} imports {module}: every user of a checkpoint would need it"
 
 
@@ -110,10 +110,10 @@ def test_names_of_travelling_files_are_unique():
     assert len(names) == len(set(names))
 
 
-def test_only_one_file_reads_and_writes_midi_files():
+def test_only_one_file_knows_the_midi_library():
     users = {path.name for path in MODULES for _, module, _ in imports(path) if module.split(".")[0] == "symusic"}
     # RemiTokenizer hands MidiTok the objects it wants, which are symusic's; it opens no file.
-    assert users == {"midi.py", "tokenization_remi.py"}
+    assert users == {"midi_fast.py", "tokenization_remi.py"}
 
 
 def test_docstrings_do_not_look_like_imports():

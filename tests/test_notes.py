@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, TEMPO_DTYPE, Notes, next_onset_of_same_pitch, stable_order
+from pianogen_hf.tokenizers.notes import (
+    NOTE_DTYPE,
+    PEDAL_DTYPE,
+    TEMPO_DTYPE,
+    Notes,
+    next_onset_of_same_pitch,
+    stable_order,
+)
 
 
 def silence(tempos, ticks_per_quarter=480):
@@ -76,16 +83,15 @@ def test_a_finger_that_holds_longer_than_the_next_strike_keeps_its_length():
     assert notes["duration_tick"].tolist() == [500, 100]
 
 
-def test_pedal_written_to_a_track_of_its_own_holds_every_track():
+def test_the_pedal_of_a_channel_holds_all_its_tracks():
     notes = notes_with_pedal([(50, 127), (300, 0)], [(0, 100, 60), (0, 100, 67)])
     notes.table["track"] = [0, 1]
-    notes.pedals["track"] = 2
     assert notes.with_sustain()["duration_tick"].tolist() == [300, 300]
 
 
-def test_each_track_has_its_own_pedal():
+def test_each_channel_has_its_own_pedal():
     notes = notes_with_pedal([(50, 127), (300, 0)], [(0, 100, 60), (0, 100, 67)])
-    notes.table["track"] = [0, 1]
+    notes.table["channel"] = [0, 1]
     assert notes.with_sustain()["duration_tick"].tolist() == [300, 100]
 
 
@@ -104,9 +110,34 @@ def test_values_that_midi_cannot_hold_are_refused_by_name(field, value):
         Notes.from_columns(**columns)
 
 
-def test_transposing_out_of_range_is_refused():
+@pytest.mark.parametrize("value", [2**31, 2**32 + 5, 2**70, float("nan"), float("inf")])
+@pytest.mark.parametrize("field", ["onset_tick", "duration_tick", "pitch", "velocity", "program", "track", "channel"])
+def test_numbers_too_large_for_a_column_are_refused_by_name(field, value):
+    columns = {"onset_tick": [0], "duration_tick": [1], "pitch": [60], field: [value]}
+    with pytest.raises(ValueError, match=field):
+        Notes.from_columns(**columns)
+
+
+@pytest.mark.parametrize("onset, duration", [(1e7, 1), (0, 3e6), (float("nan"), 1), (-1, 1), (1, float("inf"))])
+def test_seconds_beyond_reason_are_refused(onset, duration):
+    with pytest.raises(ValueError, match="_sec must lie in"):
+        Notes.from_seconds([onset], [duration], [60])
+
+
+@pytest.mark.parametrize("field", ["tempos", "time_signatures", "pedals", "other_pedals"])
+def test_rows_with_numbers_too_large_are_refused(field):
+    rows = getattr(Notes(np.zeros(0, NOTE_DTYPE)), field)
+    late = [(2**32 + 5, *(4 for _ in rows.dtype.names[1:]))]
+    wide = np.array(late, dtype=[(name, "<i8") for name in rows.dtype.names])
+    for each in (late, wide):
+        with pytest.raises(ValueError):
+            Notes(np.zeros(0, NOTE_DTYPE), **{field: each})
+
+
+@pytest.mark.parametrize("semitones", [8, -121, 70_000, -(2**40)])
+def test_transposing_out_of_range_is_refused(semitones):
     with pytest.raises(ValueError, match="pitch"):
-        Notes.from_columns(onset_tick=[0], duration_tick=[1], pitch=[120]).transposed(8)
+        Notes.from_columns(onset_tick=[0], duration_tick=[1], pitch=[120]).transposed(semitones)
 
 
 def test_notes_stand_sorted_however_they_came():

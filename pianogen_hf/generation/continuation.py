@@ -113,8 +113,8 @@ def _prompt_axis(tokenizer: NotesEncoder, prompt: Notes | None, us_per_quarter: 
         return Notes(np.zeros(0, NOTE_DTYPE), tempos=np.array([(0, us_per_quarter)], TEMPO_DTYPE)), 0
     start_tick = (prompt if "pedal" in tokenizer.lost_fields else prompt.with_sustain()).end_tick
     pedals = prompt.pedals[prompt.pedals["tick"] < start_tick]
-    last = {track: value for _, value, track in pedals.tolist()}
-    lifted = [(start_tick, 0, track) for track, value in last.items() if value >= PEDAL_DOWN]
+    last = {channel: value for _, value, channel in pedals.tolist()}
+    lifted = [(start_tick, 0, channel) for channel, value in last.items() if value >= PEDAL_DOWN]
     return replace(prompt, pedals=np.concatenate([pedals, np.array(lifted, dtype=PEDAL_DTYPE)])), start_tick
 
 

@@ -150,10 +150,10 @@ def _pedals_outside(pedals: np.ndarray, start_tick: int, end_tick: int) -> np.nd
     """Pedal events outside the gap; it is up within, and as it was at the gap's end from there on."""
     outside = (pedals["tick"] < start_tick) | (pedals["tick"] >= end_tick)
     added = []
-    for track in np.unique(pedals["track"]).tolist():
-        own = pedals[pedals["track"] == track]
+    for channel in np.unique(pedals["channel"]).tolist():
+        own = pedals[pedals["channel"] == channel]
         for tick, limit in ((start_tick, start_tick), (end_tick, end_tick)):
             values = own["value"][own["tick"] < limit]
             if len(values) and values[-1] >= PEDAL_DOWN:
-                added.append((tick, 0 if tick == start_tick else int(values[-1]), track))
+                added.append((tick, 0 if tick == start_tick else int(values[-1]), channel))
     return np.concatenate([np.array(added, dtype=PEDAL_DTYPE), pedals[outside]])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pianogen_hf.errors import PianogenError
-from pianogen_hf.tokenizers.midi import MAX_TICK
+from pianogen_hf.tokenizers.midi_writer import LONGEST_WAIT
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
@@ -52,7 +52,7 @@ class Length:
             signatures = prompt.time_signatures
             numerator, denominator = signatures[-1].tolist()[1:] if len(signatures) else (4, 4)
             end += self.bars * numerator * 4 / denominator * prompt.ticks_per_quarter
-        if end > MAX_TICK:
+        if end > LONGEST_WAIT:
             raise GenerationError("prompt and new music would be longer than a MIDI file can be: ask for less")
         return np.inf if self.notes is not None else max(round(end), start_tick + 1)
 
@@ -226,7 +226,8 @@ class NewNotes:
             same = [each for each in sorted(first_rows) if each < len(names) and names[each] == name and name]
             row = first_rows[same[0] if same else min(first_rows)]
             chosen = new["track"] == track
-            table["track"][chosen], table["program"][chosen] = row["track"], row["program"]
+            for field in ("track", "program", "channel"):
+                table[field][chosen] = row[field]
         return replace(new, table=table, track_names=names)
 
 

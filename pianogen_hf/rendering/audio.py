@@ -61,15 +61,13 @@ def save_wav(notes: Notes, path: str | os.PathLike) -> Path:
 def _as_played(notes: Notes) -> Notes:
     """The notes as long as they sound, on one track, with a silent last event that lets them ring.
 
-    The pedal goes into the lengths because a renderer knows it per channel only: here the pedal of a track without
-    notes holds all tracks, and a key that is struck again does not sound twice. One track, because the file has one
-    channel per track and program, and of channels there are only 16.
+    The pedal goes into the lengths, so that a key that is struck again does not sound twice.
     """
     played = notes.with_sustain()
     if played.end_sec > MAX_SEC:
         raise AudioError(f"the piece lasts {played.end_sec:.0f} s; up to {MAX_SEC} s can be rendered")
     table = played.table.copy()
-    table["track"] = 0
+    table["track"] = table["channel"] = 0
     end_tick = int(played.sec_to_tick(np.array(played.end_sec + _RING_SEC)))
     # The renderer stops at the last event, whatever still sounds; lifting a pedal that is up changes nothing.
     return replace(played, table=table, pedals=np.array([(end_tick, 0, 0)], dtype=PEDAL_DTYPE))

@@ -20,15 +20,21 @@ NOTE_DTYPE = np.dtype(
         ("program", "<i2"),
         ("is_drum", "?"),
         ("track", "<i2"),
+        ("channel", "<i2"),
     ]
 )
 TEMPO_DTYPE = np.dtype([("tick", "<i4"), ("us_per_quarter", "<i4")])
 TIME_SIGNATURE_DTYPE = np.dtype([("tick", "<i4"), ("numerator", "<i2"), ("denominator", "<i2")])
-PEDAL_DTYPE = np.dtype([("tick", "<i4"), ("value", "<i2"), ("track", "<i2")])
+PEDAL_DTYPE = np.dtype([("tick", "<i4"), ("value", "<i2"), ("channel", "<i2")])
+OTHER_PEDAL_DTYPE = np.dtype([*PEDAL_DTYPE.descr, ("controller", "<i2")])  # 66: sostenuto, 67: soft
 
 DEFAULT_US_PER_QUARTER = 500_000  # the MIDI default: 120 quarters a minute
 PEDAL_DOWN = 64  # a sustain controller value from here on means "down" (MIDI 1.0, controller 64)
-_NOTE_ORDER = ("is_drum", "program", "track", "velocity", "duration_tick", "pitch", "onset_tick")  # last counts most
+DRUM_CHANNEL = 9
+MAX_CHANNEL = 16 * 128 - 1  # 16 channels on each of 128 ports
+MAX_TICK = 2**31 - 1  # of every onset, length and event: the table's numbers, and 24 days at a tick a millisecond
+# By which notes are sorted; what stands last counts most.
+_NOTE_ORDER = ("channel", "is_drum", "program", "track", "velocity", "duration_tick", "pitch", "onset_tick")
 
 
 def take_rows(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -62,19 +68,28 @@ def _as_bytes(table: np.ndarray) -> np.ndarray:
     return table.view((np.void, table.dtype.itemsize))
 
 
-def _sorted_by_tick(rows: np.ndarray) -> np.ndarray:
-    """The rows by tick, those of one tick in the order they had; without copying where they already stand so."""
-    tick = rows["tick"]
-    if bool((tick[1:] >= tick[:-1]).all()):
+def _sorted_pedals(rows: np.ndarray) -> np.ndarray:
+    """The rows by tick, those of one tick by channel; without copying where they already stand so."""
+    if len(rows) < 2:
         return rows
-    return take_rows(rows, np.argsort(tick, kind="stable"))
+    tick = rows["tick"]
+    if bool((tick[1:] > tick[:-1]).all()):
+        return rows
+    key = tick.astype(np.int64)
+    key <<= 16
+    key += rows["channel"]
+    if bool((key[1:] >= key[:-1]).all()):
+        return rows
+    return take_rows(rows, np.argsort(key, kind="stable"))
 
 
 def _sorted_unique_by_tick(rows: np.ndarray) -> np.ndarray:
     """Sort rows by tick; where several share a tick the last one wins, as it does for a player."""
     if len(rows) < 2:
         return rows
-    rows = _sorted_by_tick(rows)
+    tick = rows["tick"]
+    if not bool((tick[1:] >= tick[:-1]).all()):
+        rows = take_rows(rows, np.argsort(tick, kind="stable"))
     keep = np.ones(len(rows), dtype=bool)
     keep[:-1] = rows["tick"][1:] != rows["tick"][:-1]
     return take_rows(rows, keep)
@@ -105,8 +120,51 @@ def _within_midi(table: np.ndarray) -> bool:
     """Whether all values are MIDI's, in one pass per column; `table` is sorted by onset and not empty."""
     # Bits above the seventh tell of numbers too high as well as of negative ones.
     seven_bits = all(0 <= np.bitwise_or.reduce(table[name]) < 128 for name in ("pitch", "velocity", "program"))
+    seven_bits = seven_bits and 0 <= np.bitwise_or.reduce(table["channel"]) <= MAX_CHANNEL
     others = table["onset_tick"][0], *(np.minimum.reduce(table[name]) for name in ("duration_tick", "track"))
     return seven_bits and min(others) >= 0 and bool(np.minimum.reduce(table["velocity"]) > 0)
+
+
+def _refuse_outside(name: str, values: np.ndarray, low: int, high: int) -> None:
+    """Refuse numbers out of range, and what is no number.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    if np.size(values) and not (np.min(values) >= low and np.max(values) <= high):
+        raise ValueError(f"{name} must lie in {low}..{high}, got {np.min(values)}..{np.max(values)}")
+
+
+def _fill(table: np.ndarray, name: str, values: np.ndarray) -> None:
+    """Fill a column with numbers that fit into it.
+
+    Raises:
+        ValueError: if one does not.
+    """
+    kind, values = table.dtype[name], np.asarray(values)
+    if kind.kind == "i" and values.dtype != kind:
+        _refuse_outside(name, values, np.iinfo(kind).min, np.iinfo(kind).max)
+    table[name] = values
+
+
+def _as_rows(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Rows as a table of `dtype`.
+
+    Raises:
+        ValueError: if a number does not fit into it.
+    """
+    kind = getattr(rows, "dtype", None)
+    if kind == dtype:
+        return rows
+    if kind is not None and kind.names == dtype.names:
+        table = np.zeros(len(rows), dtype=dtype)
+        for name in dtype.names or ():
+            _fill(table, name, rows[name])
+        return table
+    try:
+        return np.asarray(rows, dtype=dtype)
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
 
 
 @dataclass(eq=False)
@@ -116,13 +174,15 @@ class Notes:
     Attributes:
         table: structured array of `NOTE_DTYPE`, shape (num_notes,), kept sorted by onset, then pitch. `pitch` and
             `velocity` are MIDI numbers (0..127, 1..127); `program` is the General MIDI program (0..127); `track`
-            indexes `track_names`.
+            indexes `track_names`. `channel` says whose pedal holds a note: a MIDI channel, plus 16 for each port.
         ticks_per_quarter: ticks in one quarter note.
         tempos: `TEMPO_DTYPE`, microseconds per quarter from a tick on; the first row stands at tick 0.
         time_signatures: `TIME_SIGNATURE_DTYPE`; empty where the file has none (then 4/4 is understood).
-        pedals: `PEDAL_DTYPE`, every value (0..127) of the sustain controller in file order.
+        pedals: `PEDAL_DTYPE`, every value (0..127) of the sustain controller of a channel, in file order.
         track_names: one name per track index.
         excluded_notes: notes that the reader left out by its choice of programs; no part of equality.
+        other_pedals: `OTHER_PEDAL_DTYPE`, the same of the sostenuto and the soft pedal, which no tokenizer reads.
+        remarks: counts of what the reader left out, or could not take as it stood; no part of equality.
     """
 
     table: np.ndarray
@@ -132,15 +192,18 @@ class Notes:
     pedals: np.ndarray = field(default_factory=lambda: np.zeros(0, PEDAL_DTYPE))
     track_names: tuple[str, ...] = ()
     excluded_notes: int = 0
+    other_pedals: np.ndarray = field(default_factory=lambda: np.zeros(0, OTHER_PEDAL_DTYPE))
+    remarks: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.table = _sorted_notes(np.asarray(self.table, dtype=NOTE_DTYPE))
-        tempos = np.asarray(self.tempos, dtype=TEMPO_DTYPE)
+        self.table = _sorted_notes(_as_rows(self.table, NOTE_DTYPE))
+        tempos = _as_rows(self.tempos, TEMPO_DTYPE)
         if len(tempos) == 0 or np.minimum.reduce(tempos["tick"]) > 0:
             tempos = np.concatenate([default_tempos(), tempos])
         self.tempos = _sorted_unique_by_tick(tempos)
-        self.time_signatures = _sorted_unique_by_tick(np.asarray(self.time_signatures, dtype=TIME_SIGNATURE_DTYPE))
-        self.pedals = _sorted_by_tick(np.asarray(self.pedals, dtype=PEDAL_DTYPE))
+        self.time_signatures = _sorted_unique_by_tick(_as_rows(self.time_signatures, TIME_SIGNATURE_DTYPE))
+        self.pedals = _sorted_pedals(_as_rows(self.pedals, PEDAL_DTYPE))
+        self.other_pedals = _sorted_pedals(_as_rows(self.other_pedals, OTHER_PEDAL_DTYPE))
         self._check()
 
     def _check(self) -> None:
@@ -160,11 +223,9 @@ class Notes:
             ValueError: if there is one.
         """
         limits = {"pitch": (0, 127), "velocity": (1, 127), "program": (0, 127), "track": (0, 32767)}
-        limits |= {"onset_tick": (0, 2**31 - 1), "duration_tick": (0, 2**31 - 1)}
+        limits |= {"onset_tick": (0, MAX_TICK), "duration_tick": (0, MAX_TICK), "channel": (0, MAX_CHANNEL)}
         for name, (low, high) in limits.items():
-            values = self.table[name]
-            if values.min() < low or values.max() > high:
-                raise ValueError(f"{name} must lie in {low}..{high}, got {values.min()}..{values.max()}")
+            _refuse_outside(name, self.table[name], low, high)
 
     @classmethod
     def from_columns(cls, ticks_per_quarter: int = 480, tempos: np.ndarray | None = None, **columns) -> Notes:
@@ -181,14 +242,17 @@ class Notes:
         table = np.zeros(len(columns["onset_tick"]), dtype=NOTE_DTYPE)
         table["velocity"] = 64
         for name, values in columns.items():
-            table[name] = values
+            _fill(table, name, values)
         return cls(table, ticks_per_quarter, default_tempos() if tempos is None else tempos)
 
     @classmethod
     def from_seconds(cls, onset_sec, duration_sec, pitch, velocity=64) -> Notes:
         """Build notes from seconds, on a grid of 1 ms (500 ticks per quarter at 120 quarters a minute)."""
-        onset = np.rint(np.asarray(onset_sec, dtype=np.float64) * 1000).astype(np.int64)
-        offset = np.rint((np.asarray(onset_sec) + np.asarray(duration_sec)) * 1000.0).astype(np.int64)
+        onset_sec, duration_sec = (np.asarray(each, dtype=np.float64) for each in (onset_sec, duration_sec))
+        for name, seconds in (("onset_sec", onset_sec), ("duration_sec", duration_sec)):
+            _refuse_outside(name, seconds, 0, MAX_TICK // 1000)
+        onset = np.rint(onset_sec * 1000).astype(np.int64)
+        offset = np.rint((onset_sec + duration_sec) * 1000).astype(np.int64)
         return cls.from_columns(500, onset_tick=onset, duration_tick=offset - onset, pitch=pitch, velocity=velocity)
 
     def __len__(self) -> int:
@@ -201,7 +265,7 @@ class Notes:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Notes):
             return NotImplemented
-        arrays = ("table", "tempos", "time_signatures", "pedals")
+        arrays = ("table", "tempos", "time_signatures", "pedals", "other_pedals")
         same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
         return same and self.ticks_per_quarter == other.ticks_per_quarter and self.track_names == other.track_names
 
@@ -274,15 +338,15 @@ class Notes:
             ValueError: if a pitch would leave 0..127.
         """
         table = copy_rows(self.table)
-        table["pitch"] += semitones
+        table["pitch"] += min(max(semitones, -128), 128)
         return replace(self, table=table)
 
     def with_sustain(self) -> Notes:
         """Lengthen notes by the sustain pedal, until it comes up or the same key is struck again.
 
         A pedal that is still down at the end is taken to come up with the last event, so the notes it holds are not
-        lost. The pedal of a track without notes of its own holds the notes of all tracks (a pedal part written to a
-        track of its own); otherwise each track has its own pedal. The result has no pedal events left.
+        lost. The pedal of a channel holds the notes of that channel, in whatever tracks they are, as it does for a
+        MIDI instrument. The result has no sustain pedal left.
         """
         table = copy_rows(self.table)
         table["duration_tick"] = self.sustained_duration_tick()
@@ -293,16 +357,18 @@ class Notes:
         table = self.table
         if not len(self.pedals) or not len(table):
             return table["duration_tick"]
-        last, track = self._last_event_tick(), table["track"]
-        if np.minimum.reduce(track) == np.maximum.reduce(track):
-            return _sustained_durations(table, self.pedals, last)
+        last, channel = self._last_event_tick(), table["channel"]
+        if np.minimum.reduce(channel) == np.maximum.reduce(channel):
+            return _sustained_durations(table, self._pedals_of(channel[0]), last)
         durations = np.empty(len(table), dtype=np.int64)
-        sounding = np.unique(track)
-        for each in sounding:
-            own = (self.pedals["track"] == each) | ~np.isin(self.pedals["track"], sounding)
-            rows = np.flatnonzero(track == each)
-            durations[rows] = _sustained_durations(take_rows(table, rows), take_rows(self.pedals, own), last)
+        for each in np.unique(channel):
+            rows = np.flatnonzero(channel == each)
+            durations[rows] = _sustained_durations(take_rows(table, rows), self._pedals_of(each), last)
         return durations
+
+    def _pedals_of(self, channel: int) -> np.ndarray:
+        own = self.pedals["channel"] == channel
+        return self.pedals if own.all() else take_rows(self.pedals, own)
 
     def _last_event_tick(self) -> int:
         return max(self.end_tick, int(self.pedals["tick"].max()) if len(self.pedals) else 0)
@@ -342,7 +408,7 @@ def next_onset_of_same_pitch(onset: np.ndarray, pitch: np.ndarray, default: int)
 
 
 def _sustained_durations(table: np.ndarray, pedals: np.ndarray, last_tick: int) -> np.ndarray:
-    """Durations of one track's notes with the pedal spans of that track applied."""
+    """Durations of one channel's notes with the pedal spans of that channel applied."""
     down, up = _pedal_spans(pedals, last_tick)
     if len(down) == 0:
         return table["duration_tick"]

@@ -121,6 +121,7 @@ class JSBTokenizer(NoteTokenizer):
         begins, length = begins[sounds], length[sounds]
         table = np.zeros(len(begins), dtype=NOTE_DTYPE)
         table["track"], onset = np.divmod(begins, len(grid) + 1)
+        table["channel"] = table["track"]  # a key of one voice is not a key of another
         table["onset_tick"], table["duration_tick"] = onset * _TICKS_PER_STEP, length * _TICKS_PER_STEP
         table["pitch"], table["velocity"] = line[begins], _DECODED_VELOCITY
         return Notes(table, _TICKS_PER_QUARTER, track_names=VOICES)

@@ -23,7 +23,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from pianogen_hf.errors import DataError
-from pianogen_hf.tokenizers.notes import NOTE_DTYPE, TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Notes
+from pianogen_hf.tokenizers.notes import DRUM_CHANNEL, NOTE_DTYPE, TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Notes
 
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _USUAL_TICKS_PER_QUARTER = 480
@@ -261,7 +261,10 @@ def _note_rows(part: _Part, starts: list[int], track: int) -> Iterator[tuple]:
         row[1] += note.length
         if note.tie_start:
             waiting[note.pitch, onset + note.length] = row
-    return ((onset, length, pitch, _VELOCITY, 0, False, track) for onset, length, pitch in rows)
+    # Each part has a channel, since a key of one is not a key of another; the tenth channel is for drums.
+    port, place = divmod(track, 15)
+    channel = 16 * port + place + (place >= DRUM_CHANNEL)
+    return ((onset, length, pitch, _VELOCITY, 0, False, track, channel) for onset, length, pitch in rows)
 
 
 def _meters(parts: list[_Part], starts: list[int], divisions: int) -> list[tuple[int, int, int]]:
