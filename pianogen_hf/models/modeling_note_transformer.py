@@ -54,6 +54,7 @@ TIME_SHIFT, PITCH, VELOCITY, DURATION = range(4)
 WRITTEN, GIVEN = range(2)  # values of `token_type_ids`
 NUM_PITCHES, NUM_VELOCITIES = 128, 128
 END_CLASS = NUM_TIME_CLASSES  # of the time shift: the piece, or what is to be written of it, is over
+END_ROW = (0.0, 129.0, 0.0, 0.0)  # the event after the last note that is to be written
 _MIDDLE = 60  # stands for the pitch before the first note
 # Wavelengths of rotated pairs. Onsets: from a tenth of a second to over a minute, in steps. Index: in rows.
 _SHORTEST_STEPS, _LONGEST_STEPS = 8.0, 8192.0
