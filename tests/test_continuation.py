@@ -261,6 +261,17 @@ def test_a_long_prompt_is_windowed_and_said_to_be():
     )
 
 
+def test_a_prompt_far_from_the_model_s_music_is_told_so():
+    messages: list[str] = []
+    crowd = Notes.from_columns(
+        480, onset_tick=np.arange(64) * 10, duration_tick=[10] * 64, pitch=[48 + i % 30 for i in range(64)]
+    )
+    go_on("jsb", Length(notes=5), crowd, context=512, on_message=messages.append)
+    (message,) = [each for each in messages if "far from the model's music" in each]
+    assert "JSBTokenizer hears" in message and "of its 64 notes" in message
+    assert go_on("performance", Length(notes=5), crowd, context=1024, on_message=messages.append) and len(messages) == 1
+
+
 @pytest.mark.parametrize("scheme", ["performance", "craykh", "remi"])
 def test_a_pedal_left_down_is_lifted_where_new_music_begins(scheme):
     prompt = with_pedal(melody(), (0, 127, 0), (480, 0, 0), (960, 100, 0))

@@ -23,6 +23,7 @@ from pianogen_hf.tokenizers.notes import DEFAULT_US_PER_QUARTER, NOTE_DTYPE, PED
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
+_MOST_HEARD = 0.9  # share of a prompt's notes; where fewer are heard, it is said
 _CHECK_EVERY = 16  # ids between two looks at how long the music has become: decoding costs more than a step
 
 
@@ -99,6 +100,11 @@ def continue_notes(
     if seed is not None:
         torch.manual_seed(seed)
     music = NewNotes(tokenizer, base, start_tick, prompt_steps, length)
+    if on_message is not None and prompt is not None and music.num_heard < _MOST_HEARD * len(prompt):
+        on_message(
+            f"this prompt is far from the model's music: {type(tokenizer).__name__} hears {music.num_heard} of its "
+            f"{len(prompt)} notes"
+        )
     writer = _writer_class(model, tokenizer)(model, music, on_progress, on_message, generate_kwargs)
     return [music.result(steps) for steps in writer.write(num_samples)]
 

@@ -96,6 +96,7 @@ class NewNotes:
 
     Attributes:
         end_tick: where the wanted length ends; infinity where notes are counted.
+        num_heard: notes of the prompt that the scheme can write.
         prolongs: whether a prompt note that the steps make longer goes on as a note of its own.
     """
 
@@ -113,6 +114,7 @@ class NewNotes:
         self.prompt_steps, self.length = np.asarray(prompt_steps), length
         self.end_tick = length.end_tick(base, start_tick)
         decoded = encoder.decode_notes(self.prompt_steps)
+        self.num_heard = len(decoded)
         onset, offset = self._times(decoded)
         self._prompt_offsets = dict(zip(_keys(onset, decoded), offset.tolist(), strict=True))
         self._prompt_onsets, self._decoded_end = onset, float(offset.max(initial=0.0))

@@ -92,11 +92,14 @@ class NotePlaces:
     """Where rows lie in musical time, and what was written before them.
 
     Attributes:
-        onset: Of each row, in steps, float32, shape `(batch, length)`.
+        index: Number of the last written row so far, int64, shape `(batch, length)`. So a written row is as far from
+            the one before it as ever, whatever is given between them.
+        onset: Of each row, in steps, float32, shape as `index`.
         written_onset: Onset of the last written row so far, the row itself included, shape as `onset`.
         written_pitch: Pitch of that row, int64, shape as `onset`; -1 where it is no note.
     """
 
+    index: torch.Tensor
     onset: torch.Tensor
     written_onset: torch.Tensor
     written_pitch: torch.Tensor
@@ -113,17 +116,15 @@ class NotePlaces:
         shift = torch.round(input_values[..., TIME_SHIFT].float() * sampling_rate)
         pitch = input_values[..., PITCH].long()
         pitch = torch.where(pitch < NUM_PITCHES, pitch, -1)
-        start = shift.new_zeros(shift.shape[0], 1) if past is None else past.written_onset[:, -1:]
-        if token_type_ids is None:
-            onset = start + shift.cumsum(1)
-            return cls(onset, onset, pitch)
-        is_written = token_type_ids == WRITTEN
-        clock = start + (shift * is_written).cumsum(1)
-        onset = clock + shift * ~is_written
-        before = pitch.new_full((len(pitch), 1), -1) if past is None else past.written_pitch[:, -1:]
-        index = torch.arange(1, pitch.shape[1] + 1, device=pitch.device)
-        last = torch.where(is_written, index, 0).cummax(1).values
-        return cls(onset, clock, torch.cat([before, pitch], 1).gather(1, last))
+        is_written = torch.ones_like(pitch, dtype=torch.bool) if token_type_ids is None else token_type_ids == WRITTEN
+        index, clock = is_written.long().cumsum(1) - 1, (shift * is_written).cumsum(1)
+        before = pitch.new_full((len(pitch), 1), -1)
+        if past is not None:
+            index, clock = index + past.index[:, -1:] + 1, clock + past.written_onset[:, -1:]
+            before = past.written_pitch[:, -1:]
+        order = torch.arange(1, pitch.shape[1] + 1, device=pitch.device)
+        last = torch.where(is_written, order, 0).cummax(1).values
+        return cls(index, clock + shift * ~is_written, clock, torch.cat([before, pitch], 1).gather(1, last))
 
 
 def rms_norm(hidden_states: torch.Tensor, eps: float) -> torch.Tensor:
@@ -144,14 +145,14 @@ class NoteTransformerRotaryEmbedding(nn.Module):
         """Cosines and sines, float32.
 
         Args:
-            index: Shape `(batch or 1, length)`.
+            index: Shape `(batch, length)`.
             onset: In steps, shape `(batch, length)`.
             pitch: Shape `(batch, length)`.
 
         Returns:
             Both of shape `(batch, 1, length, head_dim / 2)`.
         """
-        coordinates = (index.expand_as(onset), onset, pitch)
+        coordinates = (index, onset, pitch)
         angles = [
             coordinate.float()[..., None] * frequencies
             for coordinate, frequencies in zip(coordinates, self._frequencies(onset.device), strict=True)
@@ -537,7 +538,7 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             token_type_ids: 0 for written rows, 1 for given ones, shape `(batch, length)`; all are written by default.
             control_ids: What is asked of the notes after each row, 0 where nothing is, shape
                 `(batch, length, num_controls)`; see `note_controls.py`.
-            position_ids: Index of each row, shape `(batch, length)`; by default they count on from the cache.
+            position_ids: Index of each row, shape `(batch, length)`; by default the number of written rows so far.
             past_key_values: Cache of the rows before; it also remembers where in musical time they end.
             use_cache: Whether to return a cache.
             **kwargs: `output_hidden_states`, `output_attentions` and what the attention function takes.
@@ -553,20 +554,18 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         places = places_of(input_values, token_type_ids, self.config.sampling_rate, past_key_values)
-        if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (torch.arange(input_values.shape[1], device=input_values.device) + past)[None]  # type: ignore[assignment]
         inputs_embeds = self.embeddings(input_values, token_type_ids, control_ids)
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            position_ids=position_ids,
+            position_ids=None,  # an index that stands still is no beginning of another sequence
         )
         pitch = input_values[..., PITCH]
         pitch = torch.where(pitch < NUM_PITCHES, pitch, _MIDDLE)
-        position_embeddings = self.rotary_emb(position_ids, places.onset, pitch)
+        index = places.index if position_ids is None else position_ids
+        position_embeddings = self.rotary_emb(index, places.onset, pitch)
 
         hidden_states = inputs_embeds
         for decoder_layer in self.layers:
