@@ -193,6 +193,13 @@ class PianoTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without better bits per note; keeps the best."}
     )
+    minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train for about so long: the first steps are timed, and max_steps follows. Evaluations, "
+            "checkpoints and what comes before and after training are not counted."
+        },
+    )
     adam_learning_rate: float | None = field(
         default=None,
         metadata={
@@ -361,6 +368,7 @@ _MINIMA = {
     "sample_steps": 1,
     "sample_notes": 1,
     "early_stopping_patience": 1,
+    "minutes": 0.01,
 }
 # Values of `TrainingArguments` that our collator and metrics can't work with.
 _FORBIDDEN = {

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+_WARM_UP, _TIMED = 2, 8  # steps that say nothing of the pace, and steps that tell it
+_WORTH_SAYING_SEC = 60.0  # a shorter run is over before one has read how long it takes
 _SECOND_SIGNAL_AFTER = 1.0  # seconds: a launcher passes on the Ctrl-C that its processes have already got themselves
 
 
@@ -40,6 +42,42 @@ class SampleCallback(TrainerCallback):
         with torch.random.fork_rng(devices):  # drawing a sample must not change what training draws next
             self.write_sample(model, Path(str(args.output_dir)) / "samples" / f"step-{state.global_step:06d}")
         model.train(was_training)
+
+
+class DurationCallback(TrainerCallback):
+    """Says how long the run will take, once some steps have shown it; of more than a day, also what to change."""
+
+    def __init__(self) -> None:
+        self._first_step: int | None = None
+        self._began = 0.0
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Take the time after the first steps, which warm up, and speak a few steps later."""
+        if self._first_step is None:
+            self._first_step = state.global_step
+        done = state.global_step - self._first_step
+        if done == _WARM_UP:
+            self._began = time.monotonic()
+        if done != _WARM_UP + _TIMED or not state.is_world_process_zero:
+            return
+        pace = (time.monotonic() - self._began) / _TIMED
+        seconds = pace * (state.max_steps - state.global_step)
+        if seconds > _WORTH_SAYING_SEC:
+            print(f"about {in_words(seconds)} to go, {pace:.2f} s a step, without evaluations{_advice(seconds)}")
+
+
+def in_words(seconds: float) -> str:
+    """A length of time as one says it."""
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{minutes:.0f} minutes"
+    return f"{minutes / 60:.1f} hours" if minutes < 48 * 60 else f"{minutes / 60 / 24:.1f} days"
+
+
+def _advice(seconds: float) -> str:
+    if seconds < 24 * 3600:
+        return ""
+    return ": for less, --minutes 60 trains for an hour, a smaller model_config or max_steps for whatever that takes"
 
 
 class EpochCallback(TrainerCallback):

@@ -26,12 +26,13 @@ from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import write_midi
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import DataArguments, PianoTrainingArguments, without_token
-from pianogen_hf.training.callbacks import EpochCallback, InterruptCallback, SampleCallback
+from pianogen_hf.training.callbacks import DurationCallback, EpochCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.mixing import MixtureSampler
 from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages
 from pianogen_hf.training.trainer import PianoTrainer
 from pianogen_hf.workflows.examples import kinds_of, make_chunks, make_tokenizer, owners_of
 from pianogen_hf.workflows.model_to_train import check_resumed, make_model, try_model, way_of_training
+from pianogen_hf.workflows.pace import within_minutes
 from pianogen_hf.workflows.split import load_split, provenance_of, split_parameters
 from pianogen_hf.workflows.train_end import finish, publisher, push
 
@@ -50,7 +51,7 @@ def train(argv: list[str], callbacks: Sequence[TrainerCallback] = ()) -> int:
         PianogenError: for what a user can mend.
     """
     for stage in plan_stages(argv):
-        code = _train_stage(stage, callbacks)
+        code = _train_stage(within_minutes(stage, _train_stage), callbacks)
         if code:
             return code
     return 0
@@ -210,7 +211,7 @@ def _make_trainer(
     publish: Callable[[Path, str], None] | None,
 ) -> tuple[PianoTrainer, InterruptCallback]:
     interrupt = InterruptCallback()
-    callbacks: list[Any] = [interrupt]
+    callbacks: list[Any] = [interrupt, DurationCallback()]
     if isinstance(chunks["train"], LazyChunks):
         callbacks.append(EpochCallback(chunks["train"].set_epoch))
     if args.early_stopping_patience is not None:
