@@ -1,6 +1,7 @@
 """Every exported model and tokenizer, found by looking: a new part is tested by being exported."""
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 import pianogen_hf as pg
@@ -8,10 +9,9 @@ from pianogen_hf.registration import exported
 
 TOKENIZERS = exported(pg.NoteTokenizer)
 MODELS = exported(PreTrainedModel)
-# Those of ids; a model of real-valued notes has its own tests.
-CAUSAL_MODELS = [
-    each for each in MODELS if each.__name__.endswith("ForCausalLM") and each.main_input_name == "input_ids"
-]
+ALL_CAUSAL_MODELS = [each for each in MODELS if each.__name__.endswith("ForCausalLM")]
+CAUSAL_MODELS = [each for each in ALL_CAUSAL_MODELS if each.main_input_name == "input_ids"]
+ROW_MODELS = [each for each in ALL_CAUSAL_MODELS if each.main_input_name == "input_values"]  # of notes with all fields
 MASKED_MODELS = [each for each in MODELS if each.__name__.endswith("ForMaskedLM")]
 
 
@@ -20,6 +20,33 @@ def tiny_model(model_class, vocab_size=64, **settings):
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = model_class.config_class(vocab_size=vocab_size, **sizes, max_position_embeddings=128, **settings)
     return model_class(config).eval()
+
+
+def loosened(model, deviation=0.1):
+    """The model with larger weights: the small standard initialisation would hide mistakes."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(deviation * torch.randn_like(parameter))
+    return model
+
+
+def some_rows(batch, length, seed=0):
+    """Rows of whole pieces, float32, shape (batch, length, 4): chords (upwards), beats and rests between both ends."""
+    random = np.random.default_rng(seed)
+    rows = np.zeros((batch, length, 4), dtype=np.float32)
+    for piece in rows:
+        pitch = 0
+        for row in piece:
+            shift = random.choice([0.0, 0.25, round(random.uniform(0.3, 3), 2)], p=[0.5, 0.3, 0.2]) if pitch else 0.25
+            pitch = pitch + random.integers(1, 8) if shift == 0 and pitch < 100 else random.integers(30, 70)
+            row[:] = shift, pitch, random.integers(1, 128), random.integers(1, 200) / 100
+        piece[0], piece[-1] = [0, 128, 0, 0], [0, 129, 0, 0]
+    return torch.from_numpy(rows)
+
+
+def labels_of(rows):
+    """Labels that ask for every row."""
+    return rows[..., 1].long()
 
 
 def some_notes(seed=0, num_notes=24, pitches=(48, 76)):

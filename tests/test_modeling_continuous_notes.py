@@ -21,7 +21,6 @@ from pianogen_hf.models.modeling_continuous_notes import (
     ContinuousNotesHeads,
     ContinuousNotesModel,
 )
-from pianogen_hf.models.row_generation import _CachedWindow
 
 BEGIN, END = 128, 129
 
@@ -390,145 +389,7 @@ def test_outputs_stand_in_their_declared_order():
     assert [tuple(value.shape) for value in output.to_tuple()[:4]] == [(), (2, 8, 128), (2, 8, 4), (2, 8, 4)]
 
 
-def test_rows_without_a_label_cost_nothing():
-    model, rows = make_model(), make_pieces(2, 9)
-    labels = labels_of(rows)
-    full = model(rows, labels=labels).nats
-    labels[:, :5] = -100
-    partial = model(rows, labels=labels)
-    assert (partial.nats[:, :4] == 0).all()
-    assert torch.equal(partial.nats[:, 4:], full[:, 4:])
-    assert torch.allclose(partial.loss, full[:, 4:].sum() / 8)
-
-
-def test_the_likelihood_of_a_note_sees_only_what_is_drawn_before_it():
-    model, rows = make_model(), make_pieces(1, 9)
-    nats = model(rows, labels=labels_of(rows)).nats[0]
-    changed = rows.clone()
-    changed[0, 5] = torch.tensor([0.77, 71.0, 20.0, 0.08])
-    other = model(changed, labels=labels_of(changed)).nats[0]
-    assert torch.allclose(other[:4], nats[:4])  # row 5 is prediction 4
-    assert not torch.allclose(other[5:], nats[5:])
-    for column in range(3):  # each field of a note moves the fields after it, not those before
-        changed = rows.clone()
-        changed[0, 5, column] = [0.77, 71.0, 20.0][column]
-        moved = ~torch.isclose(model(changed, labels=labels_of(changed)).nats[0, 4], nats[4])
-        assert not moved[:column].any() and moved[column:].all()
-
-
-def test_gradient_checkpointing_changes_no_gradient():
-    rows = make_pieces(2, 9)
-    gradients = []
-    for checkpointing in (False, True):
-        model = make_model().train()
-        if checkpointing:
-            model.activation_checkpointing_enable()
-        model(rows, labels=labels_of(rows)).loss.backward()
-        gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
-    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(*gradients, strict=True))
-
-
-def test_bfloat16_autocast_leaves_the_likelihood_precise():
-    model, rows = make_model(), make_pieces(2, 20)
-    exact = model(rows, labels=labels_of(rows)).nats
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = model(rows, labels=labels_of(rows)).nats
-    assert rough.dtype == torch.float32
-    assert (rough - exact).abs().mean() < 0.05
-
-
-# As a model of transformers ------------------------------------------------------------------------------------------
-
-
-def test_save_and_load_keep_every_number(tmp_path):
-    model, rows = make_model(), make_pieces(2, 9)
-    model.save_pretrained(tmp_path)
-    loaded = ContinuousNotesForCausalLM.from_pretrained(tmp_path)
-    incidental = {"dtype": None, "_name_or_path": None}
-    assert loaded.config.to_dict() | incidental == model.config.to_dict() | incidental
-    assert torch.equal(loaded(rows, labels=labels_of(rows)).nats, model(rows, labels=labels_of(rows)).nats)
-    body = ContinuousNotesModel.from_pretrained(tmp_path)
-    assert torch.equal(body(rows).last_hidden_state, model(rows).last_hidden_state)
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_changes_nothing(side):
-    model, rows = make_model(), make_pieces(1, 9)
-    padding, at = torch.zeros(1, 4, 4), slice(4, None) if side == "left" else slice(0, 9)
-    padded = torch.cat([padding, rows] if side == "left" else [rows, padding], dim=1)
-    mask = torch.zeros(1, 13, dtype=torch.long)
-    mask[:, at] = 1
-    labels = labels_of(padded).masked_fill(mask == 0, -100)
-    expected, output = model(rows, labels=labels_of(rows)), model(padded, attention_mask=mask, labels=labels)
-    assert torch.allclose(output.last_hidden_state[:, at], expected.last_hidden_state, atol=1e-5)
-    if side == "right":
-        assert torch.allclose(output.loss, expected.loss, atol=1e-5)
-        assert (output.nats[:, 8:] == 0).all()
-
-
-def test_cache_gives_what_no_cache_gives():
-    model, rows = make_model(), make_pieces(2, 9)
-    expected = model(rows).last_hidden_state
-    past, steps = None, []
-    for index in range(9):
-        output = model(rows[:, index : index + 1], past_key_values=past, use_cache=True)
-        past = output.past_key_values
-        steps.append(output.last_hidden_state)
-    assert torch.allclose(torch.cat(steps, dim=1), expected, atol=1e-5)
-
-
-def test_beyond_the_context_generation_hears_the_latest_half_of_it():
-    model, rows = make_model(max_position_embeddings=8), make_pieces(2, 20)
-    window, mask = _CachedWindow(model.model), torch.ones(2, 20, dtype=torch.long)
-    for length in range(1, 21):
-        hidden = window.last_hidden_state(rows[:, :length], mask[:, :length])
-        assert length - window.start <= 8
-        expected = model(rows[:, window.start : length]).last_hidden_state[:, -1]
-        assert torch.allclose(hidden, expected, atol=1e-5)
-    assert model.generate(max_new_tokens=30, min_new_tokens=30, seed=0).shape == (1, 31, 4)
-
-
-# Generation ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_seed_makes_generation_repeatable_and_leaves_other_randomness_alone():
-    model = make_model()
-    torch.manual_seed(1)
-    first, after = model.generate(max_new_tokens=12, seed=5), torch.rand(1)
-    torch.manual_seed(1)
-    assert torch.equal(torch.rand(1), after)
-    assert torch.equal(model.generate(max_new_tokens=12, seed=5), first)
-    assert not torch.equal(model.generate(max_new_tokens=12, min_new_tokens=12, seed=6)[:, :2], first[:, :2])
-
-
-def test_generation_keeps_its_prompts_and_does_not_mind_their_padding():
-    model, prompts = make_model(), make_pieces(2, 9)[:, :-1]
-    rows = model.generate(prompts, max_new_tokens=6, temperature=0, num_return_sequences=2)
-    assert torch.equal(rows[:, :8], prompts.repeat_interleave(2, dim=0))
-    padded = torch.cat([torch.zeros(2, 3, 4), prompts], dim=1)
-    mask = torch.cat([torch.zeros(2, 3), torch.ones(2, 8)], dim=1)
-    other = model.generate(padded, mask, max_new_tokens=6, temperature=0, num_return_sequences=2)
-    assert torch.allclose(other[:, 11:], rows[:, 8:], atol=1e-4)
-
-
-def test_generated_rows_are_notes_until_the_piece_ends():
-    rows = make_model().generate(max_new_tokens=40, num_return_sequences=20, seed=0)[:, 1:]
-    is_end = rows[..., PITCH] == END
-    assert is_end.any() and (is_end.long().diff(dim=1) >= 0).all()  # nothing after an end
-    notes = rows[~is_end]
-    assert (notes[:, TIME_SHIFT] >= 0).all() and (notes[:, DURATION] > 0).all()
-    assert (notes[:, DURATION] <= 30).all()
-    assert notes[:, PITCH].min() >= 0 and notes[:, PITCH].max() <= 127
-    assert notes[:, VELOCITY].min() >= 1 and notes[:, VELOCITY].max() <= 127
-    assert torch.equal(notes[:, 1:3], notes[:, 1:3].round())
-
-
-def test_generation_can_be_held_open_and_cut_by_seconds():
-    model = make_model()
-    held = model.generate(max_new_tokens=20, min_new_tokens=20, num_return_sequences=8, seed=0)
-    assert not (held[:, 1:, PITCH] == END).any()
-    cut = model.generate(max_new_tokens=80, min_new_tokens=80, max_new_seconds=5.0, num_return_sequences=8, seed=0)
-    assert (cut[..., TIME_SHIFT].sum(-1) < 5).all() and (cut[:, -1, PITCH] == END).any()
+# Generation and configuration ----------------------------------------------------------------------------------------
 
 
 def test_a_low_top_p_takes_the_likeliest_pitch():
@@ -537,14 +398,6 @@ def test_a_low_top_p_takes_the_likeliest_pitch():
     hidden = model(prompt).last_hidden_state[:, -1].expand(30, -1)
     pitch = model.heads.pitch(hidden + model.heads.embed_time_shift(rows[:, -1, TIME_SHIFT])).argmax(-1)
     assert torch.equal(rows[:, -1, PITCH].long(), pitch)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"attention_mask": torch.tensor([[1, 0]])}]
-)
-def test_generation_refuses_what_it_can_not_do(wrong):
-    with pytest.raises(ValueError, match="must"):
-        make_model().generate(make_pieces(1, 3)[:, :2], **wrong)
 
 
 @pytest.mark.parametrize(

@@ -320,9 +320,8 @@ class NoteTransformerEmbeddings(nn.Module):
         if token_type_ids is not None:
             role = token_type_ids * (1 + (input_values[..., TIME_SHIFT] < 0))
         embeds = embeds + self.embed_role(role)
-        if control_ids is not None:
-            sizes = torch.tensor((0, *self.config.control_sizes[:-1]), device=control_ids.device)
-            embeds = embeds + self.embed_controls(control_ids + sizes.cumsum(0)).sum(-2)
+        first = torch.tensor((0, *self.config.control_sizes[:-1]), device=pitch.device).cumsum(0)  # "not asked"
+        embeds = embeds + self.embed_controls(first if control_ids is None else first + control_ids).sum(-2)
         return self.dropout(rms_norm(embeds, self.config.rms_norm_eps))
 
 
@@ -537,7 +536,7 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             attention_mask: 1 for rows, 0 for padding, shape `(batch, past + length)`.
             token_type_ids: 0 for written rows, 1 for given ones, shape `(batch, length)`; all are written by default.
             control_ids: What is asked of the notes after each row, 0 where nothing is, shape
-                `(batch, length, num_controls)`; see `note_controls.py`.
+                `(batch, length, num_controls)`; nothing by default; see `note_controls.py`.
             position_ids: Index of each row, shape `(batch, length)`; by default the number of written rows so far.
             past_key_values: Cache of the rows before; it also remembers where in musical time they end.
             use_cache: Whether to return a cache.
@@ -564,7 +563,7 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         )
         pitch = input_values[..., PITCH]
         pitch = torch.where(pitch < NUM_PITCHES, pitch, _MIDDLE)
-        index = places.index if position_ids is None else position_ids
+        index = places.index if position_ids is None else position_ids.expand_as(places.index)
         position_embeddings = self.rotary_emb(index, places.onset, pitch)
 
         hidden_states = inputs_embeds
@@ -640,6 +639,10 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         Returns:
             See [`NoteTransformerOutput`].
         """
+        if input_values is None:
+            raise ValueError("You must specify input_values")
+        # Before the cache learns of the new rows.
+        places = places_of(input_values, token_type_ids, self.config.sampling_rate, past_key_values)
         outputs: BaseModelOutputWithPast = self.model(
             input_values=input_values,
             attention_mask=attention_mask,
@@ -652,8 +655,7 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         )
         loss = logits = nats = None
         if labels is not None:
-            assert input_values is not None and outputs.last_hidden_state is not None
-            places = NotePlaces.of(input_values, token_type_ids, self.config.sampling_rate)
+            assert outputs.last_hidden_state is not None
             nats, logits = self.heads.nats(
                 outputs.last_hidden_state[:, :-1], input_values[:, 1:], places.written_pitch[:, :-1]
             )
