@@ -24,7 +24,6 @@ from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.tokenization_jsb import JSBTokenizer
 from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer
 from pianogen_hf.training.arguments import PianoTrainingArguments
-from pianogen_hf.training.callbacks import EpochCallback
 from pianogen_hf.training.collator import ChunkCollator
 from pianogen_hf.training.trainer import PianoTrainer
 
@@ -211,7 +210,7 @@ def train(pieces, cache, folder, callbacks, resume=None, workers=0):
     assert len(chunks) == 13  # so the 10th step is in the middle of the second epoch of 7
     trainer = PianoTrainer(
         eval_notes=1, model=MusicTransformerForCausalLM(config), args=arguments, train_dataset=chunks,
-        data_collator=recorder, callbacks=[EpochCallback(chunks.set_epoch), *callbacks],
+        data_collator=recorder, callbacks=callbacks,
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=resume)
     return recorder.seen

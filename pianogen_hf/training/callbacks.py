@@ -81,20 +81,21 @@ def _advice(seconds: float) -> str:
 
 
 class EpochCallback(TrainerCallback):
-    """Tells a dataset that is other in every epoch which one begins; a resumed run says the one it is in.
+    """Tells what is other in every epoch which one begins; a resumed run says the one it is in.
 
     Args:
-        set_epoch: the dataset's own.
+        *set_epoch: called with the epoch: methods of a dataset, a sampler, a collator.
     """
 
-    def __init__(self, set_epoch: Callable[[int], None]) -> None:
+    def __init__(self, *set_epoch: Callable[[int], None]) -> None:
         self.set_epoch = set_epoch
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Turn to the epoch."""
-        self.set_epoch(int(state.epoch or 0))
+        for set_epoch in self.set_epoch:
+            set_epoch(int(state.epoch or 0))
 
 
 class InterruptCallback(TrainerCallback):

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction
 
 from pianogen_hf.models.order_agnostic import draw_named_mask, label_nats
-from pianogen_hf.training.callbacks import EpochCallback
 from pianogen_hf.training.collator import IGNORED, ChunkCollator
 from pianogen_hf.training.trainer import PianoTrainer
 
@@ -92,7 +91,6 @@ class MaskedPianoTrainer(PianoTrainer):
             raise ValueError("label_smoothing_factor is for the next-token way of training")
         self.compute_loss_func = None
         self.preprocess_logits_for_metrics = masked_token_scores  # type: ignore[assignment]
-        self.add_callback(EpochCallback(data_collator.set_epoch))
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The parent's, with masks that are the same each time."""

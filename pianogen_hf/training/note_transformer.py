@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 from pianogen_hf.models.note_controls import CONTROLS
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import PITCH
 from pianogen_hf.training.arrangement import arrange
-from pianogen_hf.training.callbacks import EpochCallback
 from pianogen_hf.training.collator import IGNORED, RowCollator
 from pianogen_hf.training.continuous import ContinuousNotesTrainer
 
@@ -93,7 +92,6 @@ class NoteTransformerTrainer(ContinuousNotesTrainer):
 
     def __init__(self, *, data_collator: ArrangingCollator, **kwargs: Any) -> None:
         super().__init__(data_collator=data_collator, **kwargs)
-        self.add_callback(EpochCallback(data_collator.set_epoch))
         if self.args.torch_compile and self.args.device.type == "cpu":
             self.model.set_attn_implementation("eager")  # type: ignore[union-attr, operator]
 

@@ -66,8 +66,13 @@ class PianoTrainer(Trainer):
         )
         if isinstance(self.model, PreTrainedModel) and self.model.can_generate():
             _sample_by_default(self.model.generation_config)
-        if mixture is not None:
-            self.add_callback(EpochCallback(mixture.set_epoch))
+        changing = [each.set_epoch for each in self._changing() if hasattr(each, "set_epoch")]
+        if changing:
+            self.add_callback(EpochCallback(*changing))
+
+    def _changing(self) -> list[Any]:
+        """What may be other in every epoch."""
+        return [self.train_dataset, self.data_collator, self.mixture]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         return super()._get_train_sampler(train_dataset) if self.mixture is None else self.mixture

@@ -16,7 +16,6 @@ import transformers
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
 
-from pianogen_hf.data.lazy import LazyChunks
 from pianogen_hf.data.manifest import split_manifest, write_manifest
 from pianogen_hf.data.provenance import Provenance, refusal
 from pianogen_hf.errors import ArgumentError, one_line
@@ -26,7 +25,7 @@ from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import write_midi
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import DataArguments, PianoTrainingArguments, without_token
-from pianogen_hf.training.callbacks import DurationCallback, EpochCallback, InterruptCallback, SampleCallback
+from pianogen_hf.training.callbacks import DurationCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.mixing import MixtureSampler
 from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages
 from pianogen_hf.training.trainer import PianoTrainer
@@ -212,8 +211,6 @@ def _make_trainer(
 ) -> tuple[PianoTrainer, InterruptCallback]:
     interrupt = InterruptCallback()
     callbacks: list[Any] = [interrupt, DurationCallback()]
-    if isinstance(chunks["train"], LazyChunks):
-        callbacks.append(EpochCallback(chunks["train"].set_epoch))
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer_class, collator = way
