@@ -77,6 +77,23 @@ class ArrangingCollator:
         return np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
 
 
+def additive_causal_mask(attention_mask: torch.Tensor) -> torch.Tensor:
+    """0 where a row may see another, itself and those before it that are no padding, and a huge negative number else.
+
+    Args:
+        attention_mask: 1 for rows, 0 for padding, shape `(batch, length)`.
+
+    Returns:
+        float32, shape `(batch, 1, length, length)`.
+    """
+    length = attention_mask.shape[1]
+    is_seen = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
+    is_seen = is_seen & attention_mask[:, None, None].bool()
+    return torch.zeros(is_seen.shape, device=attention_mask.device).masked_fill(
+        ~is_seen, torch.finfo(torch.float32).min
+    )
+
+
 class NoteTransformerTrainer(ContinuousNotesTrainer):
     """A `ContinuousNotesTrainer` for `NoteTransformerForCausalLM`.
 
@@ -92,8 +109,16 @@ class NoteTransformerTrainer(ContinuousNotesTrainer):
 
     def __init__(self, *, data_collator: ArrangingCollator, **kwargs: Any) -> None:
         super().__init__(data_collator=data_collator, **kwargs)
-        if self.args.torch_compile and self.args.device.type == "cpu":
+        self._is_fused = self.args.torch_compile and self.args.device.type == "cpu"
+        if self._is_fused:
             self.model.set_attn_implementation("eager")  # type: ignore[union-attr, operator]
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The parent's; a compiled model is given its whole mask, which it would otherwise make anew in every layer."""
+        inputs = super()._prepare_inputs(inputs)
+        if self._is_fused:
+            inputs["attention_mask"] = additive_causal_mask(inputs["attention_mask"])
+        return inputs
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """The parent's, without tasks."""
