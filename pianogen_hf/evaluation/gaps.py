@@ -93,20 +93,22 @@ def gap_bits(model: Any, gaps: list[Gap]) -> dict[str, float]:
 @torch.inference_mode()
 def _bits(model: Any, gap: Gap, sees_future: bool, is_told: bool) -> float:
     past, inside, future = gap.rows[: gap.start], gap.rows[gap.start : gap.stop], gap.rows[gap.stop :]
-    parts = [past, future, inside] if sees_future else [past, inside]
-    rows = np.concatenate(parts)
+    # The last note of the past predicts the first of the gap: what follows is met before it.
+    future = future if sees_future else future[:0]
+    rows = np.concatenate([past[:-1], future, past[-1:], inside])
     is_given = np.zeros(len(rows), dtype=bool)
+    is_given[len(past) - 1 : len(past) - 1 + len(future)] = True
+    begin = len(past) + len(future)
     if sees_future:
-        is_given[len(past) : len(past) + len(future)] = True
         rows = np.concatenate([rows, [[rows[-1, TIME_SHIFT], *END_ROW[1:]]]])
         is_given = np.append(is_given, False)
     onset = rows[:, TIME_SHIFT].copy()
-    rows[1:, TIME_SHIFT], rows[0, TIME_SHIFT] = time_shifts(onset, is_given), 0.0
+    rows[:, TIME_SHIFT] = time_shifts(onset, is_given)
     controls = np.zeros((len(rows), len(CONTROLS)), dtype=np.int64)
     if is_told:
-        left = gap.end_sec - written_onsets(onset, is_given)[len(past) - 1 :]
-        controls[len(past) - 1 :, GAP_LEFT] = seconds_left_class(torch.from_numpy(left)).numpy()
-    is_target = ~is_given & (np.arange(len(rows)) >= len(past))
+        left = gap.end_sec - written_onsets(onset, is_given)[begin - 1 :]
+        controls[begin - 1 :, GAP_LEFT] = seconds_left_class(torch.from_numpy(left)).numpy()
+    is_target = ~is_given & (np.arange(len(rows)) >= begin)
     labels = np.where(is_target, rows[:, PITCH], _IGNORED).astype(np.int64)
     batch = {
         "input_values": torch.from_numpy(rows.astype(np.float32)),

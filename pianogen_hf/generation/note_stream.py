@@ -225,15 +225,15 @@ class NoteStream:
         return self._whole_window() if self._cache is None else self._new_rows()
 
     def _new_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The last note written, and given ones that come into sight with it."""
-        row = self.written[-1].copy()
-        row[TIME_SHIFT] = self.clock - (self.written[-2][ONSET] if len(self.written) > 1 else self._past_end)
+        """Given notes that come into sight with the last note written, and that note, which predicts the next."""
+        row, before = self.written[-1].copy(), self.written[-2][ONSET] if len(self.written) > 1 else self._past_end
+        row[TIME_SHIFT] = self.clock - before
         until = int(np.searchsorted(self.given[: self._shown, ONSET], self.clock + self.lookahead_sec, side="right"))
         given = self.given[self._seen_until : max(until, self._seen_until)].copy()
-        given[:, TIME_SHIFT] = given[:, ONSET] - self.clock
+        given[:, TIME_SHIFT] = given[:, ONSET] - before
         self._seen_until += len(given)
-        rows = np.concatenate([row[None], given])
-        return rows, np.arange(len(rows)) > 0, np.full(len(rows), self.clock)
+        rows = np.concatenate([given, row[None]])
+        return rows, np.arange(len(rows)) < len(given), np.append(np.full(len(given), before), self.clock)
 
     def _whole_window(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A window from scratch: of what was written the latest part, of what is given what lies beside and ahead."""
@@ -253,21 +253,18 @@ class NoteStream:
         begin_row = np.array([[0.0, self.model.config.bos_token_id, 0.0, 0.0]])
         if begins or not len(kept):
             kept = np.concatenate([begin_row, kept])
-        shown = shown[shown[:, ONSET] >= kept[0, ONSET]]
         return self._arranged(kept, shown)
 
     def _arranged(self, kept: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         notes = np.concatenate([kept, shown])
         is_given = np.arange(len(notes)) >= len(kept)
         in_time = np.lexsort([is_given, notes[:, ONSET]])
-        in_time = np.concatenate([[0], in_time[in_time != 0]])  # the first row is written
         notes, is_given = notes[in_time], is_given[in_time]
-        begin = max(int(np.searchsorted(notes[:, ONSET], self.begin_sec)), 1)
-        first_given = int(np.flatnonzero(is_given)[0]) if is_given.any() else len(notes)
-        order = met_order(notes[:, ONSET], is_given, min(begin, first_given), self.lookahead_sec)
+        begin = int((kept[:, ONSET] < self.begin_sec).sum())  # without given notes, as far as it was there before
+        order = met_order(notes[:, ONSET], is_given, max(begin, 1), self.lookahead_sec)
         notes, is_given = notes[order], is_given[order]
         onset = notes[:, ONSET].copy()
-        notes[1:, TIME_SHIFT], notes[0, TIME_SHIFT] = time_shifts(onset, is_given), 0.0
+        notes[:, TIME_SHIFT] = time_shifts(onset, is_given)
         return notes, is_given, written_onsets(onset, is_given)
 
 

@@ -9,10 +9,11 @@ Origin: written for this package. What it is made of comes from others:
       1910.07467, without gains; squared ReLU: So et al. 2021, "Primer", arXiv 2109.08668.
 
 A row is a note: time shift, pitch or event, velocity, duration (times in seconds, on a grid of `1 / sampling_rate`). It
-is either *written*, that is, predicted by the model, or *given* (`token_type_ids` 0 or 1). Written rows stand by onset
-and pitch, and the time shift of each counts from the onset of the written row before it. Given rows stand anywhere:
-theirs counts from the onset of the last written row before them, and may be negative. So the rows tell where in musical
-time every note lies, whichever role it has, and a note that lies ahead can be given before the notes that lead to it.
+is either *written*, that is, predicted by the model from the written row before it, or *given* (`token_type_ids` 0 or
+1). Written rows stand by onset and pitch, and the time shift of each counts from the onset of the written row before
+it. Given rows stand anywhere: theirs counts from the onset of the last written row before them, and may be negative. So
+the rows tell where in musical time every note lies, whichever role it has, and a note that lies ahead can be given
+before the notes that lead to it.
 
 The next written note is predicted field by field, each head knowing the fields drawn before it:
 
@@ -95,12 +96,15 @@ class NotePlaces:
         index: Number of the last written row so far, int64, shape `(batch, length)`. So a written row is as far from
             the one before it as ever, whatever is given between them.
         onset: Of each row, in steps, float32, shape as `index`.
+        last_written: Place of the last written row so far among these rows, the row itself included, int64, shape as
+            `index`; -1 where there is none.
         written_onset: Onset of the last written row so far, the row itself included, shape as `onset`.
         written_pitch: Pitch of that row, int64, shape as `onset`; -1 where it is no note.
     """
 
     index: torch.Tensor
     onset: torch.Tensor
+    last_written: torch.Tensor
     written_onset: torch.Tensor
     written_pitch: torch.Tensor
 
@@ -124,7 +128,8 @@ class NotePlaces:
             before = past.written_pitch[:, -1:]
         order = torch.arange(1, pitch.shape[1] + 1, device=pitch.device)
         last = torch.where(is_written, order, 0).cummax(1).values
-        return cls(index, clock + shift * ~is_written, clock, torch.cat([before, pitch], 1).gather(1, last))
+        written_pitch = torch.cat([before, pitch], 1).gather(1, last)
+        return cls(index, clock + shift * ~is_written, last - 1, clock, written_pitch)
 
 
 def rms_norm(hidden_states: torch.Tensor, eps: float) -> torch.Tensor:
@@ -631,7 +636,7 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
             position_ids: See there.
             past_key_values: See there.
             labels: Pitch or event of each row, shape `(batch, length)`, unshifted. -100 is not predicted; elsewhere
-                the whole row of `input_values` is, from the row before it.
+                the whole row of `input_values` is, from the last written row before it.
             use_cache: See there.
             num_items_in_batch: Divides the summed loss (gradient accumulation); by default the predicted rows do.
             **kwargs: See there.
@@ -656,8 +661,9 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         loss = logits = nats = None
         if labels is not None:
             assert outputs.last_hidden_state is not None
+            predicting = places.last_written[:, :-1, None].clamp(min=0).expand(-1, -1, self.config.hidden_size)
             nats, logits = self.heads.nats(
-                outputs.last_hidden_state[:, :-1], input_values[:, 1:], places.written_pitch[:, :-1]
+                outputs.last_hidden_state.gather(1, predicting), input_values[:, 1:], places.written_pitch[:, :-1]
             )
             targets = labels[:, 1:]
             is_note = (targets >= 0) & (targets < NUM_PITCHES)

@@ -65,7 +65,8 @@ class _Task:
     Attributes:
         order: indices of the window's rows in the order in which they are met, without those left out.
         is_given: roles of these, bool.
-        begin: place in `order` from which on something is given: targets change their character there.
+        begin: place in `order` of the first row that is predicted with the help of given ones; targets change their
+            character there.
         gap_end: onset, in seconds, at which a gap ends; None where none is filled.
     """
 
@@ -104,12 +105,15 @@ def arrange(
     if task is None:
         task = _Task(np.arange(len(rows)), np.zeros(len(rows), dtype=bool), len(rows))
     chosen, chosen_onset = rows[task.order].copy(), onset[task.order]
-    is_target = ~task.is_given & (np.arange(len(chosen)) >= first_label)
+    is_target = ~task.is_given & (task.order >= first_label)
     if task.gap_end is not None:  # the event after the last note that is to be written
         chosen = np.concatenate([chosen, _END_ROW])
         chosen_onset = np.append(chosen_onset, chosen_onset[~task.is_given][-1])
         task.is_given, is_target = np.append(task.is_given, False), np.append(is_target, True)
-    chosen[1:, TIME_SHIFT] = time_shifts(chosen_onset, task.is_given)
+    first_shift = chosen[0, TIME_SHIFT]
+    chosen[:, TIME_SHIFT] = time_shifts(chosen_onset, task.is_given)
+    if not task.is_given[0]:  # a window from the middle of a piece knows how long its first note was waited for
+        chosen[0, TIME_SHIFT] = first_shift
     arranged = Arrangement(chosen, task.is_given, is_target, np.zeros((len(chosen), len(CONTROLS)), dtype=np.int64))
     end = None if seconds_left is None else onset[-1] + seconds_left
     _ask(arranged, task, chosen_onset, kind, end, generator)
@@ -137,9 +141,10 @@ def _fill(rows: np.ndarray, onset: np.ndarray, first_label: int, generator: np.r
     if len(past) + len(gap) + len(future) == len(rows):  # there must be room for the end
         future = future[:-1]
     given = np.concatenate([gap[is_given], future])
-    order = np.concatenate([past, given, gap[~is_given]])
-    roles = np.isin(np.arange(len(order)), np.arange(len(past), len(past) + len(given)))
-    return _Task(order, roles, len(past), float(start + length))
+    order = np.concatenate([past[:-1], given, past[-1:], gap[~is_given]])  # the last of the past predicts the gap
+    begin = len(past) + len(given)
+    roles = (np.arange(len(order)) >= len(past) - 1) & (np.arange(len(order)) < begin - 1)
+    return _Task(order, roles, begin, float(start + length))
 
 
 def _accompany(rows: np.ndarray, onset: np.ndarray, first_label: int, generator: np.random.Generator) -> _Task | None:
@@ -152,7 +157,7 @@ def _accompany(rows: np.ndarray, onset: np.ndarray, first_label: int, generator:
     draw = generator.random()
     lookahead = np.inf if draw < 0.5 else 0.0 if draw < 0.7 else generator.uniform(0, _LOOKAHEAD_SEC)
     order = met_order(onset, is_given, begin, lookahead)
-    return _Task(order, is_given[order], begin)
+    return _Task(order, is_given[order], int(np.flatnonzero(order == begin - 1)[0]) + 1)
 
 
 def _part(rows: np.ndarray, onset: np.ndarray, generator: np.random.Generator) -> np.ndarray:
