@@ -85,6 +85,16 @@ def test_every_id_after_bos_is_predicted_exactly_once_on_every_side(pieces, tmp_
         assert all(len(row["input_ids"]) <= longest for row in rows)
 
 
+def test_windows_of_a_grid_begin_at_a_bar(tmp_path):
+    scale = tune(48, 200)  # eighths: 100 quarters
+    long = Dataset.from_dict({"piece_id": ["p0", "p1"], "midi": [notes_to_midi_bytes(scale)] * 2})
+    tokenizer = JSBTokenizer()
+    for chunk_length in (257, 300):
+        chunks = build_chunks(long, ["train", "validation"], tokenizer, chunk_length, tmp_path)
+        for rows in chunks.values():
+            assert len(rows) > 2 and all(start % tokenizer.tokens_per_bar == 0 for start in rows["start"])
+
+
 @pytest.mark.parametrize("chunk_length", [2, 9, 34, 5000])
 def test_rows_of_notes_are_cut_as_ids_are(pieces, tmp_path, chunk_length):
     extractor = ContinuousNotesFeatureExtractor()

@@ -180,20 +180,21 @@ def test_windows_of_a_small_context_lose_nothing(scheme):
     assert_alike(result.new, following, TOLERANCE_SEC[scheme])
 
 
-def test_jsb_windows_begin_with_the_last_voice_of_a_row_as_training_chunks_do():
+@pytest.mark.parametrize(("context", "unit"), [(64, 4), (257, 64)], ids=["rows", "bars"])
+def test_jsb_windows_begin_with_the_last_voice_of_a_row_or_bar_as_training_chunks_do(context, unit):
     seen = []
 
     class Spy(UniformModel):
         def generate(self, input_ids, **kwargs):
-            written = len(ids) + 400 - len(self.script)
+            written = len(ids) + 1600 - len(self.script)
             seen.append(written - input_ids.shape[1])
             return super().generate(input_ids, **kwargs)
 
     tokenizer, prompt = tokenizer_of("jsb"), melody(pitches=[60, 64, 67, 72, 60, 64, 67, 72, 60])
     ids = tokenizer.encode_prompt(prompt)
-    model = Spy(config_of("jsb", 64), script=[3 + index % 40 for index in range(400)])
-    continue_notes(model, tokenizer, Length(seconds=4.0), prompt, do_sample=False)
-    assert len(seen) > 2 and seen[0] >= len(ids) - 32 and all(start % 4 == 0 for start in seen)
+    model = Spy(config_of("jsb", context), script=[3 + index % 40 for index in range(1600)])
+    continue_notes(model, tokenizer, Length(seconds=context / 16), prompt, do_sample=False)
+    assert len(seen) > 2 and seen[0] >= len(ids) - context // 2 and all(start % unit == 0 for start in seen)
 
 
 @pytest.mark.parametrize("scheme", ["performance", "remi", "jsb"])

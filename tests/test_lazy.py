@@ -138,6 +138,15 @@ def test_chunks_of_a_grid_begin_at_a_row(pieces, tmp_path, length):
     assert all(ids[0] == tokenizer.bos_token_id for _, start, ids in rows if start == 0)
 
 
+def test_long_chunks_of_a_grid_begin_at_a_bar(tmp_path):
+    tokenizer = JSBTokenizer()
+    long = Notes.from_columns(480, onset_tick=240 * np.arange(200), duration_tick=[240] * 200, pitch=[60, 62] * 100)
+    pieces = Dataset.from_dict({"piece_id": list("0123"), "midi": [notes_to_midi_bytes(long)] * 4})
+    rows = [row for epoch in range(20) for row in epoch_of(make(pieces, tmp_path, tokenizer, 129), epoch)]
+    assert all(start % tokenizer.tokens_per_bar == 0 and len(ids) <= 129 for _, start, ids in rows)
+    assert len({start for _, start, _ in rows}) > 10
+
+
 def test_the_ids_are_counted_once(pieces, tmp_path, monkeypatch):
     first = make(pieces, tmp_path)
 

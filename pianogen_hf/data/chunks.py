@@ -63,7 +63,8 @@ def build_chunks(
         pieces: usable pieces (see `pieces.py`).
         sides: one of `SIDES` per piece; pieces with any other are left out.
         tokenizer: a fitted tokenizer, or a feature extractor; its class and settings are part of the cache's name.
-        chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row.
+        chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row, and with a
+            bar if they are two bars long.
         cache_dir: where the chunks lie afterwards.
         augmentation: every transposition becomes a copy, with a loudness and a tempo of its own (see `augment.py`);
             train only.
@@ -104,13 +105,16 @@ def build_chunks(
 
 
 def chunk_size(tokenizer: NotesEncoder, chunk_length: int) -> int:
-    """Ids that a chunk predicts: one less than it holds, rounded to whole rows of a grid tokenizer."""
-    return max(1, (chunk_length - 1) // tokenizer.tokens_per_step) * tokenizer.tokens_per_step
+    """Ids that a chunk predicts: one less than it holds, rounded to whole bars, or rows, of a grid tokenizer."""
+    unit = tokenizer.cut_unit(chunk_length - 1)
+    return max(1, (chunk_length - 1) // unit) * unit
 
 
 def chunk_overlap(tokenizer: NotesEncoder, chunk_length: int) -> int:
-    """Ids that consecutive chunks share where they are evaluated: half of them, in whole rows of a grid tokenizer."""
-    return chunk_size(tokenizer, chunk_length) // 2 // tokenizer.tokens_per_step * tokenizer.tokens_per_step
+    """Ids that consecutive chunks share where they are evaluated: half of them, in whole bars, or rows, of a grid."""
+    half = chunk_size(tokenizer, chunk_length) // 2
+    unit = tokenizer.cut_unit(half)
+    return half // unit * unit
 
 
 def encode(tokenizer: NotesEncoder, piece_id: str, notes: Notes) -> np.ndarray:

@@ -27,7 +27,7 @@ class LazyChunks(torch.utils.data.Dataset):
     An epoch has as many examples as the pieces, unaltered, have chunks. Example i of epoch e is a function of the seed,
     e and i alone, whatever was drawn before it and in whichever process: a resumed run sees what an uninterrupted one
     would have seen. Each example belongs to a fixed piece and, roughly, a fixed part of it, so that every epoch goes
-    through all pieces from `<bos>` to `<eos>`. Chunks begin anywhere (with a grid tokenizer: at any row), are full
+    through all pieces from `<bos>` to `<eos>`. Chunks begin anywhere (with a grid tokenizer: at any bar), are full
     wherever the piece is long enough, and never cross a piece.
 
     The epoch lies in memory shared with the workers of a data loader, which may live for many epochs.
@@ -115,7 +115,7 @@ class LazyChunks(torch.utils.data.Dataset):
         A window slides from one chunk's length before the piece to its end, so that the first id and the last are met
         as often as those in the middle; where it would hang over an end, it is pushed inside.
         """
-        step = self.tokenizer.tokens_per_step
+        step = self.tokenizer.cut_unit(self.size)
         latest = max(0, -(-(num_ids - 1 - self.size) // step) * step)
         window = int(place * (num_ids - 1 + self.size)) - self.size
         return min(max(window // step * step, 0), latest)

@@ -99,7 +99,7 @@ class Writer:
 
     def _window(self, steps: np.ndarray) -> np.ndarray:
         """The latest steps of the latest piece, at most `max_heard`, cut where `build_chunks` might have cut."""
-        size = self.encoder.tokens_per_step
+        size = self.encoder.cut_unit(self.max_heard)
         steps = steps[self._piece_start(steps) :]
         surplus = max(len(steps) - max(self.max_heard, size), 0)
         return steps[-(-surplus // size) * size :]

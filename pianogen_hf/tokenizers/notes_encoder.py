@@ -24,6 +24,8 @@ class NotesEncoder:
         time_unit: "second" where the scheme counts real time, "beat" where it counts score time and the tempo is lost.
         lost_fields: what the scheme throws away by design, for reports.
         tokens_per_step: ids that make one inseparable row; chunks and windows are cut at its multiples.
+        tokens_per_bar: ids of a bar, for encoders whose ids count time; windows are cut at its multiples where they are
+            long enough, so that a model can tell the beat from the place in a window.
         pitch_range: lowest and highest pitch the scheme can write.
         model_input_names: names of a model's inputs; the first one is that of the steps.
     """
@@ -31,6 +33,7 @@ class NotesEncoder:
     time_unit: ClassVar[str] = "second"
     lost_fields: ClassVar[tuple[str, ...]] = ()
     tokens_per_step: ClassVar[int] = 1
+    tokens_per_bar: ClassVar[int] = 1
     pitch_range: tuple[int, int] = (0, 127)
     model_input_names: list[str]
     save_pretrained: Any  # of the class of transformers that a subclass inherits from as well
@@ -49,6 +52,10 @@ class NotesEncoder:
     def writes_durations(self) -> bool:
         """Whether a note's step tells its length; if not, a note lasts as long as time is let pass."""
         raise TypeError(f"{type(self).__name__} does not say whether it writes durations")
+
+    def cut_unit(self, size: int) -> int:
+        """The number of steps at whose multiples a window of `size` steps is cut: a bar if it holds one, else a row."""
+        return self.tokens_per_bar if size >= self.tokens_per_bar else self.tokens_per_step
 
     def piece_steps(self, notes: Notes) -> np.ndarray:
         """A whole piece with its beginning and its end: int32 of shape (num_ids,), or float32 of (num_rows, 4)."""

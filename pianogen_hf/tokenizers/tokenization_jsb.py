@@ -18,6 +18,7 @@ VOICES = ("Soprano", "Alto", "Tenor", "Bass")
 LOWEST_PITCH, HIGHEST_PITCH = 36, 81
 REST = -1  # in grids, as in the benchmark's JSON files
 STEPS_PER_QUARTER = 4
+STEPS_PER_BAR = 16  # of four quarters; the grid knows no metre, and counts from the beginning of a piece
 MAX_STEPS = 2**17  # 4.5 hours at 120 quarters a minute: keeps a hostile tick from filling the memory
 _NUM_PITCHES = HIGHEST_PITCH - LOWEST_PITCH + 1
 _CHORD_BITS = 64  # enough for all pitches, and whole bytes
@@ -49,6 +50,7 @@ class JSBTokenizer(NoteTokenizer):
     time_unit: ClassVar[str] = "beat"
     lost_fields: ClassVar[tuple[str, ...]] = ("velocity", "program", "track", "pedal", "tempo", "repeated notes")
     tokens_per_step: ClassVar[int] = len(VOICES)
+    tokens_per_bar: ClassVar[int] = len(VOICES) * STEPS_PER_BAR
     rest_prefixes: ClassVar[tuple[str, ...]] = ("REST",)
     time_step_sec: ClassVar[float] = 0.5 / STEPS_PER_QUARTER  # at 120 quarters a minute
     pitch_range = (LOWEST_PITCH, HIGHEST_PITCH)

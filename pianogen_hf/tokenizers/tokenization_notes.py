@@ -33,6 +33,7 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
         time_unit: "second" where the scheme counts real time, "beat" where it counts score time and the tempo is lost.
         lost_fields: what the scheme throws away by design, for reports.
         tokens_per_step: ids that make one inseparable row; chunks and windows are cut at its multiples.
+        tokens_per_bar: ids of a bar, where ids count time; see `NotesEncoder`.
         rest_prefixes: beginnings of the names of events that only let time pass; generation that must not stay silent
             forbids them for a while.
         pitch_range: lowest and highest pitch the scheme can write.
