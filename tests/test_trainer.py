@@ -109,6 +109,20 @@ def test_the_evaluation_loss_is_the_mean_over_tokens_not_over_batches(tmp_path):
     assert scores["eval_loss"] == pytest.approx(naive_scores(model, rows)[0].mean(), rel=1e-5)
 
 
+def test_evaluation_compiles_nothing(tmp_path):
+    compiled = []
+
+    def backend(graph, example_inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    rows = make_rows(6)
+    trainer = make_trainer(tmp_path, make_model(), rows, rows)
+    expected = trainer.evaluate()["eval_nats_per_token"]
+    trainer.model_wrapped = trainer.model = torch.compile(trainer.model, backend=backend)
+    assert trainer.evaluate()["eval_nats_per_token"] == pytest.approx(expected) and not compiled
+
+
 def test_scores_of_ids_that_do_not_count_are_zero():
     logits = torch.randn(1, 4, VOCAB)
     labels = torch.tensor([[IGNORED, 3, IGNORED, 5]])

@@ -233,6 +233,9 @@ class PianoTrainingArguments(TrainingArguments):
         if self.torch_compile and self.use_cpu and cpp_compiler() is None:
             print("torch_compile needs a C++ compiler, and there is none: training goes on without it", file=sys.stderr)
             self.torch_compile = False
+        if self.torch_compile and self.use_cpu:
+            # Drawn by compiled code, the masks of dropout take as long as the rest of a small model's forward pass.
+            torch._inductor.config.fallback_random = True
         super().__post_init__()
         if is_muon:
             self.optim = MUON

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, GenerationConfig, PreTrainedModel, Trainer
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.trainer_utils import HubStrategy, SchedulerType
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SchedulerType
 from transformers.utils.hub import PushInProgress
 
 from pianogen_hf.training.arguments import MUON, PianoTrainingArguments
@@ -103,6 +103,11 @@ class PianoTrainer(Trainer):
         loader = super().get_train_dataloader()
         getattr(loader, "base_dataloader", loader).generator = torch.Generator()
         return loader
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The parent's, but never compiled: batches of other shapes would each be compiled for a minute or two."""
+        with torch.compiler.set_stance("force_eager"):
+            return super().evaluation_loop(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
