@@ -3,10 +3,13 @@
 from .generation.continuation import continue_notes as continue_notes
 from .generation.filling import fill_notes as fill_notes
 from .generation.note_verbs import accompany_notes as accompany_notes
+from .models.configuration_chorale_transformer import ChoraleTransformerConfig as ChoraleTransformerConfig
 from .models.configuration_continuous_notes import ContinuousNotesConfig as ContinuousNotesConfig
 from .models.configuration_music_transformer import MusicTransformerConfig as MusicTransformerConfig
 from .models.configuration_note_transformer import NoteTransformerConfig as NoteTransformerConfig
 from .models.configuration_piano_encoder import PianoEncoderConfig as PianoEncoderConfig
+from .models.modeling_chorale_transformer import ChoraleTransformerForCausalLM as ChoraleTransformerForCausalLM
+from .models.modeling_chorale_transformer import ChoraleTransformerModel as ChoraleTransformerModel
 from .models.modeling_continuous_notes import ContinuousNotesForCausalLM as ContinuousNotesForCausalLM
 from .models.modeling_continuous_notes import ContinuousNotesModel as ContinuousNotesModel
 from .models.modeling_music_transformer import MusicTransformerForCausalLM as MusicTransformerForCausalLM
@@ -31,6 +34,7 @@ from .tokenizers.tokenization_performance import PerformanceTokenizer as Perform
 from .tokenizers.tokenization_remi import RemiTokenizer as RemiTokenizer
 from .workflows.loading import load_encoder as load_encoder
 
+BACH_MODEL: str
 BUNDLED_MODEL: str
 __all__: list[str]
 __version__: str

@@ -63,8 +63,8 @@ def build_chunks(
         pieces: usable pieces (see `pieces.py`).
         sides: one of `SIDES` per piece; pieces with any other are left out.
         tokenizer: a fitted tokenizer, or a feature extractor; its class and settings are part of the cache's name.
-        chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row, and with a
-            bar if they are two bars long.
+        chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row, or a
+            whole bar if they are two bars long.
         cache_dir: where the chunks lie afterwards.
         augmentation: every transposition becomes a copy, with a loudness and a tempo of its own (see `augment.py`);
             train only.
