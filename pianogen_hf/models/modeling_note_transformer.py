@@ -197,13 +197,20 @@ def squared_relu(hidden_states: torch.Tensor) -> torch.Tensor:
     return rectified * rectified
 
 
+def begins_at_zero(module: nn.Module) -> nn.Module:
+    """A layer whose weights are zeros at first; transformers asks only those with parameters how they begin."""
+    module.begins_at_zero = True
+    return module
+
+
 class NoteTransformerMLP(nn.Module):
     """Position-wise feed-forward network with squared ReLU."""
 
     def __init__(self, config: NoteTransformerConfig):
         super().__init__()
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        # Branches add nothing at first.
+        self.down_proj = begins_at_zero(nn.Linear(config.intermediate_size, config.hidden_size, bias=False))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.down_proj(squared_relu(self.up_proj(hidden_states)))
@@ -228,7 +235,7 @@ class NoteTransformerAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.o_proj = begins_at_zero(nn.Linear(config.hidden_size, config.hidden_size, bias=False))
 
     def forward(
         self,
@@ -308,7 +315,7 @@ class NoteTransformerEmbeddings(nn.Module):
         self.embed_velocity = nn.Embedding(NUM_VELOCITIES, config.hidden_size)
         self.embed_duration = nn.Embedding(NUM_TIME_CLASSES, config.hidden_size)
         self.embed_role = nn.Embedding(3, config.hidden_size)  # written, given ahead, given behind
-        self.embed_controls = nn.Embedding(sum(config.control_sizes), config.hidden_size)
+        self.embed_controls = begins_at_zero(nn.Embedding(sum(config.control_sizes), config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout)
 
     def forward(
@@ -344,7 +351,9 @@ class NoteTransformerFieldHead(nn.Module):
     def __init__(self, config: NoteTransformerConfig, num_classes: int):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.fc2 = nn.Linear(config.hidden_size, num_classes)
+        self.fc2 = begins_at_zero(
+            nn.Linear(config.hidden_size, num_classes)
+        )  # all outcomes are equally likely at first
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(squared_relu(self.fc1(hidden_states))).float()
@@ -495,15 +504,8 @@ class NoteTransformerPreTrainedModel(CarriesCode, PreTrainedModel):
             # Uniform with the variance of 1 / inputs: what enters is normalised, and so is what leaves.
             bound = (3 / module.in_features) ** 0.5
             init.uniform_(module.weight, -bound, bound)
-        # Branches add nothing at first, and all outcomes are equally likely.
-        if isinstance(module, NoteTransformerAttention):
-            init.zeros_(module.o_proj.weight)
-        elif isinstance(module, NoteTransformerMLP):
-            init.zeros_(module.down_proj.weight)
-        elif isinstance(module, NoteTransformerFieldHead):
-            init.zeros_(module.fc2.weight)
-        elif isinstance(module, NoteTransformerEmbeddings):
-            init.zeros_(module.embed_controls.weight)
+        if getattr(module, "begins_at_zero", False):
+            init.zeros_(module.weight)  # type: ignore[arg-type]
 
 
 class NoteTransformerModel(NoteTransformerPreTrainedModel):
