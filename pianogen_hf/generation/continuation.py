@@ -12,7 +12,7 @@ from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel, 
 
 from pianogen_hf.generation.constraints import MAX_REST, GrammarLogitsProcessor
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
-from pianogen_hf.generation.note_stream import Controls
+from pianogen_hf.generation.note_stream import Controls, num_kept
 from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, continue_piece, takes_given
 from pianogen_hf.generation.processors import warped
 from pianogen_hf.generation.refill_writer import RefillWriter
@@ -90,7 +90,7 @@ def continue_notes(
     controls = asked(density, register, loudness, key, kind)
     if isinstance(tokenizer, ContinuousNotesFeatureExtractor) and takes_given(model):
         if prompt is not None:
-            _prompt_steps(tokenizer, base)
+            _say_what_is_heard(model, len(_prompt_steps(tokenizer, base)) - 1, on_message)
         samples = Samples(model, num_samples, seed, on_progress)
         processors = (warped(**sampling_options(model, generate_kwargs)),)
         return continue_piece(samples, tokenizer, length, base, start_tick, end, controls, processors)
@@ -107,6 +107,13 @@ def continue_notes(
         )
     writer = _writer_class(model, tokenizer)(model, music, on_progress, on_message, generate_kwargs)
     return [music.result(steps) for steps in writer.write(num_samples)]
+
+
+def _say_what_is_heard(model: Any, num_notes: int, on_message: Callable[[str], None] | None) -> None:
+    """Tell where a note transformer hears the end of a prompt alone."""
+    heard = num_kept(model)
+    if on_message is not None and heard < num_notes:
+        on_message(f"the prompt has {num_notes} notes: the model hears the last {heard} of them")
 
 
 def _prompt_axis(tokenizer: NotesEncoder, prompt: Notes | None, us_per_quarter: int) -> tuple[Notes, int]:

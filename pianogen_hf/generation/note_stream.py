@@ -37,6 +37,10 @@ from pianogen_hf.models.time_classes import NUM_TIME_CLASSES, first_step, num_st
 ONSET = 0  # column of placed notes; the others are those of rows
 _AHEAD_SHARE = 0.375  # of the window, for notes that are given ahead
 _KEPT_SHARE = 0.5  # of the window, for what was written before, when it is full
+_CLASSES = torch.arange(NUM_TIME_CLASSES)
+_FIRST_STEPS = first_step(_CLASSES)
+_LAST_STEPS = torch.cat([_FIRST_STEPS[1:] - 1, torch.tensor([2**40])])  # the open class has no last one
+_TINY = 1e-4  # what onsets differ by for being floating-point numbers
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,22 @@ class Controls:
 
 
 # Called with the column of a row (`TIME_SHIFT` ...), its logits, shape (num_classes,), and the onset, in seconds,
-# of the note that is drawn (of the last one, where the time shift itself is drawn); gives logits.
+# of the note that is drawn (of the last one, where the time shift itself is drawn); gives logits. Where it leaves
+# nothing of a field, another time is drawn.
 Processor = Callable[[int, torch.Tensor, float], torch.Tensor]
+
+
+class _NothingLeft(Exception):
+    """Nothing of a field may be drawn."""
 
 
 @dataclass
 class NoteStream:
     """Writes notes, one at a time.
+
+    The model meets rows in the order in which it met them in training (see `met_order`): a given note helps to predict
+    the first written one that begins no more than `lookahead_sec` before it. So where a note is drawn without such
+    help, the given one is met, the window read again, and the note drawn anew.
 
     Args:
         model: a `NoteTransformerForCausalLM`.
@@ -125,6 +138,8 @@ class NoteStream:
         self._past_end = float(self.past[-1, ONSET]) if len(self.past) else 0.0
         self._cache: DynamicCache | None = None
         self._length = 0  # rows in the cache
+        self._num_read = 0  # written notes among them, and among what a window left out
+        self._hidden_states = torch.empty(0)  # of the last row
         self._seen_until = 0  # given notes that the model has met
         self._shown = len(self.given)  # given notes that this window may meet
 
@@ -137,24 +152,27 @@ class NoteStream:
         """Add given notes, shape (num, 4), not earlier than those given before."""
         self.given = np.concatenate([self.given, notes])
         self._shown = len(self.given)
+        if len(notes) and notes[0, ONSET] - self.lookahead_sec <= self.clock:
+            self._cache = None  # the model should have met them earlier
 
     @torch.inference_mode()
-    def write(self, may_end: bool) -> np.ndarray | None:
-        """The next note, shape (4,); None for the end, which is drawn only where it may be."""
-        hidden_states = self._read()
-        before = self.written[-1][PITCH] if self.written else self._last_pitch()
-        row = (
-            self.model.heads.sample(
-                hidden_states, torch.tensor([int(before)], device=hidden_states.device), self._draw_class(may_end)
-            )[0]
-            .cpu()
-            .numpy()
-        )
-        if row[PITCH] >= NUM_PITCHES:
-            return None
-        note = row.astype(np.float64)
-        note[ONSET] = round((self.clock + float(row[TIME_SHIFT])) * self._rate) / self._rate
-        self.written.append(note)
+    def write(self, may_end: bool, before_sec: float = math.inf) -> np.ndarray | None:
+        """The next note.
+
+        Args:
+            may_end: whether the end may be drawn.
+            before_sec: the note begins earlier than this.
+
+        Returns:
+            Shape (4,); None for the end, or where no note is possible.
+        """
+        self._read()
+        note = self._drawn(may_end, before_sec)
+        while self._is_late(note):
+            self._meet_given()
+            note = self._drawn(may_end, before_sec)
+        if note is not None:
+            self.written.append(note)
         return note
 
     def take_back(self) -> None:
@@ -166,36 +184,92 @@ class NoteStream:
         """Pitch of the last note of the past, above which a chord goes on; -1 where there is none."""
         return int(self.past[-1, PITCH]) if len(self.past) else -1
 
-    def _draw_class(self, may_end: bool) -> Callable[[int, torch.Tensor], torch.Tensor]:
+    def _drawn(self, may_end: bool, before_sec: float) -> np.ndarray | None:
+        """A note after what the model has met; None for the end, or where no note is possible."""
+        before = int(self.written[-1][PITCH]) if self.written else self._last_pitch()
+        earliest = max(self.begin_sec, self._last_met() - self.lookahead_sec)
+        least = max(math.ceil((earliest - self.clock) * self._rate - _TINY), 1 if before == NUM_PITCHES - 1 else 0)
+        most = math.ceil(min((before_sec - self.clock) * self._rate - _TINY, 1e9)) - 1
+        refused: list[int] = []  # time shifts at which no pitch is possible
+        while True:
+            shifts: list[int] = []
+            try:
+                row = self.model.heads.sample(
+                    self._hidden_states,
+                    torch.tensor([before], device=self.model.device),
+                    self._draw_class(may_end, (least, most), refused, shifts),
+                )[0]
+            except _NothingLeft:
+                if not shifts:
+                    return None
+                refused += shifts
+                continue
+            note = row.cpu().numpy().astype(np.float64)
+            if note[PITCH] >= NUM_PITCHES:
+                return None
+            steps = min(max(round(note[TIME_SHIFT] * self._rate), least), most)
+            note[ONSET] = round(self.clock * self._rate + steps) / self._rate
+            return note
+
+    def _draw_class(
+        self, may_end: bool, bounds: tuple[int, int], refused: list[int], shifts: list[int]
+    ) -> Callable[[int, torch.Tensor], torch.Tensor]:
+        """What draws the fields of a note; it notes down the class of its time shift in `shifts`."""
         onset = self.clock
 
         def draw_class(column: int, logits: torch.Tensor) -> torch.Tensor:
             nonlocal onset
             scores = logits[0].clone()
             if column == TIME_SHIFT:
+                scores[:END_CLASS].masked_fill_(~_times_within(*bounds).to(scores.device), -torch.inf)
+                scores[refused] = -torch.inf
                 if not may_end:
                     scores[END_CLASS] = -torch.inf
-                least = round((self.begin_sec - self.clock) * self._rate)
-                scores[: _classes_below(least)] = -torch.inf
-            for process in self.processors:
+            for process in (_as_it_is, *self.processors):
                 scores = process(column, scores, onset)
+                if not torch.isfinite(scores).any():
+                    raise _NothingLeft
             drawn = torch.multinomial(torch.softmax(scores, -1), 1, generator=self.generator)
             if column == TIME_SHIFT and int(drawn) < NUM_TIME_CLASSES:
-                onset += float(first_step(drawn) + num_steps(drawn) // 2) / self._rate
+                shifts.append(int(drawn))
+                steps = int(first_step(drawn) + num_steps(drawn) // 2)
+                onset += min(max(steps, bounds[0]), bounds[1]) / self._rate
             return drawn
 
         return draw_class
 
-    def _read(self) -> torch.Tensor:
-        """Let the model meet what it has not met yet; hidden state of the last row, shape (1, hidden_size)."""
-        if self._runs_out():
-            self._cache = None
-        rows, is_given, clock = self._unread()
-        if self._cache is not None and self._length + len(rows) > self._window:
-            self._cache = None
-            rows, is_given, clock = self._unread()
-        if self._cache is None:
+    def _last_met(self) -> float:
+        """Onset of the last given note that the model has met."""
+        return float(self.given[self._seen_until - 1, ONSET]) if self._seen_until else -math.inf
+
+    def _is_late(self, note: np.ndarray | None) -> bool:
+        """Whether a given note was to be met before a note, or before the end."""
+        if self._seen_until >= self._shown:
+            return False
+        return note is None or bool(self.given[self._seen_until, ONSET] - self.lookahead_sec <= note[ONSET] + _TINY)
+
+    def _meet_given(self) -> None:
+        """Let the model meet the next given notes that begin together, before the row that predicts the next note."""
+        rows = self.given[self._seen_until : self._shown, ONSET]
+        self._seen_until += int(np.searchsorted(rows, rows[0] + _TINY, side="right"))
+        self._cache = None
+        self._read()
+
+    def _read(self) -> None:
+        """Let the model meet what was written since it met something last, or a window from scratch."""
+        new = self.written[self._num_read :]
+        if self._cache is None or self._runs_out() or self._length + len(new) > self._window:
             self._cache, self._length = DynamicCache(config=self.model.config), 0
+            self._feed(*self._whole_window())
+        elif new:
+            before = self.written[-2][ONSET] if len(self.written) > 1 else self._past_end
+            row = new[-1].copy()
+            row[TIME_SHIFT] = self.clock - before
+            self._feed(row[None], np.zeros(1, dtype=bool), np.full(1, self.clock))
+        self._num_read = len(self.written)
+
+    def _feed(self, rows: np.ndarray, is_given: np.ndarray, clock: np.ndarray) -> None:
+        """Rows, their roles and the written onset at each of them, for the model to read."""
         device = self.model.device
         outputs = self.model.model(
             input_values=torch.from_numpy(rows.astype(np.float32))[None].to(device),
@@ -205,7 +279,7 @@ class NoteStream:
             use_cache=True,
         )
         self._length += len(rows)
-        return outputs.last_hidden_state[:, -1]
+        self._hidden_states = outputs.last_hidden_state[:, -1]
 
     def _runs_out(self) -> bool:
         """Whether there is more to give, and little of what this window may meet still lies ahead."""
@@ -220,31 +294,18 @@ class NoteStream:
         is_past = clock < self._past_end
         return np.where(is_past[:, None] & (ids > 0) & (self._past_classes > 0), self._past_classes, ids)
 
-    def _unread(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows that the model has not met, their roles, and the written onset at each of them."""
-        return self._whole_window() if self._cache is None else self._new_rows()
-
-    def _new_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Given notes that come into sight with the last note written, and that note, which predicts the next."""
-        row, before = self.written[-1].copy(), self.written[-2][ONSET] if len(self.written) > 1 else self._past_end
-        row[TIME_SHIFT] = self.clock - before
-        until = int(np.searchsorted(self.given[: self._shown, ONSET], self.clock + self.lookahead_sec, side="right"))
-        given = self.given[self._seen_until : max(until, self._seen_until)].copy()
-        given[:, TIME_SHIFT] = given[:, ONSET] - before
-        self._seen_until += len(given)
-        rows = np.concatenate([given, row[None]])
-        return rows, np.arange(len(rows)) < len(given), np.append(np.full(len(given), before), self.clock)
-
     def _whole_window(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A window from scratch: of what was written the latest part, of what is given what lies beside and ahead."""
         written = np.concatenate([self.past, *(note[None] for note in self.written)]).reshape(-1, 4)
         given = self.given
         ahead = int(np.searchsorted(given[:, ONSET], self.clock, side="left"))
         self._shown = min(len(given), ahead + int(self._window * _AHEAD_SHARE))
-        until = int(np.searchsorted(given[: self._shown, ONSET], self.clock + self.lookahead_sec, side="right"))
+        in_sight = self.clock + self.lookahead_sec + _TINY
+        until = int(np.searchsorted(given[: self._shown, ONSET], in_sight, side="right"))
+        until = min(max(until, self._seen_until), self._shown)
         # Latest notes of both roles before the clock, as many as there is room for.
         onsets = np.sort(np.concatenate([written[:, ONSET], given[:ahead, ONSET]]))
-        room = max(int(self._window * _KEPT_SHARE) - 1, 1)
+        room = num_kept(self.model)
         oldest = onsets[-room] if len(onsets) > room else -math.inf
         kept = written[written[:, ONSET] >= oldest]
         shown = given[np.searchsorted(given[:, ONSET], oldest) : until]
@@ -268,12 +329,19 @@ class NoteStream:
         return notes, is_given, written_onsets(onset, is_given)
 
 
-def _classes_below(steps: int) -> int:
-    """How many classes of time shifts hold nothing but less than so many steps."""
-    if steps <= 0:
-        return 0
-    classes = torch.arange(NUM_TIME_CLASSES - 1)
-    return int((first_step(classes) + num_steps(classes) <= steps).sum())
+def num_kept(model: Any) -> int:
+    """How many of the latest notes a window from scratch holds."""
+    return max(int(model.config.max_position_embeddings * _KEPT_SHARE) - 1, 1)
+
+
+def _as_it_is(column: int, scores: torch.Tensor, onset: float) -> torch.Tensor:
+    """The processor that changes nothing."""
+    return scores
+
+
+def _times_within(least: int, most: int) -> torch.Tensor:
+    """Which classes of time shifts hold a number of steps from `least` to `most`, bool, shape (num_classes,)."""
+    return (least <= _LAST_STEPS) & (most >= _FIRST_STEPS)
 
 
 def written_until(
@@ -283,12 +351,12 @@ def written_until(
 
     Args:
         stream: what writes.
-        end_sec: a note that would begin then or later is taken back, and is the last.
+        end_sec: a note that would begin then or later is taken back, and is the last; but the first begins earlier.
         may_end_sec: the model may end earlier if it has come so far.
         num_notes: the most notes that are written.
     """
     while len(stream.written) < num_notes:
-        note = stream.write(may_end=stream.clock >= may_end_sec)
+        note = stream.write(stream.clock >= may_end_sec, math.inf if stream.written else end_sec)
         if note is None:
             return
         if note[ONSET] >= end_sec:

@@ -21,10 +21,10 @@ from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
     VELOCITY,
     ContinuousNotesFeatureExtractor,
 )
-from pianogen_hf.tokenizers.notes import NOTE_DTYPE, Notes
+from pianogen_hf.tokenizers.notes import DRUM_CHANNEL, NOTE_DTYPE, Notes
 
+_FOREVER_SEC = 1e7  # more than any file can hold, and few enough for ticks
 _END_SLACK = 0.15  # share of a wished length by which a piece may be longer or shorter when it ends by itself
-_MAX_TRIES = 4  # of a sample that stays empty
 
 
 def asked(
@@ -70,19 +70,19 @@ def key_named(name: str) -> int:
     Raises:
         GenerationError: if there is no such key.
     """
-    match = re.fullmatch(r"\s*([A-Ga-g])\s*(#|b|♯|♭)?\s*(major|minor|maj|min|m)?\s*", name)
+    match = re.fullmatch(r"\s*([A-Ga-g])\s*(#|b|♯|♭)?\s*((?i:major|minor|maj|min)|m)?\s*", name)
     if match is None:
         raise GenerationError(f"{name!r} is no key: say C minor, Bb major, F# minor ...")
     letter, accidental, mode = match.groups()
     tonic = PITCH_NAMES.index(letter.upper()) + {None: 0, "#": 1, "♯": 1, "b": -1, "♭": -1}[accidental]
-    is_minor = mode in ("minor", "min", "m") or (mode is None and letter.islower())
+    is_minor = letter.islower() if mode is None else mode == "m" or mode.lower().startswith("min")
     return key_class(tonic, is_minor)
 
 
 def placed(encoder: ContinuousNotesFeatureExtractor, notes: Notes) -> np.ndarray:
     """Notes as a stream takes them: float64 rows (onset, pitch, velocity, duration), in seconds, pedal folded in."""
     rows = encoder.encode_notes(notes).astype(np.float64)
-    rows[:, ONSET] = np.cumsum(rows[:, ONSET])
+    rows[:, ONSET] = np.rint(np.cumsum(rows[:, ONSET]) * encoder.sampling_rate) / encoder.sampling_rate
     return rows
 
 
@@ -97,29 +97,57 @@ def added_to(
 ) -> Continuation:
     """A piece with new notes.
 
-    A new note ends where a note of the same key begins, and at `end_sec` at the latest.
+    A new note ends where a note of the same key begins, and at `end_sec` at the latest. Of strikes of one key in one
+    tick one is left.
 
     Args:
         base: the piece; its notes stay as they are.
         new: rows as `placed` gives them.
         start_sec: where new music begins.
         end_sec: where it ends.
-        track: of the new notes; None for the one of the piece's first note.
+        track: of the new notes, which then have a pedal of their own, too; None for the one of the piece's first note.
     """
     rows = np.array(list(new)).reshape(-1, 4)
-    onset = base.sec_to_tick(rows[:, ONSET])
+    start_tick, end_tick = base.sec_to_tick(np.array([start_sec, min(end_sec, _FOREVER_SEC)])).tolist()
+    onset = np.clip(base.sec_to_tick(rows[:, ONSET]), start_tick, max(end_tick - 1, start_tick))
+    pitch = rows[:, PITCH].astype(np.int64)
+    kept = _first_strikes(base, onset, pitch)
+    rows, onset, pitch = rows[kept], onset[kept], pitch[kept]
     offset = np.maximum(base.sec_to_tick(np.minimum(rows[:, ONSET] + rows[:, DURATION], end_sec)), onset + 1)
     table = np.zeros(len(rows), NOTE_DTYPE)
-    if len(base):
-        for name in NOTE_DTYPE.names or ():
-            if name not in ("onset_tick", "duration_tick", "pitch", "velocity"):
-                table[name] = base.table[name][0]
-    if track is not None:
-        table["track"] = track
-    table["onset_tick"], table["pitch"], table["velocity"] = onset, rows[:, PITCH], rows[:, VELOCITY]
-    table["duration_tick"] = _next_strikes(base, onset, offset, rows[:, PITCH].astype(np.int64)) - onset
+    for name, value in _player(base, track).items():
+        table[name] = value
+    table["onset_tick"], table["pitch"], table["velocity"] = onset, pitch, rows[:, VELOCITY]
+    table["duration_tick"] = _next_strikes(base, onset, offset, pitch) - onset
     new_notes = replace(base, table=table, pedals=base.pedals[:0])
     return Continuation(replace(base, table=np.concatenate([base.table, new_notes.table])), new_notes, start_sec)
+
+
+def _player(base: Notes, track: int | None) -> dict[str, int]:
+    """Program, track and channel of new notes: those of the first note that is no drum, or a track of their own."""
+    pitched = base.table[~base["is_drum"]]
+    program = int(pitched["program"][0]) if len(pitched) else 0
+    if track is None and len(pitched):
+        return {"program": program, "track": int(pitched["track"][0]), "channel": int(pitched["channel"][0])}
+    taken = set(base["channel"].tolist()) | set(base.pedals["channel"].tolist()) | {DRUM_CHANNEL}
+    channel = next((each for each in range(16) if each not in taken), 0)
+    return {"program": program, "track": _new_track(base) if track is None else track, "channel": channel}
+
+
+def _new_track(base: Notes) -> int:
+    """The number of a track that a piece has not."""
+    return int(base["track"].max()) + 1 if len(base) else 0
+
+
+def _first_strikes(base: Notes, onset: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+    """Indices of new notes, in their order, without those whose key is struck in the same tick by one before them."""
+    struck = set(zip(base["onset_tick"].tolist(), base["pitch"].tolist(), strict=True))
+    kept = []
+    for index, strike in enumerate(zip(onset.tolist(), pitch.tolist(), strict=True)):
+        if strike not in struck:
+            struck.add(strike)
+            kept.append(index)
+    return np.array(kept, dtype=np.int64)
 
 
 def _next_strikes(base: Notes, onset: np.ndarray, offset: np.ndarray, pitch: np.ndarray) -> np.ndarray:
@@ -167,18 +195,14 @@ class Samples:
         """
         results = []
         while self._finished < self.number:
-            results.append(self._written(run, stream))
+            notes = NoteStream(self.model, **stream, generator=self._generator)
+            run(notes)
+            if not notes.written:
+                raise GenerationError("no new note is possible here: give more room, or leave something out")
+            results.append(notes.written)
             self._finished += 1
             self.progress(0.0)
         return results
-
-    def _written(self, run: Callable[[NoteStream], None], settings: dict[str, Any]) -> list[np.ndarray]:
-        for _ in range(_MAX_TRIES):
-            stream = NoteStream(self.model, **settings, generator=self._generator)
-            run(stream)
-            if stream.written:
-                return stream.written
-        raise GenerationError("the model leaves this silent: try another seed, or a higher temperature")
 
     def progress(self, share: float) -> None:
         """Tell how much of this sample is done, 0..1."""
@@ -266,14 +290,16 @@ def fill_gap(
         for note in written_until(stream, end_sec, (start_sec + end_sec) / 2):
             samples.progress((note[ONSET] - start_sec) / (end_sec - start_sec))
 
-    notes = placed(encoder, piece)
+    # As they sound in the piece, that is with its pedal; and divided where the piece is, before times are rounded.
+    heard = piece.with_sustain()
+    start_tick, end_tick = piece.sec_to_tick(np.array([start_sec, end_sec])).tolist()
     rows = samples.write(
         run,
-        past=notes[notes[:, ONSET] < start_sec],
-        given=notes[notes[:, ONSET] >= end_sec],
+        past=placed(encoder, heard.where(heard["onset_tick"] < start_tick)),
+        given=placed(encoder, heard.where(heard["onset_tick"] >= end_tick)),
         begin_sec=start_sec,
         controls=replace(controls, gap_end_sec=end_sec),
-        processors=(*processors, not_sounding(held_keys(base))),
+        processors=(not_sounding(held_keys(base)), *processors),
     )
     return [added_to(base, each, start_sec, end_sec) for each in rows]
 
@@ -327,7 +353,7 @@ def accompany_notes(
     given = placed(encoder, part)
     end_sec = float(given[-1, ONSET] + given[-1, DURATION])
     keys = held_keys(part)
-    processors = (warped(**sampling_options(model, generate_kwargs)), beside(keys, side))
+    processors = (beside(keys, side), warped(**sampling_options(model, generate_kwargs)))
     controls = asked(density, register, loudness, key, kind)
     samples = Samples(model, num_samples, seed, on_progress)
 
@@ -336,7 +362,7 @@ def accompany_notes(
             samples.progress(note[ONSET] / end_sec)
 
     rows = samples.write(run, past=given[:0], given=given, controls=controls, processors=processors)
-    track = int(part["track"].max()) + 1
+    track = _new_track(part)
     names = [*part.track_names, *([""] * (track - len(part.track_names)))][:track]
     base = replace(part, track_names=(*names, "accompaniment"))
     return [added_to(base, each, 0.0, end_sec, track) for each in rows]

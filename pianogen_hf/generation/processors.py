@@ -47,6 +47,8 @@ def pitches_within(low: int, high: int) -> Processor:
 def beside(given: np.ndarray, side: str) -> Processor:
     """Pitches below (or above) all given notes that sound, or the nearest of them where none does.
 
+    To be asked before anything that leaves the likeliest alone, as `not_sounding` is.
+
     Args:
         given: shape (num, 4), by onset: (onset in seconds, pitch, velocity, duration in seconds).
         side: "below" or "above".
@@ -75,12 +77,11 @@ def not_sounding(kept: np.ndarray) -> Processor:
 
 
 def _pitches(allowed: Callable[[float], torch.Tensor]) -> Processor:
-    """Only the pitches that are allowed at an onset; where none of the possible ones is, any."""
+    """Only the pitches that are allowed at an onset."""
 
     def process(column: int, scores: torch.Tensor, onset: float) -> torch.Tensor:
         if column != PITCH:
             return scores
-        left = scores.masked_fill(~allowed(onset).to(scores.device), -torch.inf)
-        return left if torch.isfinite(left).any() else scores
+        return scores.masked_fill(~allowed(onset).to(scores.device), -torch.inf)
 
     return process

@@ -199,7 +199,7 @@ def squared_relu(hidden_states: torch.Tensor) -> torch.Tensor:
 
 def begins_at_zero(module: nn.Module) -> nn.Module:
     """A layer whose weights are zeros at first; transformers asks only those with parameters how they begin."""
-    module.begins_at_zero = True
+    module.begins_at_zero = True  # type: ignore[assignment]
     return module
 
 

@@ -1,0 +1,418 @@
+"""What a note transformer does with a piece: whatever it writes, the piece's own notes stay, and new ones lie right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models_and_tokenizers import loosened, some_notes, tiny_model
+
+import pianogen_hf as pg
+from pianogen_hf.generation.new_notes import GenerationError
+from pianogen_hf.generation.note_stream import ONSET, Controls
+from pianogen_hf.generation.note_verbs import added_to, asked, fill_gap, held_keys, key_named, placed
+from pianogen_hf.models.modeling_note_transformer import END_CLASS
+from pianogen_hf.models.note_controls import PITCH_NAMES
+from pianogen_hf.tokenizers.notes import NOTE_DTYPE, PEDAL_DTYPE
+
+ENCODER = pg.ContinuousNotesFeatureExtractor()
+PIECE = some_notes(num_notes=40)  # eight seconds
+PEDALS = np.array([(100, 127, 0), (2400, 0, 0), (2500, 90, 0), (4700, 0, 0)], PEDAL_DTYPE)
+
+
+def make_model(end: float = 0.0, hurry: float = 5.0):
+    torch.manual_seed(0)
+    model = loosened(tiny_model(pg.NoteTransformerForCausalLM, 130))
+    with torch.no_grad():
+        model.heads.time_shift_head.fc2.bias[:60] += hurry
+        model.heads.time_shift_head.fc2.bias[END_CLASS] += end
+    return model
+
+
+MODEL = make_model()
+
+
+def continue_(prompt=PIECE, model=MODEL, **options):
+    how_much = {} if {"seconds", "notes", "bars"} & options.keys() else {"notes": 6}
+    return pg.continue_notes(model, ENCODER, prompt=prompt, **{"seed": 0, **how_much, **options})
+
+
+def fill(piece=PIECE, start=2.0, end=4.0, **options):
+    return pg.fill_notes(MODEL, ENCODER, piece, start, end, **{"seed": 0, **options})
+
+
+def accompany(part=PIECE, side="below", **options):
+    return pg.accompany_notes(MODEL, ENCODER, part, side, **{"seed": 0, **options})
+
+
+def assert_whole(result, kept: np.ndarray):
+    """The kept notes and the new ones are all that there is, and a MIDI file holds them."""
+    rows = result.notes.table.tolist()
+    for row in kept.tolist():
+        rows.remove(row)
+    assert sorted(rows) == sorted(result.new.table.tolist()) and len(rows) > 0
+    assert result.new["duration_tick"].min() > 0
+    read = pg.read_midi(pg.notes_to_midi_bytes(result.notes), None)
+    for name in ("onset_tick", "duration_tick", "pitch", "velocity"):
+        assert read[name].tolist() == result.notes[name].tolist(), name
+    strikes = list(zip(result.new["onset_tick"].tolist(), result.new["pitch"].tolist(), strict=True))
+    assert len(set(strikes)) == len(strikes)
+
+
+@st.composite
+def any_piece(draw):
+    """Notes at any tick, overlapping and doubled as they come, in any tempo, with or without pedal."""
+    row = st.tuples(st.integers(0, 4000), st.integers(1, 2000), st.integers(0, 127), st.integers(1, 127))
+    rows = np.array(draw(st.lists(row, min_size=1, max_size=20)), dtype=np.int64)
+    onset, duration, pitch, velocity = rows.T
+    ticks = draw(st.sampled_from([24, 480, 960]))
+    onset, duration = onset * ticks // 480, np.maximum(duration * ticks // 480, 1)
+    notes = pg.Notes.from_columns(ticks, onset_tick=onset, duration_tick=duration, pitch=pitch, velocity=velocity)
+    return replace(notes, pedals=PEDALS) if draw(st.booleans()) else notes
+
+
+FEW = settings(max_examples=8)
+
+
+# Continuing -----------------------------------------------------------------------------------------------------------
+
+
+@FEW
+@given(any_piece(), st.integers(0, 1000))
+def test_a_prompt_stays_as_it_is_and_new_notes_come_after_it(prompt, seed):
+    result = continue_(prompt, seconds=1.5, seed=seed)[0]
+    rows = result.notes.table.tolist()
+    assert all(row in rows for row in prompt.table.tolist())
+    start = prompt.with_sustain().end_tick
+    assert result.new["onset_tick"].min() >= start
+    assert result.new.end_sec <= result.prompt_end_sec + 1.5 + 2e-3 * (1 + 20 * (prompt.ticks_per_quarter == 24))
+    assert len(result.notes) == len(prompt) + len(result.new)
+
+
+def test_continuations_have_the_wanted_number_of_notes_and_can_be_written():
+    for result in continue_(notes=9, num_samples=2):
+        assert len(result.new) == 9
+        assert_whole(result, PIECE.table)
+
+
+@pytest.mark.parametrize("prompt", [None, some_notes(num_notes=1)], ids=["nothing", "one note"])
+def test_a_prompt_may_be_short_or_nothing(prompt):
+    result = continue_(prompt, notes=5)[0]
+    assert len(result.new) == 5 and len(result.notes) == 5 + (0 if prompt is None else 1)
+
+
+def test_a_prompt_without_notes_is_one_line():
+    with pytest.raises(GenerationError, match="no notes"):
+        continue_(pg.Notes(np.zeros(0, NOTE_DTYPE)))
+
+
+def test_even_a_very_short_continuation_is_not_silent():
+    for seed in range(5):
+        assert len(continue_(seconds=0.05, seed=seed)[0].new) > 0
+
+
+def test_bars_follow_the_prompts_tempo():
+    result = continue_(bars=1)[0]
+    assert result.new.end_sec <= result.prompt_end_sec + 2 + 1e-3
+
+
+def test_the_pedal_comes_up_where_new_music_begins():
+    prompt = replace(PIECE, pedals=np.array([(100, 127, 0)], PEDAL_DTYPE))
+    result = continue_(prompt)[0]
+    assert result.notes.pedals.tolist() == [(100, 127, 0), (prompt.with_sustain().end_tick, 0, 0)]
+
+
+def test_the_seed_decides_and_samples_differ():
+    one, again, other = (continue_(seed=seed)[0].notes for seed in (1, 1, 2))
+    assert one == again and one != other
+    first, second = continue_(seed=1, num_samples=2)
+    assert first.notes == one != second.notes  # the first of several is the one alone
+
+
+def test_without_a_seed_every_call_writes_something_else():
+    assert continue_(seed=None)[0].notes != continue_(seed=None)[0].notes
+
+
+def test_progress_rises_to_all_of_it():
+    for options in ({"notes": 6}, {"seconds": 1.5}):
+        shares: list[float] = []
+        continue_(num_samples=2, on_progress=shares.append, **options)
+        assert shares == sorted(shares) and shares[-1] == 1.0 and len(set(shares)) > 4
+
+
+def test_it_is_said_that_a_long_prompt_is_heard_in_part():
+    messages: list[str] = []
+    onset = 60 * np.arange(200)
+    prompt = pg.Notes.from_columns(480, onset_tick=onset, duration_tick=50, pitch=40 + np.arange(200) % 40)
+    continue_(prompt, notes=2, on_message=messages.append)
+    assert messages == ["the prompt has 200 notes: the model hears the last 63 of them"]
+    continue_(notes=2, on_message=messages.append)
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("seconds", [4.0, 8.0])
+def test_an_end_comes_within_a_seventh_of_the_wished_length(seconds):
+    model = make_model(end=8.0)
+    for seed in range(2):
+        result = continue_(model=model, seconds=seconds, end=True, seed=seed)[0]
+        last = result.new.onset_sec.max() - result.prompt_end_sec
+        assert 0.85 * seconds <= last and result.new.end_sec - result.prompt_end_sec <= 1.15 * seconds + 1e-2
+
+
+def test_an_end_after_a_number_of_notes_is_refused():
+    with pytest.raises(GenerationError, match="seconds or bars"):
+        continue_(notes=5, end=True)
+
+
+# Filling --------------------------------------------------------------------------------------------------------------
+
+
+def kept_rows(piece, start, end):
+    ticks = piece.sec_to_tick(np.array([start, min(end, piece.end_sec)]))
+    return piece.table[(piece["onset_tick"] < ticks[0]) | (piece["onset_tick"] >= ticks[1])]
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (7.0, 99.0), (2.03, 3.11), (0.0, 99.0), (3.0, 3.1)])
+@pytest.mark.parametrize("pedals", [PEDALS[:0], PEDALS], ids=["no pedal", "pedal"])
+def test_the_gap_is_written_anew_and_all_else_stays(start, end, pedals):
+    piece = replace(PIECE, pedals=pedals)
+    for result in fill(piece, start, end, num_samples=2):
+        assert_whole(result, kept_rows(piece, start, end))
+        assert result.new.onset_sec.min() >= start - 2e-3
+        assert result.new.end_sec <= min(end, piece.end_sec) + 2e-3
+        assert result.prompt_end_sec == pytest.approx(start, abs=1e-3)
+
+
+@FEW
+@given(any_piece(), st.floats(0, 0.9), st.floats(0.06, 4), st.integers(0, 1000))
+def test_whatever_the_piece_new_notes_lie_in_the_gap(piece, place, length, seed):
+    start = place * piece.end_sec
+    result = fill(piece, start, start + length, seed=seed)[0]
+    kept = kept_rows(piece, start, start + length)
+    rows = result.notes.table.tolist()
+    assert all(row in rows for row in kept.tolist()) and len(rows) == len(kept) + len(result.new)
+    ticks = piece.sec_to_tick(np.array([start, min(start + length, piece.end_sec)]))
+    assert result.new["onset_tick"].min() >= ticks[0]
+    assert result.new["onset_tick"].max() < max(ticks[1], ticks[0] + 1)
+
+
+def test_what_stands_after_the_gap_is_heard_and_what_stood_in_it_is_not():
+    """Though its onset be rounded out of the gap, or that of a note beside it into it."""
+    onset = np.array([0.0, 0.5, 0.996, 1.004, 1.5, 1.996, 2.004, 2.5])
+    piece = pg.Notes.from_seconds(onset, np.full(8, 0.3), np.arange(60, 68))
+    seen = []
+
+    class Spy:
+        def write(self, run, **stream):
+            seen.append([stream[name][:, 1].tolist() for name in ("past", "given")])
+            return []
+
+    base = piece.where((onset < 1.001) | (onset >= 1.999))
+    fill_gap(Spy(), ENCODER, piece, base, 1.001, 1.999, Controls(), ())
+    assert seen == [[[60, 61, 62], [66, 67]]]
+
+
+def test_notes_that_the_pedal_holds_are_heard_as_long_as_they_sound():
+    seen = []
+
+    class Spy:
+        def write(self, run, **stream):
+            seen.append(stream["past"])
+            return []
+
+    piece = replace(PIECE, pedals=np.array([(0, 127, 0), (4000, 0, 0)], PEDAL_DTYPE))
+    base = piece.where(np.isin(piece["onset_tick"], kept_rows(piece, 2.0, 4.0)["onset_tick"]))
+    fill_gap(Spy(), ENCODER, piece, base, 2.0, 4.0, Controls(), ())
+    before = placed(ENCODER, piece.with_sustain())
+    assert np.array_equal(seen[0][:, 0], before[before[:, ONSET] < 2.0][:, 0])
+    assert seen[0][:, 3].max() > 3
+
+
+def test_new_notes_strike_no_key_that_rings_into_the_gap():
+    piece = pg.Notes.from_seconds([*[0.0] * 40, 4.0], [*[3.0] * 40, 1.0], [*range(40, 80), 60])
+    for seed in range(3):
+        result = fill(piece, 1.0, 2.5, seed=seed)[0]
+        assert not set(result.new["pitch"].tolist()) & set(range(40, 80))
+
+
+@pytest.mark.parametrize(("start", "end"), [(4.0, 2.0), (3.0, 3.0), (-1.0, 2.0), (50.0, 60.0), (float("nan"), 2.0)])
+def test_a_gap_that_is_none_is_refused(start, end):
+    with pytest.raises(GenerationError, match="is not within") as error:
+        fill(start=start, end=end)
+    assert "\n" not in str(error.value)
+
+
+def test_a_gap_without_a_place_for_a_note_is_one_line():
+    with pytest.raises(GenerationError, match="no new note is possible") as error:
+        fill(start=2.001, end=2.008)
+    assert "\n" not in str(error.value)
+
+
+# Accompanying ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["below", "above"])
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.6}])
+def test_an_accompaniment_lies_where_it_was_wished_on_a_track_of_its_own(side, options):
+    part = some_notes(num_notes=24, pitches=(58, 66))
+    result = accompany(part, side, **options)[0]
+    assert_whole(result, part.table)
+    assert set(result.new["track"].tolist()) == {1} and result.notes.track_names[1] == "accompaniment"
+    assert not set(result.new["channel"].tolist()) & set(part["channel"].tolist())
+    checked = 0
+    for onset, pitch in zip(result.new.onset_sec, result.new["pitch"], strict=True):
+        sounding = part["pitch"][(part.onset_sec <= onset + 1e-3) & (part.offset_sec > onset + 1e-3)]
+        checked += len(sounding) > 0
+        assert (sounding > pitch).all() if side == "below" else (sounding < pitch).all()
+    assert checked > 3 and result.prompt_end_sec == 0.0
+
+
+@FEW
+@given(any_piece(), st.sampled_from(["below", "above"]))
+def test_whatever_the_part_it_stays_as_it_is(part, side):
+    try:
+        result = accompany(part, side)[0]
+    except GenerationError as error:  # nothing lies below the lowest key
+        assert "no new note is possible" in str(error)
+        assert {0, 127} & set(part["pitch"].tolist())
+        return
+    rows = result.notes.table.tolist()
+    assert all(row in rows for row in part.table.tolist()) and len(rows) == len(part) + len(result.new) > len(part)
+
+
+@pytest.mark.parametrize(
+    ("part", "side", "message"),
+    [(PIECE, "beside", "below or above"), (pg.Notes(np.zeros(0, NOTE_DTYPE)), "below", "nothing to accompany")],
+)
+def test_what_can_not_be_accompanied_is_one_line(part, side, message):
+    with pytest.raises(GenerationError, match=message) as error:
+        accompany(part, side)
+    assert "\n" not in str(error.value)
+
+
+def test_models_that_can_not_be_given_notes_are_refused():
+    other = tiny_model(pg.ContinuousNotesForCausalLM, 130)
+    for verb in (
+        lambda: pg.accompany_notes(other, ENCODER, PIECE),
+        lambda: pg.fill_notes(other, ENCODER, PIECE, 2.0, 4.0),
+        lambda: pg.continue_notes(other, ENCODER, notes=3, density=4.0),
+        lambda: pg.continue_notes(other, ENCODER, seconds=3, end=True),
+    ):
+        with pytest.raises(GenerationError, match="note transformer"):
+            verb()
+
+
+# Tracks, programs, drums ----------------------------------------------------------------------------------------------
+
+
+def with_parts(**columns) -> pg.Notes:
+    table = PIECE.table.copy()
+    for name, values in columns.items():
+        table[name] = values
+    return replace(PIECE, table=table, track_names=("first", "second", "third"))
+
+
+def test_new_notes_go_to_the_instrument_of_the_first_note():
+    prompt = with_parts(program=5, track=np.arange(40) % 2 + 1)
+    new = continue_(prompt)[0].new
+    assert set(new["program"].tolist()) == {5} and set(new["track"].tolist()) == {int(prompt["track"][0])}
+
+
+@pytest.mark.parametrize("drums", [np.arange(40) < 3, np.ones(40, dtype=bool)], ids=["at first", "alone"])
+def test_new_notes_are_no_drums(drums):
+    prompt = with_parts(is_drum=drums, track=np.where(drums, 0, 1), channel=np.where(drums, 9, 0))
+    for result in (continue_(prompt)[0], fill(prompt)[0], accompany(prompt)[0]):
+        assert not result.new["is_drum"].any() and 9 not in result.new["channel"]
+        if drums.all():
+            assert 0 not in result.new["track"]
+
+
+def test_strikes_of_one_key_in_one_tick_are_one():
+    base = pg.Notes.from_columns(24, onset_tick=[0], duration_tick=[5], pitch=[60])
+    rows = [(0.0, 60, 50, 1.0), (0.5, 62, 50, 1.0), (0.501, 62, 60, 1.0), (0.6, 62, 70, 1.0), (0.7, 64, 1, 9.0)]
+    result = added_to(base, map(np.array, rows), 0.0, 2.0)
+    assert result.new.table[["onset_tick", "pitch", "duration_tick"]].tolist() == [
+        (24, 62, 5),
+        (29, 62, 48),
+        (34, 64, 62),
+    ]
+    assert result.new["velocity"].tolist() == [50, 70, 1]
+
+
+def test_held_keys_are_notes_without_pedal():
+    keys = held_keys(replace(PIECE, pedals=PEDALS))
+    assert np.allclose(keys[:, 0], PIECE.onset_sec) and np.allclose(keys[:, 3], PIECE.duration_sec)
+
+
+# Controls -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "tonic", "is_minor"),
+    [
+        ("C", 0, False),
+        ("c", 0, True),
+        ("C minor", 0, True),
+        ("Cm", 0, True),
+        ("Bb major", 10, False),
+        ("bb", 10, True),
+        ("B", 11, False),
+        ("b", 11, True),
+        ("f# minor", 6, True),
+        ("G♯ Major", 8, False),
+        ("A♭", 8, False),
+        ("Cb", 11, False),
+        ("B#", 0, False),
+        (" d  MINOR ", 2, True),
+        ("e maj", 4, False),
+        ("E MIN", 4, True),
+    ],
+)
+def test_keys_have_the_names_that_musicians_give_them(name, tonic, is_minor):
+    assert key_named(name) == 1 + tonic + 12 * is_minor
+
+
+def test_every_key_has_a_class_of_its_own():
+    names = [f"{tonic} {mode}" for mode in ("major", "minor") for tonic in PITCH_NAMES]
+    assert [key_named(name) for name in names] == list(range(1, 25))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"density": 0.0},
+        {"density": float("nan")},
+        {"density": 1000.0},
+        {"register": -1},
+        {"register": 128},
+        {"loudness": 0},
+        {"loudness": float("inf")},
+        {"key": "H"},
+        {"key": ""},
+        {"key": "C dorian"},
+        {"kind": "rock"},
+    ],
+)
+def test_controls_that_mean_nothing_are_one_line(wrong):
+    for verb in (continue_, fill, accompany, asked):
+        with pytest.raises(GenerationError) as error:
+            verb(**wrong)
+        assert "\n" not in str(error.value) and next(iter(wrong)) in str(error.value)
+
+
+@pytest.mark.parametrize("verb", [continue_, fill, accompany])
+def test_controls_reach_the_model(verb):
+    plain = verb()[0].notes
+    everything = {"density": 8.0, "register": 60, "loudness": 40, "key": "C minor", "kind": "jazz"}
+    assert verb(**everything)[0].notes != plain
+
+
+@pytest.mark.parametrize("verb", [continue_, fill, accompany])
+@pytest.mark.parametrize("wrong", [{"num_beams": 4}, {"top_k": 5}, {"do_sample": False}])
+def test_options_of_other_models_are_named(verb, wrong):
+    with pytest.raises(GenerationError, match=next(iter(wrong))):
+        verb(**wrong)
