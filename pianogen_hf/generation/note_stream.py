@@ -341,7 +341,7 @@ def _as_it_is(column: int, scores: torch.Tensor, onset: float) -> torch.Tensor:
 
 def _times_within(least: int, most: int) -> torch.Tensor:
     """Which classes of time shifts hold a number of steps from `least` to `most`, bool, shape (num_classes,)."""
-    return (least <= _LAST_STEPS) & (most >= _FIRST_STEPS)
+    return (least <= _LAST_STEPS) & (most >= _FIRST_STEPS) & (least <= most)
 
 
 def written_until(

@@ -434,6 +434,8 @@ def _check(model: ModelArguments, data: DataArguments, training: PianoTrainingAr
     for name, minimum in _MINIMA.items():
         if values[name] is not None and values[name] < minimum:
             raise ArgumentError(f"{name} must be at least {minimum}, got {values[name]}")
+    if training.decay_share is not None and not 0 < training.decay_share <= 1:
+        raise ArgumentError(f"decay_share must be more than 0 and at most 1, got {training.decay_share:g}")
     for name, value in _FORBIDDEN.items():
         if values[name] is value:
             raise ArgumentError(f"{name} can't be {value} here: the collator and the metrics need it otherwise")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -62,25 +63,25 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def make_muon(model: nn.Module, **kwargs: Any) -> MuonWithAdamW:
-    """The optimizer for a model: Muon takes the matrices of linear layers between hidden states.
+    """The optimizer for a model: Muon takes the matrices of linear layers between hidden states, GPT-2's `Conv1D` too.
 
     Args:
-        model: its embeddings and what makes logits are left to AdamW: the output embeddings of a model of transformers,
-            and layers that are called `fc2` of a head.
+        model: its embeddings and what makes logits are left to AdamW: layers in modules that are called `embed...`, the
+            output embeddings of a model of transformers, and layers that are called `fc2` of a head.
         **kwargs: see [`MuonWithAdamW`].
     """
-    outputs = {id(parameter) for layer in _output_layers(model) for parameter in layer.parameters()}
+    outer = {id(layer) for layer in _outer_layers(model)}
     matrices: dict[int, nn.Parameter] = {
         id(layer.weight): layer.weight  # type: ignore[misc]
         for layer in model.modules()
-        if isinstance(layer, nn.Linear) and layer.weight.requires_grad and id(layer.weight) not in outputs
+        if isinstance(layer, (nn.Linear, Conv1D)) and layer.weight.requires_grad and id(layer) not in outer
     }
     others = [each for each in model.parameters() if each.requires_grad and id(each) not in matrices]
     return MuonWithAdamW(list(matrices.values()), others, **kwargs)
 
 
-def _output_layers(model: nn.Module) -> list[nn.Module]:
-    """Layers whose outputs are logits or parameters of a distribution."""
+def _outer_layers(model: nn.Module) -> list[nn.Module]:
+    """Layers whose inputs are values and no hidden states, or whose outputs are logits or what a distribution needs."""
+    outer = [module for name, module in model.named_modules() if "embed" in name or name.endswith("_head.fc2")]
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    heads = [module for name, module in model.named_modules() if name.endswith("_head.fc2")]
-    return heads + ([] if output is None else [output])
+    return outer if output is None else [*outer, output]

@@ -80,10 +80,11 @@ class PianoTrainer(Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The parent's, or Muon with AdamW, which the parent does not know."""
         if self.optimizer is None and self.args.optim == MUON:
+            adam_lr = self.args.adam_learning_rate
             self.optimizer = make_muon(
                 model or self.model,  # type: ignore[arg-type]
                 lr=self.args.learning_rate,
-                adam_lr=self.args.adam_learning_rate or self.args.learning_rate / 5,
+                adam_lr=self.args.learning_rate / 5 if adam_lr is None else adam_lr,
                 weight_decay=self.args.weight_decay,
             )
         return super().create_optimizer(model)
