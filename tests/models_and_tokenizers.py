@@ -37,8 +37,9 @@ def some_rows(batch, length, seed=0):
     for piece in rows:
         pitch = 0
         for row in piece:
-            shift = random.choice([0.0, 0.25, round(random.uniform(0.3, 3), 2)], p=[0.5, 0.3, 0.2]) if pitch else 0.25
-            pitch = pitch + random.integers(1, 8) if shift == 0 and pitch < 100 else random.integers(30, 70)
+            shift = random.choice([0.0, 0.25, round(random.uniform(0.3, 3), 2)], p=[0.5, 0.3, 0.2])
+            shift = shift if 0 < pitch < 100 else 0.25
+            pitch = pitch + random.integers(1, 8) if shift == 0 else random.integers(30, 70)
             row[:] = shift, pitch, random.integers(1, 128), random.integers(1, 200) / 100
         piece[0], piece[-1] = [0, 128, 0, 0], [0, 129, 0, 0]
     return torch.from_numpy(rows)

@@ -74,40 +74,28 @@ def test_a_window_read_anew_before_every_note_gives_the_same_notes(model, lookah
     assert cached.clock > 2
 
 
-def rows_met(stream: NoteStream, number: int) -> list[tuple[float, bool]]:
-    """Onset and role of all rows in the order in which a model meets them while it writes."""
-    met: list[tuple[float, bool]] = []
-    feed = stream._feed
-
-    def spy(rows, is_given, clock):
-        shift = rows[:, TIME_SHIFT].copy()
-        onsets = np.where(is_given, clock + shift, clock)
-        met.extend(zip(np.round(onsets, 3).tolist(), is_given.tolist(), strict=True))
-        feed(rows, is_given, clock)
-
-    stream._feed = spy
-    write(stream, number)
-    return met[1:]  # without the row of the beginning
-
-
 @pytest.mark.parametrize("lookahead_sec", [0.0, 0.3, 2.0])
-def test_a_given_note_is_met_before_the_first_written_one_that_is_not_earlier_than_its_sight(model, lookahead_sec):
-    stream = stream_of(model, given=some_given(30), lookahead_sec=lookahead_sec)
-    met = rows_met(stream, 30)
-    assert sum(is_given for _, is_given in met) > 5
-    written = -math.inf
-    for place, (onset, is_given) in enumerate(met):
-        if is_given:
-            assert onset - lookahead_sec > written - 1e-6 or place == 0
-            later = [each for each, given in met[place:] if not given]
-            assert all(each >= onset - lookahead_sec - 1e-6 for each in later)
-        else:
-            written = onset
+def test_a_note_is_predicted_with_the_help_of_all_that_is_in_sight_when_it_begins(model, lookahead_sec):
+    given = some_given(30)
+    stream, drawn, seen = stream_of(model, given=given, lookahead_sec=lookahead_sec), NoteStream._drawn, []
+
+    def spy(*arguments):
+        note = drawn(stream, *arguments)
+        seen.append((note[ONSET], stream._seen_until))
+        return note
+
+    stream._drawn = spy
+    notes = write(stream, 20)
+    assert len(seen) > 25  # some were drawn anew
+    for note in notes:
+        helped = max(until for onset, until in seen if onset == note[ONSET])
+        assert helped == np.searchsorted(given[:, ONSET] - lookahead_sec, note[ONSET] + 1e-4, side="right")
 
 
 def test_all_that_is_given_is_seen_from_the_start_without_a_lookahead(model):
-    met = rows_met(stream_of(model, given=some_given(20)), 6)
-    assert [is_given for _, is_given in met[:20]] == [True] * 20
+    stream = stream_of(model, given=some_given(20))
+    rows, is_given, _ = stream._whole_window()
+    assert is_given.tolist() == [True] * 20 + [False] and rows[-1, PITCH] == 128
 
 
 def test_long_pieces_outgrow_the_window_and_the_model_never_sees_more_than_it_holds():

@@ -2,7 +2,7 @@
 
 The key is that of the Krumhansl-Schmuckler method (Krumhansl 1990, "Cognitive Foundations of Musical Pitch"): the key
 whose profile correlates best with how long each pitch class sounds; here with the profiles of Temperley (from Kostka
-and Payne's corpus) as music21 (Cuthbert and Ariza 2010) has them. Of the 335 chorales of Bach whose signature and last
+and Payne's corpus), as music21 (Cuthbert and Ariza 2010) has it, too. Of the 335 chorales of Bach whose signature and last
 bass note agree on a key they bring 97 % to C major or A minor, Krumhansl's own profiles 82 %; to take a relative key
 for the other does no harm here.
 
@@ -19,12 +19,12 @@ import numpy as np
 from datasets import Dataset
 
 from pianogen_hf.data.caching import cached_map, fingerprint_of
-from pianogen_hf.errors import DataError
+from pianogen_hf.models.key_finding import key_of
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, read_midi
 from pianogen_hf.tokenizers.notes import Notes
 
 _TONICS = {"major": 0, "minor": 9}  # C and A
-_CACHE_VERSION = 1  # raised when what a normalised piece is changes
+_CACHE_VERSION = 2  # raised when what a normalised piece is changes
 
 
 def to_c_major(notes: Notes) -> Notes:
@@ -32,9 +32,6 @@ def to_c_major(notes: Notes) -> Notes:
 
     It moves by -5 to +6 semitones; by an octave more or less where a note would leave 0..127, and not at all where it
     would both ways. A piece without notes stays as it is.
-
-    Raises:
-        DataError: if music21 is not installed.
     """
     if len(notes) == 0:
         return notes
@@ -47,24 +44,9 @@ def to_c_major(notes: Notes) -> Notes:
 
 
 def find_key(notes: Notes) -> tuple[int, str]:
-    """The key of at least one note: pitch class of its tonic, 0 (C) to 11, and "major" or "minor".
-
-    Raises:
-        DataError: if music21 is not installed.
-    """
-    try:
-        from music21.analysis.discrete import TemperleyKostkaPayne
-        from music21.note import Note
-        from music21.stream import Stream
-    except ImportError as error:
-        raise DataError("finding keys needs music21: pip install music21, or pianogen_hf[data]") from error
-    # The method asks only how long each pitch class sounds: twelve notes say that of any piece.
-    sounding = np.bincount(notes["pitch"] % 12, np.maximum(notes["duration_tick"], 1), 12)
-    quarters = sounding / notes.ticks_per_quarter
-    key = TemperleyKostkaPayne().getSolution(
-        Stream([Note(60 + pitch, quarterLength=float(length)) for pitch, length in enumerate(quarters) if length])
-    )
-    return key.tonic.pitchClass, key.mode
+    """The key of at least one note: pitch class of its tonic, 0 (C) to 11, and "major" or "minor"."""
+    tonic, is_minor = key_of(notes["pitch"], np.maximum(notes["duration_tick"], 1))
+    return tonic, "minor" if is_minor else "major"
 
 
 def normalized_keys(pieces: Dataset, cache_dir: str | os.PathLike, num_proc: int | None = None) -> Dataset:
@@ -74,9 +56,6 @@ def normalized_keys(pieces: Dataset, cache_dir: str | os.PathLike, num_proc: int
         pieces: usable pieces (see `pieces.py`).
         cache_dir: where the result lies afterwards.
         num_proc: processes to work with.
-
-    Raises:
-        DataError: if music21 is not installed.
     """
     return cached_map(
         pieces,

@@ -37,6 +37,7 @@ from pianogen_hf.models.time_classes import NUM_TIME_CLASSES, first_step, num_st
 ONSET = 0  # column of placed notes; the others are those of rows
 _AHEAD_SHARE = 0.375  # of the window, for notes that are given ahead
 _KEPT_SHARE = 0.5  # of the window, for what was written before, when it is full
+_FAR_SEC = 1e12
 _CLASSES = torch.arange(NUM_TIME_CLASSES)
 _FIRST_STEPS = first_step(_CLASSES)
 _LAST_STEPS = torch.cat([_FIRST_STEPS[1:] - 1, torch.tensor([2**40])])  # the open class has no last one
@@ -322,7 +323,9 @@ class NoteStream:
         in_time = np.lexsort([is_given, notes[:, ONSET]])
         notes, is_given = notes[in_time], is_given[in_time]
         begin = int((kept[:, ONSET] < self.begin_sec).sum())  # without given notes, as far as it was there before
-        order = met_order(notes[:, ONSET], is_given, max(begin, 1), self.lookahead_sec)
+        # The note that is written next belongs to them: what is given now is met before the row that predicts it.
+        onset, roles = np.append(notes[:, ONSET], _FAR_SEC), np.append(is_given, False)
+        order = met_order(onset, roles, max(begin, 1), self.lookahead_sec)[:-1]
         notes, is_given = notes[order], is_given[order]
         onset = notes[:, ONSET].copy()
         notes[:, TIME_SHIFT] = time_shifts(onset, is_given)

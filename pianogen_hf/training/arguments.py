@@ -151,9 +151,7 @@ class DataArguments:
         default_factory=lambda: [1.0, 1.0],
         metadata={"help": "Play train pieces from this to that times as long, e.g. 0.95 1.05."},
     )
-    normalize_key: bool = field(
-        default=False, metadata={"help": "Bring every piece to C major or A minor first (needs the data extra)."}
-    )
+    normalize_key: bool = field(default=False, metadata={"help": "Bring every piece to C major or A minor first."})
     cache_dir: str = field(
         default="~/.cache/pianogen_hf", metadata={"help": "Where read pieces and chunks are kept for the next run."}
     )
