@@ -159,7 +159,7 @@ def test_all_tasks_come_up_as_often_as_they_should():
     assert shares["fill"] == pytest.approx(0.25, abs=0.1) and shares["accompany"] == pytest.approx(0.25, abs=0.1)
     ahead = [each for each in tasks if each.is_given.any() and (each.rows[each.is_given, TIME_SHIFT] > 5).any()]
     beside = [each for each in tasks if each.is_given.any() and not (each.rows[each.is_given, TIME_SHIFT] > 5).any()]
-    assert len(ahead) > 50 and len(beside) > 20
+    assert len(ahead) > 50 and len(beside) > 5
     assert not any((each.rows[each.is_given, TIME_SHIFT] < 0).any() for each in tasks)
 
 
@@ -271,7 +271,7 @@ def test_times_left_are_counted_from_the_last_written_note(seed, length, place, 
     assert (told == 0).all() or (np.abs(told - left) <= 1).all()  # 1: floating-point numbers at the border of a class
     gap = arranged.control_ids[:, GAP_LEFT]
     if gap.any():
-        assert is_fill(arranged, rows)
+        assert arranged.rows[-1, PITCH] == END
         begin = np.flatnonzero(gap)[0]
         assert gap[begin:].all() and (np.diff(gap[begin:]) <= 0).all()
         if arranged.is_given.any():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import without_package
-from models_and_tokenizers import CAUSAL_MODELS, MASKED_MODELS, MODELS, TOKENIZERS, some_notes, tiny_model
+from models_and_tokenizers import CAUSAL_MODELS, MASKED_MODELS, MODELS, ROW_MODELS, TOKENIZERS, some_notes, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedModel
 from transformers import pipeline as make_pipeline
 
@@ -34,7 +34,7 @@ def build(kind, tokenizer):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Every model with every tokenizer, V5 with its feature extractor, and the bundled model as it is published."""
+    """Every model with every tokenizer or its feature extractor, and the bundled model as it is published."""
     root, made = tmp_path_factory.mktemp("models"), {}
     torch.manual_seed(0)
     for tokenizer in (each() for each in TOKENIZERS):
@@ -43,9 +43,11 @@ def folders(tmp_path_factory):
             made[name] = str(root / name)
             for part in (build(kind, tokenizer), tokenizer):
                 part.save_pretrained(made[name])
-    made["continuous"] = str(root / "continuous.notes")
-    for part in (tiny_model(pg.ContinuousNotesForCausalLM, 130), pg.ContinuousNotesFeatureExtractor()):
-        part.save_pretrained(made["continuous"])
+    for kind in ROW_MODELS:
+        name = f"{kind.__name__}-rows"
+        made[name] = str(root / f"{kind.__name__}.rows")
+        for part in (tiny_model(kind, 130), pg.ContinuousNotesFeatureExtractor()):
+            part.save_pretrained(made[name])
     made["bundled"] = str(shutil.copytree(pg.BUNDLED_MODEL, root / "1-bundled"))
     add_code(made["bundled"])
     return made
@@ -63,7 +65,7 @@ def prompt(tmp_path_factory):
 @pytest.fixture(scope="module")
 def kinds(folders):
     """One folder of each model."""
-    return [name for name in folders if name.endswith(("JSBTokenizer", "bundled", "continuous"))]
+    return [name for name in folders if name.endswith(("JSBTokenizer", "bundled", "rows"))]
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +214,9 @@ def test_cards_tell_of_the_code_whose_ever_it_is(folders):
 
 
 def test_a_model_without_tokenizer_says_so_and_gets_none(folders, tmp_path):
-    with pytest.raises(ValueError, match="AutoFeatureExtractor"):
-        make_pipeline("text-generation", model=folders["continuous"])
+    for kind in ROW_MODELS:
+        with pytest.raises(ValueError, match="AutoFeatureExtractor"):
+            make_pipeline("text-generation", model=folders[f"{kind.__name__}-rows"])
     tiny_model(pg.MusicTransformerForCausalLM).save_pretrained(tmp_path)
     with pytest.raises((ValueError, OSError)):
         AutoTokenizer.from_pretrained(tmp_path)
