@@ -3,8 +3,8 @@
 The key is that of the Krumhansl-Schmuckler method (Krumhansl 1990, "Cognitive Foundations of Musical Pitch"): the key
 whose profile correlates best with how long each pitch class sounds; here with the profiles of Temperley (from Kostka
 and Payne's corpus), as music21 (Cuthbert and Ariza 2010) has it, too. Of the 335 chorales of Bach whose signature and
-last bass note agree on a key they bring 97 % to C major or A minor, Krumhansl's own profiles 82 %; to take a relative key
-for the other does no harm here.
+last bass note agree on a key they bring 97 % to C major or A minor, Krumhansl's own profiles 82 %; to take a relative
+key for the other does no harm here.
 
 This happens after families are hashed: `content`, `fingerprint` and `family_id` stay those of the original.
 """
