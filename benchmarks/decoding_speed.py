@@ -28,7 +28,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LogitsProcessor, LogitsPro
 
 import pianogen_hf
 from pianogen_hf.generation.constraints import GrammarLogitsProcessor
-from pianogen_hf.generation.onnx.engine import Decoder, OnnxEngine, cache_scales, draw
+from pianogen_hf.generation.drawing import draw
+from pianogen_hf.generation.onnx.engine import Decoder, OnnxEngine, cache_scales
 from pianogen_hf.generation.onnx.graph import build_graph
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM

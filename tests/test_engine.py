@@ -25,9 +25,12 @@ from transformers import (
 from pianogen_hf.commands.export import main
 from pianogen_hf.generation.constraints import GrammarLogitsProcessor
 from pianogen_hf.generation.continuation import Length, continue_notes
+from pianogen_hf.generation.drawing import draw
+from pianogen_hf.generation.onnx.builder import ExportError, quantized
 from pianogen_hf.generation.onnx.checks import check_greedy, total_nats
-from pianogen_hf.generation.onnx.engine import Decoder, EngineError, OnnxEngine, cache_scales, draw
-from pianogen_hf.generation.onnx.graph import ExportError, _quantized, build_graph
+from pianogen_hf.generation.onnx.engine import Decoder, OnnxEngine, cache_scales
+from pianogen_hf.generation.onnx.graph import build_graph
+from pianogen_hf.generation.onnx.session import EngineError
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM
 from pianogen_hf.tokenizers.tokenization_jsb import JSBTokenizer
@@ -248,7 +251,7 @@ def test_with_eight_bits_every_product_is_one_of_integers_in_blocks():
 def test_weights_in_blocks_are_off_by_half_a_step_at_most(outputs, inputs, seed):
     weight = np.random.default_rng(seed).normal(size=(outputs, inputs)).astype(np.float32)
     weight[0] = 0
-    integers, scales = _quantized(weight)
+    integers, scales = quantized(weight)
     restored = ((integers.astype(np.float32) - 128) * scales[..., None]).reshape(outputs, -1)
     assert np.abs(restored[:, :inputs] - weight).max() <= scales.max() * 0.5001
     assert not restored[0].any() and not restored[:, inputs:].any()

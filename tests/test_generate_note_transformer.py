@@ -68,7 +68,7 @@ def test_a_continuation_takes_controls_and_comes_to_an_end(model_dir):
         (["--key", "H", "--accompany", "above"], "is no key"),
         (["--notes", 5, "--end"], "seconds or bars"),
         (["--fill", 2, 4, "--top_k", 5], "leave out top_k"),
-        (["--fill", 2, 4, "--engine", "onnx"], "engine"),
+        (["--fill", 2, 4, "--engine", "onnx"], "pianogen export"),
     ],
 )
 def test_what_can_not_be_is_one_line(model_dir, options, message, capfd):

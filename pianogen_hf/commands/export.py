@@ -14,9 +14,9 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of `pianogen export`."""
     parser = OneLineParser(
         prog="pianogen export",
-        description="Export a Music Transformer for the fast engine (generate.py --engine onnx or int8). What was "
-        "written has been checked: float32 chooses the tokens that torch chooses, and 8 bits cost no more than 1 %% of "
-        "the cross-entropy, on held-out pieces where they are at hand.",
+        description="Export a Music Transformer (V7) or a note transformer (V8) for the fast engine (generate.py "
+        "--engine onnx or int8). What was written has been checked: float32 chooses what torch does, and 8 bits cost "
+        "no more than 1 %% of the cross-entropy, on held-out pieces where they are at hand.",
         epilog="Example: pianogen export --model runs/mine --int8 --output runs/mine",
         allow_abbrev=False,
     )
@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--revision", help="branch, tag or commit of a model on the Hub")
     add("--output", required=True, metavar="FOLDER", help="where onnx/ is to lie; may be the model's own folder")
     add("--format", choices=("onnx",), default="onnx", help="the format (default: onnx)")
-    add("--int8", action="store_true", help="also write a version with weights, keys and values of 8 bits")
+    add("--int8", action="store_true", help="also write a version with weights of 8 bits (of V7, keys and values, too)")
     add("--source", nargs="+", help="where its held-out pieces lie, as for train.py; by default as it was trained")
     add("--data_path", help="the PATH, where there is only one source")
     add("--cache_dir", default="~/.cache/pianogen_hf", help="where train.py keeps what it read")

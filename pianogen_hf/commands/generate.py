@@ -99,8 +99,6 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
     for name, what in (("fill", "has the gap"), ("accompany", "is accompanied")):
         if getattr(args, name) is not None and args.prompt is None:
             raise UsageError(f"--{name} needs the music that {what}: give a --prompt")
-        if getattr(args, name) is not None and args.engine != "torch":
-            raise UsageError(f"--{name} needs --engine torch: the fast engines hear only what comes before")
     if args.end and (args.fill is not None or args.accompany is not None):
         raise UsageError("--end is for music that goes on: leave it out with --fill and --accompany")
     if args.engine != "torch" and args.num_beams > 1:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
-from pianogen_hf.models.modeling_note_transformer import END_CLASS, GIVEN, NUM_PITCHES, PITCH, TIME_SHIFT, WRITTEN
+from pianogen_hf.generation.drawing import draw
+from pianogen_hf.models.configuration_note_transformer import NoteTransformerConfig
+from pianogen_hf.models.modeling_note_transformer import END_CLASS, NUM_PITCHES, PITCH, TIME_SHIFT
 from pianogen_hf.models.note_controls import (
     CONTROLS,
     DENSITY,
@@ -32,15 +33,16 @@ from pianogen_hf.models.note_controls import (
     seconds_left_class,
 )
 from pianogen_hf.models.note_rows import met_order, time_shifts, written_onsets
-from pianogen_hf.models.time_classes import NUM_TIME_CLASSES, first_step, num_steps
+from pianogen_hf.models.time_classes import NUM_TIME_CLASSES, first_step, middle_step
 
 ONSET = 0  # column of placed notes; the others are those of rows
 _AHEAD_SHARE = 0.375  # of the window, for notes that are given ahead
 _KEPT_SHARE = 0.5  # of the window, for what was written before, when it is full
 _FAR_SEC = 1e12
 _CLASSES = torch.arange(NUM_TIME_CLASSES)
-_FIRST_STEPS = first_step(_CLASSES)
-_LAST_STEPS = torch.cat([_FIRST_STEPS[1:] - 1, torch.tensor([2**40])])  # the open class has no last one
+_FIRST_STEPS = first_step(_CLASSES).numpy()
+_LAST_STEPS = np.append(_FIRST_STEPS[1:] - 1, 2**40)  # the open class has no last one
+MIDDLE_STEPS = middle_step(_CLASSES).numpy()  # what stands for each class of times
 _TINY = 1e-4  # what onsets differ by for being floating-point numbers
 
 
@@ -87,14 +89,55 @@ class Controls:
         return values
 
 
-# Called with the column of a row (`TIME_SHIFT` ...), its logits, shape (num_classes,), and the onset, in seconds,
-# of the note that is drawn (of the last one, where the time shift itself is drawn); gives logits. Where it leaves
-# nothing of a field, another time is drawn.
-Processor = Callable[[int, torch.Tensor, float], torch.Tensor]
+# Called with the column of a row (`TIME_SHIFT` ...), its logits, float32, shape (num_classes,), and the onset, in
+# seconds, of the note that is drawn (of the last one, where the time shift itself is drawn); gives logits. Where it
+# leaves nothing of a field, another time is drawn.
+Processor = Callable[[int, np.ndarray, float], np.ndarray]
 
 
 class _NothingLeft(Exception):
     """Nothing of a field may be drawn."""
+
+
+class NoteModel(Protocol):
+    """What a stream asks of a model: `NoteTransformerForCausalLM` has it, and so has the fast engine.
+
+    Attributes:
+        config: sizes and the grid of times.
+    """
+
+    config: NoteTransformerConfig
+
+    def new_cache(self) -> Any:
+        """Room for the rows of one window, `config.max_position_embeddings` of them."""
+
+    def read(self, cache: Any, rows: np.ndarray, is_given: np.ndarray, control_ids: np.ndarray) -> Any:
+        """Read rows that follow those in a cache.
+
+        Args:
+            cache: what `new_cache` gave; it takes up the rows.
+            rows: shape (length, 4).
+            is_given: roles, bool, shape (length,).
+            control_ids: what is asked of the notes after each row, int64, shape (length, num_controls).
+
+        Returns:
+            The last row's hidden state, in the model's own form.
+        """
+
+    def draw_note(
+        self, hidden_state: Any, written_pitch: int, draw_class: Callable[[int, np.ndarray], int]
+    ) -> np.ndarray:
+        """Draw one note, or the end.
+
+        Args:
+            hidden_state: what `read` gave.
+            written_pitch: pitch of the note written before, or -1.
+            draw_class: called with a column (`TIME_SHIFT` ...) and its logits, float32, shape (num_classes,), in the
+                order of the columns; gives a class. The last class of a time shift is the end.
+
+        Returns:
+            A row, shape (4,), float32.
+        """
 
 
 @dataclass
@@ -106,7 +149,7 @@ class NoteStream:
     help, the given one is met, the window read again, and the note drawn anew.
 
     Args:
-        model: a `NoteTransformerForCausalLM`.
+        model: what reads and draws notes.
         past: notes that were there before, shape (num, 4), by onset and pitch; they are heard, and stay.
         given: notes among which new ones are written, shape (num, 4), by onset and pitch.
         begin_sec: before this no new note begins.
@@ -114,14 +157,14 @@ class NoteStream:
         lookahead_sec: how long before its onset a given note is seen; by default as early as the window has room.
         controls: what is asked of the new notes.
         processors: change logits before anything is drawn from them.
-        generator: source of randomness.
+        generator: source of randomness, on the CPU.
 
     Attributes:
         written: the new notes.
         clock: onset of the last note written, of the past or anew.
     """
 
-    model: Any
+    model: NoteModel
     past: np.ndarray
     given: np.ndarray
     begin_sec: float = 0.0
@@ -137,10 +180,10 @@ class NoteStream:
         self._window = int(self.model.config.max_position_embeddings)
         self._past_classes = control_values(self.past, self.past[:, ONSET])
         self._past_end = float(self.past[-1, ONSET]) if len(self.past) else 0.0
-        self._cache: DynamicCache | None = None
+        self._cache: Any = None
         self._length = 0  # rows in the cache
         self._num_read = 0  # written notes among them, and among what a window left out
-        self._hidden_states = torch.empty(0)  # of the last row
+        self._hidden_state: Any = None  # of the last row, in the model's own form
         self._seen_until = 0  # given notes that the model has met
         self._shown = len(self.given)  # given notes that this window may meet
 
@@ -195,17 +238,13 @@ class NoteStream:
         while True:
             shifts: list[int] = []
             try:
-                row = self.model.heads.sample(
-                    self._hidden_states,
-                    torch.tensor([before], device=self.model.device),
-                    self._draw_class(may_end, (least, most), refused, shifts),
-                )[0]
+                draw_class = self._draw_class(may_end, (least, most), refused, shifts)
+                note = self.model.draw_note(self._hidden_state, before, draw_class).astype(np.float64)
             except _NothingLeft:
                 if not shifts:
                     return None
                 refused += shifts
                 continue
-            note = row.cpu().numpy().astype(np.float64)
             if note[PITCH] >= NUM_PITCHES:
                 return None
             steps = min(max(round(note[TIME_SHIFT] * self._rate), least), most)
@@ -214,27 +253,26 @@ class NoteStream:
 
     def _draw_class(
         self, may_end: bool, bounds: tuple[int, int], refused: list[int], shifts: list[int]
-    ) -> Callable[[int, torch.Tensor], torch.Tensor]:
+    ) -> Callable[[int, np.ndarray], int]:
         """What draws the fields of a note; it notes down the class of its time shift in `shifts`."""
         onset = self.clock
 
-        def draw_class(column: int, logits: torch.Tensor) -> torch.Tensor:
+        def draw_class(column: int, logits: np.ndarray) -> int:
             nonlocal onset
-            scores = logits[0].clone()
+            scores = logits.copy()
             if column == TIME_SHIFT:
-                scores[:END_CLASS].masked_fill_(~_times_within(*bounds).to(scores.device), -torch.inf)
-                scores[refused] = -torch.inf
+                scores[:END_CLASS][~_times_within(*bounds)] = -np.inf
+                scores[refused] = -np.inf
                 if not may_end:
-                    scores[END_CLASS] = -torch.inf
+                    scores[END_CLASS] = -np.inf
             for process in (_as_it_is, *self.processors):
                 scores = process(column, scores, onset)
-                if not torch.isfinite(scores).any():
+                if not np.isfinite(scores).any():
                     raise _NothingLeft
-            drawn = torch.multinomial(torch.softmax(scores, -1), 1, generator=self.generator)
-            if column == TIME_SHIFT and int(drawn) < NUM_TIME_CLASSES:
-                shifts.append(int(drawn))
-                steps = int(first_step(drawn) + num_steps(drawn) // 2)
-                onset += min(max(steps, bounds[0]), bounds[1]) / self._rate
+            drawn = int(draw(scores[None], generator=self.generator)[0])
+            if column == TIME_SHIFT and drawn < NUM_TIME_CLASSES:
+                shifts.append(drawn)
+                onset += min(max(int(MIDDLE_STEPS[drawn]), bounds[0]), bounds[1]) / self._rate
             return drawn
 
         return draw_class
@@ -260,7 +298,7 @@ class NoteStream:
         """Let the model meet what was written since it met something last, or a window from scratch."""
         new = self.written[self._num_read :]
         if self._cache is None or self._runs_out() or self._length + len(new) > self._window:
-            self._cache, self._length = DynamicCache(config=self.model.config), 0
+            self._cache, self._length = self.model.new_cache(), 0
             self._feed(*self._whole_window())
         elif new:
             before = self.written[-2][ONSET] if len(self.written) > 1 else self._past_end
@@ -271,16 +309,8 @@ class NoteStream:
 
     def _feed(self, rows: np.ndarray, is_given: np.ndarray, clock: np.ndarray) -> None:
         """Rows, their roles and the written onset at each of them, for the model to read."""
-        device = self.model.device
-        outputs = self.model.model(
-            input_values=torch.from_numpy(rows.astype(np.float32))[None].to(device),
-            token_type_ids=torch.from_numpy(np.where(is_given, GIVEN, WRITTEN))[None].to(device),
-            control_ids=torch.from_numpy(self._control_ids(clock))[None].to(device),
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        self._hidden_state = self.model.read(self._cache, rows, is_given, self._control_ids(clock))
         self._length += len(rows)
-        self._hidden_states = outputs.last_hidden_state[:, -1]
 
     def _runs_out(self) -> bool:
         """Whether there is more to give, and little of what this window may meet still lies ahead."""
@@ -337,12 +367,12 @@ def num_kept(model: Any) -> int:
     return max(int(model.config.max_position_embeddings * _KEPT_SHARE) - 1, 1)
 
 
-def _as_it_is(column: int, scores: torch.Tensor, onset: float) -> torch.Tensor:
+def _as_it_is(column: int, scores: np.ndarray, onset: float) -> np.ndarray:
     """The processor that changes nothing."""
     return scores
 
 
-def _times_within(least: int, most: int) -> torch.Tensor:
+def _times_within(least: int, most: int) -> np.ndarray:
     """Which classes of time shifts hold a number of steps from `least` to `most`, bool, shape (num_classes,)."""
     return (least <= _LAST_STEPS) & (most >= _FIRST_STEPS) & (least <= most)
 

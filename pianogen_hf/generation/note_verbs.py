@@ -176,7 +176,7 @@ class Samples:
         self, model: Any, number: int, seed: int | None, on_progress: Callable[[float], None] | None = None
     ) -> None:
         self.model, self.number, self.on_progress = model, number, on_progress
-        self._generator = torch.Generator(model.device)
+        self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
         else:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from transformers import TopPLogitsWarper
 
+from pianogen_hf.generation.drawing import nucleus
 from pianogen_hf.generation.new_notes import GenerationError
 from pianogen_hf.generation.note_stream import Processor
 from pianogen_hf.models.modeling_note_transformer import NUM_PITCHES, PITCH
@@ -27,20 +26,21 @@ def warped(temperature: float = 1.0, top_p: float = 1.0) -> Processor:
     """
     if not 0 <= temperature < float("inf") or not 0 < top_p <= 1:
         raise GenerationError("temperature must be at least 0, and top_p above 0 and at most 1")
-    nucleus = TopPLogitsWarper(top_p)
 
-    def process(column: int, scores: torch.Tensor, onset: float) -> torch.Tensor:
+    def process(column: int, scores: np.ndarray, onset: float) -> np.ndarray:
         if temperature == 0:
-            return torch.where(scores == scores.max(), 0.0, -torch.inf)
-        scores = scores / temperature
-        return nucleus(None, scores[None])[0] if top_p < 1 else scores
+            return np.where(scores == scores.max(), np.float32(0), np.float32(-np.inf))
+        scores = scores / np.float32(temperature)
+        if top_p < 1:
+            scores[~nucleus(np.exp(scores - scores.max())[None], top_p)[0]] = -np.inf
+        return scores
 
     return process
 
 
 def pitches_within(low: int, high: int) -> Processor:
     """Pitches from `low` to `high`, both included."""
-    pitch = torch.arange(NUM_PITCHES)
+    pitch = np.arange(NUM_PITCHES)
     return _pitches(lambda onset: (pitch >= low) & (pitch <= high))
 
 
@@ -53,9 +53,9 @@ def beside(given: np.ndarray, side: str) -> Processor:
         given: shape (num, 4), by onset: (onset in seconds, pitch, velocity, duration in seconds).
         side: "below" or "above".
     """
-    pitch, offset = torch.arange(NUM_PITCHES), given[:, 0] + given[:, 3]
+    pitch, offset = np.arange(NUM_PITCHES), given[:, 0] + given[:, 3]
 
-    def allowed(onset: float) -> torch.Tensor:
+    def allowed(onset: float) -> np.ndarray:
         sounding = given[(given[:, 0] <= onset + _NEAR_SEC) & (offset > onset)]
         if not len(sounding):
             sounding = given[[int(np.abs(given[:, 0] - onset).argmin())]]
@@ -68,20 +68,18 @@ def not_sounding(kept: np.ndarray) -> Processor:
     """No key that a kept note holds, or strikes at the same moment: a second strike would end the first."""
     pitch, offset = kept[:, 1].astype(np.int64), kept[:, 0] + kept[:, 3]
 
-    def allowed(onset: float) -> torch.Tensor:
-        mask = torch.ones(NUM_PITCHES, dtype=torch.bool)
+    def allowed(onset: float) -> np.ndarray:
+        mask = np.ones(NUM_PITCHES, dtype=bool)
         mask[pitch[(kept[:, 0] <= onset + _NEAR_SEC) & (offset > onset)]] = False
         return mask
 
     return _pitches(allowed)
 
 
-def _pitches(allowed: Callable[[float], torch.Tensor]) -> Processor:
+def _pitches(allowed: Callable[[float], np.ndarray]) -> Processor:
     """Only the pitches that are allowed at an onset."""
 
-    def process(column: int, scores: torch.Tensor, onset: float) -> torch.Tensor:
-        if column != PITCH:
-            return scores
-        return scores.masked_fill(~allowed(onset).to(scores.device), -torch.inf)
+    def process(column: int, scores: np.ndarray, onset: float) -> np.ndarray:
+        return np.where(allowed(onset), scores, np.float32(-np.inf)) if column == PITCH else scores
 
     return process

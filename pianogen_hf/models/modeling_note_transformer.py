@@ -28,6 +28,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -46,9 +47,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .carried_code import CarriesCode
 from .configuration_note_transformer import NoteTransformerConfig
+from .fast_decoding import let_grow
 from .logistic_mixture import draw
 from .row_generation import GeneratesRows
-from .time_classes import NUM_TIME_CLASSES, first_step, num_steps, residual_nats, time_class
+from .time_classes import NUM_TIME_CLASSES, middle_step, residual_nats, time_class
 
 # Columns of `input_values`, in the order in which they are drawn.
 TIME_SHIFT, PITCH, VELOCITY, DURATION = range(4)
@@ -56,7 +58,7 @@ WRITTEN, GIVEN = range(2)  # values of `token_type_ids`
 NUM_PITCHES, NUM_VELOCITIES = 128, 128
 END_CLASS = NUM_TIME_CLASSES  # of the time shift: the piece, or what is to be written of it, is over
 END_ROW = (0.0, 129.0, 0.0, 0.0)  # the event after the last note that is to be written
-_MIDDLE = 60  # stands for the pitch before the first note
+MIDDLE_PITCH = 60  # stands for the pitch before the first note
 # Wavelengths of rotated pairs. Onsets: from a tenth of a second to over a minute, in steps. Index: in rows.
 _SHORTEST_STEPS, _LONGEST_STEPS = 8.0, 8192.0
 _SHORTEST_INDEX, _LONGEST_INDEX = 2 * math.pi, 4096.0
@@ -143,6 +145,8 @@ class NoteTransformerRotaryEmbedding(nn.Module):
     def __init__(self, config: NoteTransformerConfig):
         super().__init__()
         self.config = config
+        # Numbers, because buffers that are not saved come out of `from_pretrained` empty.
+        self.frequencies = [each.tolist() for each in self._frequencies(torch.device("cpu"))]
 
     def forward(
         self, index: torch.Tensor, onset: torch.Tensor, pitch: torch.Tensor
@@ -159,8 +163,8 @@ class NoteTransformerRotaryEmbedding(nn.Module):
         """
         coordinates = (index, onset, pitch)
         angles = [
-            coordinate.float()[..., None] * frequencies
-            for coordinate, frequencies in zip(coordinates, self._frequencies(onset.device), strict=True)
+            coordinate.float()[..., None] * torch.tensor(frequencies, device=onset.device)
+            for coordinate, frequencies in zip(coordinates, self.frequencies, strict=True)
         ]
         angle = torch.cat(angles, dim=-1)[:, None]
         return angle.cos(), angle.sin()
@@ -389,7 +393,7 @@ class NoteTransformerHeads(nn.Module):
         """
         absolute, relative = self.pitch_head(hidden_states).split([NUM_PITCHES, 2 * NUM_PITCHES - 1], dim=-1)
         pitches = torch.arange(NUM_PITCHES, device=shift.device)
-        before = torch.where(written_pitch < 0, _MIDDLE, written_pitch)[..., None]
+        before = torch.where(written_pitch < 0, MIDDLE_PITCH, written_pitch)[..., None]
         logits = absolute + relative.gather(-1, pitches - before + NUM_PITCHES - 1)
         if not self.config.is_cascade:  # the time shift is not known
             return logits
@@ -458,21 +462,9 @@ class NoteTransformerHeads(nn.Module):
         hidden_states = self.given(hidden_states, self.embed_velocity, velocity)
         duration = draw_class(DURATION, self.duration_head(hidden_states))
         rate = self.config.sampling_rate
-        rows = [_middle_step(shift) / rate, pitch, velocity, (_middle_step(duration) + 1) / rate]
-        rows[PITCH] = torch.where(is_end, NUM_PITCHES + 1, pitch)
-        return torch.stack([each.float() for each in rows], dim=-1) * _kept_at_end(is_end)
-
-
-def _middle_step(classes: torch.Tensor) -> torch.Tensor:
-    """A time, in steps, that stands for a class: the one in the middle of its bucket."""
-    return first_step(classes) + num_steps(classes) // 2
-
-
-def _kept_at_end(is_end: torch.Tensor) -> torch.Tensor:
-    """1 for the fields that a row has, shape `(batch, 4)`: the end is an event without time or sound."""
-    kept = torch.ones(*is_end.shape, 4, device=is_end.device)
-    kept[is_end] = kept.new_tensor([0.0, 1.0, 0.0, 0.0])
-    return kept
+        fields = [middle_step(shift) / rate, pitch, velocity, (middle_step(duration) + 1) / rate]
+        rows = torch.stack([each.float() for each in fields], dim=-1)
+        return torch.where(is_end[:, None], rows.new_tensor(END_ROW), rows)
 
 
 def _cross_entropy(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -559,6 +551,7 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             raise ValueError("You must specify input_values")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
+        let_grow(past_key_values)
         places = places_of(input_values, token_type_ids, self.config.sampling_rate, past_key_values)
         inputs_embeds = self.embeddings(input_values, token_type_ids, control_ids)
         causal_mask = create_causal_mask(
@@ -569,7 +562,7 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             position_ids=None,  # an index that stands still is no beginning of another sequence
         )
         pitch = input_values[..., PITCH]
-        pitch = torch.where(pitch < NUM_PITCHES, pitch, _MIDDLE)
+        pitch = torch.where(pitch < NUM_PITCHES, pitch, MIDDLE_PITCH)
         index = places.index if position_ids is None else position_ids.expand_as(places.index)
         position_embeddings = self.rotary_emb(index, places.onset, pitch)
 
@@ -683,6 +676,52 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def new_cache(self) -> Cache:
+        """An empty cache, for `read`."""
+        return DynamicCache(config=self.config)
+
+    def read(self, cache: Cache, rows: np.ndarray, is_given: np.ndarray, control_ids: np.ndarray) -> torch.Tensor:
+        """Read rows of one piece that follow those in a cache.
+
+        Args:
+            cache: What `new_cache` gave; it takes up the rows.
+            rows: Shape `(length, 4)`.
+            is_given: Roles, bool, shape `(length,)`.
+            control_ids: What is asked of the notes after each row, shape `(length, num_controls)`.
+
+        Returns:
+            The last row's hidden state, from which `draw_note` draws, shape `(1, hidden_size)`.
+        """
+        outputs = self.model(
+            input_values=torch.from_numpy(rows.astype(np.float32))[None].to(self.device),
+            token_type_ids=torch.from_numpy(np.where(is_given, GIVEN, WRITTEN))[None].to(self.device),
+            control_ids=torch.from_numpy(control_ids)[None].to(self.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return outputs.last_hidden_state[:, -1]
+
+    def draw_note(
+        self, hidden_state: torch.Tensor, written_pitch: int, draw_class: Callable[[int, np.ndarray], int]
+    ) -> np.ndarray:
+        """Draw one note, or the end.
+
+        Args:
+            hidden_state: What `read` gave.
+            written_pitch: Pitch of the note written before, or -1.
+            draw_class: Called with a column (`TIME_SHIFT` ...) and its logits, float32, shape `(num_classes,)`, in the
+                order of the columns; gives a class. The last class of a time shift is the end.
+
+        Returns:
+            A row, shape `(4,)`, float32.
+        """
+
+        def draw_one(column: int, logits: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([draw_class(column, logits[0].float().cpu().numpy())], device=logits.device)
+
+        pitch = torch.tensor([written_pitch], device=hidden_state.device)
+        return self.heads.sample(hidden_state, pitch, draw_one)[0].cpu().numpy()
 
     def sample(
         self,

@@ -36,6 +36,11 @@ def num_steps(classes: torch.Tensor) -> torch.Tensor:
     return torch.where((classes < EXACT) | (classes == OPEN), 1, _width(octave))
 
 
+def middle_step(classes: torch.Tensor) -> torch.Tensor:
+    """A time, in steps, int64, that stands for each class: the one in the middle of its bucket."""
+    return first_step(classes) + num_steps(classes) // 2
+
+
 def residual_nats(steps: torch.Tensor) -> torch.Tensor:
     """What it costs to tell each time from the others of its class, in nats, float32."""
     beyond = (steps - FIRST_OPEN).clamp(min=0).double()

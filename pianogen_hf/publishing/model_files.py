@@ -29,7 +29,7 @@ _PARTS = re.compile(
     r"|tokenizer_config\.json|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
     r"|miditok\.json|preprocessor_config\.json|processor_config\.json"
     r"|metrics\.json|split\.json|provenance\.(json|safetensors)"
-    r"|onnx/[\w.-]+\.(onnx|onnx_data|json)"
+    r"|onnx/[\w.-]+\.(onnx|onnx_data|json|safetensors)"
 )
 # What people look at; older ones may stay there.
 _SHOWN = re.compile(r"README\.md|card_text\.md|LICENSE(\.md|\.txt)?|NOTICE|[^/]+\.png|samples/[^/]+\.(mid|png|wav)")

@@ -14,11 +14,10 @@ from transformers.utils import logging
 
 from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.errors import DataError
-from pianogen_hf.generation.onnx.checks import check_greedy, likely_samples, total_nats
-from pianogen_hf.generation.onnx.engine import FILES, FOLDER, OnnxEngine, cache_scales
-from pianogen_hf.generation.onnx.graph import ExportError, build_graph
+from pianogen_hf.generation.onnx.builder import ExportError
+from pianogen_hf.generation.onnx.exporters import EXPORTERS, Exporter
+from pianogen_hf.generation.onnx.session import FILES, FOLDER
 from pianogen_hf.hub.models import model_folder
-from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.publishing.added_code import add_code
 from pianogen_hf.tokenizers.files import write_whole
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -37,48 +36,54 @@ def export(args: argparse.Namespace) -> None:
             written to.
     """
     logging.disable_progress_bar()  # of loading weights
-    model, tokenizer = load_model(args.model, args.revision)
-    config = model.config
-    if not isinstance(config, MusicTransformerConfig):
-        raise ExportError(f"{args.model} is a {config.model_type}: only music_transformer can be exported")
-    model = model.cpu()
-    weights = {name: each.numpy() for name, each in model.state_dict().items()}
+    model, encoder = load_model(args.model, args.revision)
+    if model.config.model_type not in EXPORTERS:
+        kinds = " and ".join(EXPORTERS)
+        raise ExportError(f"{args.model} is a {model.config.model_type}: only {kinds} can be exported")
+    exporter = EXPORTERS[model.config.model_type](model.cpu())
     print("float32: building and checking ...", flush=True)
-    graph = build_graph(weights, config).SerializeToString()
-    engine = OnnxEngine(graph, config, model.generation_config)
+    graph = exporter.graph()
+    engine = exporter.open(graph)
     torch.manual_seed(0)
-    samples = likely_samples(engine)
-    print(f"float32: {check_greedy(engine, model, samples[0])}")
+    samples = exporter.samples(engine)
+    print(f"float32: {exporter.check(engine, samples)}")
     folder = Path(args.output)
-    _write_beside(folder, args.model, model, tokenizer)
-    _write(folder, "float32", graph)
+    _write_beside(folder, args.model, model, encoder)
+    _write(folder, "float32", graph, exporter)
     if not args.int8:
         return
     print("int8: building and checking ...", flush=True)
-    graph = build_graph(weights, config, cache_scales(engine, samples)).SerializeToString()
-    small = OnnxEngine(graph, config, model.generation_config)
-    print(f"int8: {_check_loss(engine, small, samples, tokenizer, args)}")
-    _write(folder, "int8", graph)
+    graph = exporter.int8_graph(engine, samples)
+    print(f"int8: {_check_loss(exporter, engine, exporter.open(graph), samples, encoder, args)}")
+    _write(folder, "int8", graph, exporter)
 
 
-def _write(folder: Path, precision: str, graph: bytes) -> None:
+def _write(folder: Path, precision: str, graph: bytes, exporter: Exporter) -> None:
     path = folder / FOLDER / FILES[precision]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, graph)
     print(f"written: {path} ({len(graph) / 2**20:.1f} MB)")
+    beside = exporter.file_beside()
+    if beside is not None:
+        write_whole(path.with_suffix(".safetensors"), beside)
 
 
-def _write_beside(folder: Path, name: str, model: PreTrainedModel, tokenizer: NotesEncoder) -> None:
+def _write_beside(folder: Path, name: str, model: PreTrainedModel, encoder: NotesEncoder) -> None:
     """What the engine and its users need besides the graph, unless it is there already."""
     if Path(name).is_dir() and folder.exists() and folder.samefile(name):
         return
-    for each in (model.config, model.generation_config, tokenizer):
+    for each in (model.config, model.generation_config, encoder):
         each.save_pretrained(folder)
     add_code(folder)  # of the configuration, which a model would have brought
 
 
 def _check_loss(
-    engine: OnnxEngine, small: OnnxEngine, samples: list[np.ndarray], tokenizer: NotesEncoder, args: argparse.Namespace
+    exporter: Exporter,
+    engine: Any,
+    small: Any,
+    samples: list[np.ndarray],
+    encoder: NotesEncoder,
+    args: argparse.Namespace,
 ) -> str:
     """Hold cross-entropies against each other, on held-out pieces if there are any.
 
@@ -87,12 +92,12 @@ def _check_loss(
     """
     pieces = _heldout(args)
     if pieces:
-        rows = [tokenizer.piece_steps(notes) for notes in pieces]
+        rows = [encoder.piece_steps(notes) for notes in pieces]
         unit, count = "bits per note of held-out pieces", sum(map(len, pieces)) * math.log(2)
     else:
-        rows, unit = samples, "nats per token of the model's own samples (no held-out pieces at hand)"
+        rows, unit = samples, f"nats per {exporter.step} of the model's own samples (no held-out pieces at hand)"
         count = sum(len(row) - 1 for row in rows)
-    before, after = (total_nats(each, rows) / count for each in (engine, small))
+    before, after = (exporter.nats(each, rows) / count for each in (engine, small))
     found = f"{unit} {before:.4f} -> {after:.4f} ({after / before - 1:+.2%})"
     if after > before * (1 + _MAX_LOSS):
         raise ExportError(f"8 bits cost too much: {found}; model_int8.onnx was not written")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,9 +23,6 @@ from pianogen_hf.errors import ArgumentError, one_line
 from pianogen_hf.hub.models import model_folder, refuse_pickle
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
-
-if TYPE_CHECKING:
-    from pianogen_hf.generation.onnx.engine import OnnxEngine
 
 
 def load_model(
@@ -60,8 +57,8 @@ def load_model(
     return model.to(device).eval(), encoder
 
 
-def load_engine(name: str | Path, engine: str, revision: str | None = None) -> tuple[OnnxEngine, NoteTokenizer]:
-    """What `pianogen export` wrote of a model, as an engine that generates on the CPU, and its tokenizer.
+def load_engine(name: str | Path, engine: str, revision: str | None = None) -> tuple[Any, NotesEncoder]:
+    """What `pianogen export` wrote of a model, as an engine that generates on the CPU, and its encoder of notes.
 
     Args:
         name: folder or Hub id.
@@ -71,12 +68,19 @@ def load_engine(name: str | Path, engine: str, revision: str | None = None) -> t
     Raises:
         ArgumentError: if it can't be loaded, or its tokenizer is none of this package's.
     """
-    from pianogen_hf.generation.onnx.engine import FOLDER, EngineError, OnnxEngine  # needs the onnx extra
+    # These need the onnx extra.
+    from pianogen_hf.generation.onnx.engine import OnnxEngine
+    from pianogen_hf.generation.onnx.note_engine import OnnxNoteEngine
+    from pianogen_hf.generation.onnx.session import FOLDER, EngineError
 
-    tokenizer = load_tokenizer(str(name), revision)
+    encoder = load_encoder(str(name), revision)
+    kind = load_pretrained(AutoConfig, str(name), revision).model_type
+    engines: dict[str, Any] = {"music_transformer": OnnxEngine, "note_transformer": OnnxNoteEngine}
+    if kind not in engines:
+        raise ArgumentError(f"{name} is a {kind}: the fast engines run only {' and '.join(engines)}")
     folder = model_folder(name, revision, FOLDER)
     try:
-        return OnnxEngine.from_pretrained(folder, "int8" if engine == "int8" else "float32"), tokenizer
+        return engines[kind].from_pretrained(folder, "int8" if engine == "int8" else "float32"), encoder
     except EngineError as error:
         raise ArgumentError(str(error).replace(str(folder), str(name))) from error
 

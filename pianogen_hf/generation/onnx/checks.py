@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from pianogen_hf.generation.onnx.builder import ExportError
 from pianogen_hf.generation.onnx.engine import OnnxEngine
-from pianogen_hf.generation.onnx.graph import ExportError
 
 _CHECKED = 1000  # tokens that must be the same
 _NEAR = 1e-3  # difference of two logits that rounding may turn over

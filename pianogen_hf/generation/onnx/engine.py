@@ -11,23 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
-from transformers.utils import cached_file
 
-from pianogen_hf.errors import PianogenError
+from pianogen_hf.generation.drawing import draw
 from pianogen_hf.generation.onnx.graph import CACHE_SLACK, Scales, fill_placement, placement
+from pianogen_hf.generation.onnx.session import bind, exported_file, open_session, opening
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 
-FOLDER = "onnx"  # inside a model's folder, where the Hub expects such files
-FILES = {"float32": "model.onnx", "int8": "model_int8.onnx"}
 _CHUNK = 128  # tokens of a prompt at a time: more would compute much of the future, which is masked
 _DEFAULTS = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0}  # those of transformers
-
-
-class EngineError(PianogenError):
-    """A model that the engine can't open; the message is one line."""
 
 
 class OnnxEngine:
@@ -56,14 +49,7 @@ class OnnxEngine:
         *,
         num_threads: int | None = None,
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads or torch.get_num_threads()
-        options.log_severity_level = 3
-        options.enable_mem_pattern = False  # of no use to shapes that change with each step, and kept for each of them
-        graph = graph if isinstance(graph, bytes) else str(graph)
-        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        if not placement().keys() <= {each.name for each in self.session.get_inputs()}:
-            raise EngineError("another version of pianogen_hf exported it: export it again")
+        self.session = open_session(graph, placement(), num_threads)
         self.config = config
         self.generation_config = generation_config or GenerationConfig.from_model_config(config)
         self.device = torch.device("cpu")
@@ -80,19 +66,10 @@ class OnnxEngine:
         Raises:
             EngineError: If there is no such model, or it was not exported with this precision.
         """
-        try:
-            path = cached_file(str(name), FILES[precision], subfolder=FOLDER)
+        path = exported_file(name, precision)
+        with opening(path):
             config = MusicTransformerConfig.from_pretrained(str(name))
-            generation_config = GenerationConfig.from_pretrained(str(name))
-        except OSError as error:
-            flag = " --int8" if precision == "int8" else ""
-            raise EngineError(
-                f"{name} has no {FOLDER}/{FILES[precision]}: pianogen export --model {name}{flag} --output {name}"
-            ) from error
-        try:
-            return cls(str(path), config, generation_config, **kwargs)
-        except Exception as error:  # onnxruntime's have no other common base
-            raise EngineError(f"{path} can't be opened: {' '.join(str(error).split())[:200]}") from error
+            return cls(path, config, GenerationConfig.from_pretrained(str(name)), **kwargs)
 
     def logits(self, input_ids: np.ndarray) -> np.ndarray:
         """Logits after every token, without sampling.
@@ -209,44 +186,6 @@ class OnnxEngine:
         return ids
 
 
-def draw(scores: np.ndarray, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> np.ndarray:
-    """Draw an id from each row, as the warpers of transformers and `torch.multinomial` do with the same random numbers.
-
-    In numpy, and of few operators: after a step of the model neither their code nor their data is in the processor's
-    caches, and that is what they cost. `multinomial` takes the largest quotient of probabilities and exponentially
-    distributed numbers, which asks for no normalised probabilities.
-
-    Args:
-        scores: Logits, shape `(num_rows, vocab_size)`.
-        temperature: What they are divided by.
-        top_k: How many of the likeliest ids are left, all that equal the last of them included; 0 for all.
-        top_p: The likeliest ids are left that together have this probability, all that equal the last of them included.
-
-    Returns:
-        Shape `(num_rows,)`.
-
-    Raises:
-        ValueError: If logits are not finite, or all of them are minus infinity.
-    """
-    if temperature != 1:
-        scores = scores / np.float32(temperature)
-    if 0 < top_k < scores.shape[-1]:
-        scores = np.where(scores < np.partition(scores, -top_k)[:, -top_k, None], -np.inf, scores)
-    largest = scores.max(-1, keepdims=True)
-    if not np.isfinite(largest).all():
-        raise ValueError("the model's logits are not finite: its weights are damaged, or all ids were forbidden")
-    weights = np.exp(scores - largest)
-    if top_p < 1:
-        ordered = np.sort(weights)
-        sums = ordered.cumsum(-1)
-        left = sums > (1 - top_p) * sums[:, -1:]
-        left[:, -1] = True  # the likeliest, whatever top_p is
-        least = ordered[np.arange(len(ordered)), left.argmax(-1)]
-        weights[weights < least[:, None]] = 0
-    weights /= torch.empty(weights.shape).exponential_().numpy()
-    return weights.argmax(-1)
-
-
 class Decoder:
     """Keys and values of some rows of equal length, and what is bound to the session.
 
@@ -324,11 +263,11 @@ class Decoder:
         binding = self.session.io_binding()
         lengths = {"total_length": self.total_length, "last_key": self.last_key[rows]}
         for name, array in {"input_ids": ids, **lengths, **self.placement}.items():
-            _bind(binding.bind_input, name, array)
+            bind(binding.bind_input, name, array)
         for name, buffer in self.cache.items():
-            _bind(binding.bind_input, f"past_{name}", buffer[rows])
-            _bind(binding.bind_output, f"present_{name}", buffer[rows])
-        _bind(binding.bind_output, "logits", logits)
+            bind(binding.bind_input, f"past_{name}", buffer[rows])
+            bind(binding.bind_output, f"present_{name}", buffer[rows])
+        bind(binding.bind_output, "logits", logits)
         return binding
 
 
@@ -351,8 +290,3 @@ def cache_scales(engine: OnnxEngine, rows: Iterable[np.ndarray]) -> Scales:
             cached = np.stack([np.abs(buffer[0]).max(1) for buffer in decoder.cache.values()])
             largest = np.maximum(largest, cached.reshape(*largest.shape[:3], -1))
     return [(keys, values) for keys, values in np.where(largest > 0, largest, 1) / 127]
-
-
-def _bind(bind: Any, name: str, array: np.ndarray) -> None:
-    """Bind memory in place; the caller keeps it alive."""
-    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

@@ -15,16 +15,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from pianogen_hf.errors import PianogenError
+from pianogen_hf.generation.onnx.builder import CONTRIB, ExportError, GraphBuilder, Shape
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 
 CACHE_SLACK = 64  # keys that a windowed cache holds beyond the window, so that it is compacted only now and then
-_CONTRIB = "com.microsoft"
-_OPSET, _IR_VERSION = 20, 10
-_LARGEST_BLOCK = 128  # weights that share a scale: 256 are not faster, 32 much slower
-_INTEGERS = 4  # the accuracy_level of MatMulNBits that multiplies integers, not floats
 _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
     "gelu": ("Gelu", {}),
@@ -32,11 +28,6 @@ _ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 Scales = list[tuple[np.ndarray, np.ndarray]]
-Shape = list[str | int | None]
-
-
-class ExportError(PianogenError):
-    """A model that can't be exported; the message is one line."""
 
 
 def build_graph(
@@ -63,7 +54,7 @@ def build_graph(
     """
     if config.hidden_act not in _ACTIVATIONS:
         raise ExportError(f"hidden_act {config.hidden_act!r} can't be exported: {', '.join(_ACTIVATIONS)} can")
-    return _GraphBuilder(weights, config, cache_scales).build()
+    return _MusicTransformerBuilder(weights, config, cache_scales).build()
 
 
 def placement() -> dict[str, np.ndarray]:
@@ -94,20 +85,17 @@ def fill_placement(
     values["bias_sizes"][:] = num_rows, -1, length, total_length
 
 
-class _GraphBuilder:
-    """Collects nodes and weights; the methods return the names of what they compute."""
+class _MusicTransformerBuilder(GraphBuilder):
+    """Builds the graph."""
 
     def __init__(
         self, weights: Mapping[str, np.ndarray], config: MusicTransformerConfig, cache_scales: Scales | None
     ) -> None:
+        super().__init__(is_int8=cache_scales is not None)
         self.weights, self.config, self.cache_scales = weights, config, cache_scales
         self.num_heads = config.num_attention_heads
         self.head_dim = config.hidden_size // self.num_heads
         self.cache_type = TensorProto.FLOAT if cache_scales is None else TensorProto.INT8
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, onnx.TensorProto] = {}
-        self.inputs: list[onnx.ValueInfoProto] = []
-        self.outputs: list[onnx.ValueInfoProto] = []
 
     def build(self) -> onnx.ModelProto:
         self._input("input_ids", TensorProto.INT64, ["batch", "length"])
@@ -115,8 +103,7 @@ class _GraphBuilder:
         self._input("last_key", TensorProto.INT32, ["batch"])
         for name, value in placement().items():
             self._input(name, TensorProto.INT64, list(value.shape))
-        shape: Shape = ["batch", "length", self.config.vocab_size]
-        self.outputs.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape))
+        self._output("logits", TensorProto.FLOAT, ["batch", "length", self.config.vocab_size])
         embedding = self._constant("embedding", self.weights["model.embed_tokens.weight"])
         hidden = self._op("Gather", [embedding, "input_ids"])
         norm = self._norm_weights("model.layers.0.input_layernorm")
@@ -124,11 +111,7 @@ class _GraphBuilder:
         for layer in range(self.config.num_hidden_layers):
             hidden, normed = self._layer(layer, hidden, normed)
         self._linear(normed, "lm_head", self.weights["lm_head.weight"], output="logits")
-        graph = helper.make_graph(
-            self.nodes, "music_transformer", self.inputs, self.outputs, list(self.constants.values())
-        )
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_CONTRIB, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="pianogen_hf")
+        return self.model("music_transformer")
 
     def _layer(self, layer: int, hidden: str, normed: str) -> tuple[str, str]:
         """One decoder layer.
@@ -153,11 +136,8 @@ class _GraphBuilder:
         prefix = f"model.layers.{layer}.self_attn."
         projections = [self.weights[f"{prefix}{name}_proj.weight"] for name in "qkv"]
         packed = self._linear(normed, f"{prefix}qkv", np.concatenate(projections))
-        names = [f"past_key.{layer}", f"past_value.{layer}", f"present_key.{layer}", f"present_value.{layer}"]
         shape: Shape = ["batch", self.num_heads, "capacity", self.head_dim]
-        for name in names[:2]:
-            self._input(name, self.cache_type, shape)
-        self.outputs += [helper.make_tensor_value_info(name, self.cache_type, shape) for name in names[2:]]
+        names = self._cache(layer, self.cache_type, shape)
         inputs = [
             packed,
             "",
@@ -178,7 +158,7 @@ class _GraphBuilder:
             inputs += ["", *(self._constant(f"{prefix}{name}_scale", each[None, :, None]) for name, each in scales)]
             attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
         output = f"{prefix}output"
-        self._op("GroupQueryAttention", inputs, [output, *names[2:]], _CONTRIB, **attributes)
+        self._op("GroupQueryAttention", inputs, [output, *names[2:]], CONTRIB, **attributes)
         return output
 
     def _relative_bias(self, layer: int, packed: str) -> str:
@@ -210,24 +190,10 @@ class _GraphBuilder:
         products = [self._linear(query, f"relative.{layer}.{head}", table[head]) for head, query in enumerate(queries)]
         return self._op("Concat", products, axis=1)  # length or batch is 1, so the order is the same
 
-    def _linear(
-        self, hidden: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None, output: str | None = None
-    ) -> str:
-        """`hidden @ weight.T + bias`; weight has shape (outputs, inputs)."""
-        outputs = [output] if output else None
-        biases = [] if bias is None else [self._constant(f"{name}.bias", bias)]
-        if self.cache_scales is None:
-            product = self._op("MatMul", [hidden, self._constant(name, weight.T)], outputs)
-            return self._op("Add", [product, *biases]) if biases else product
-        integers, scales = _quantized(weight)
-        inputs = [hidden, self._constant(name, integers), self._constant(f"{name}.scales", scales), "", "", *biases]
-        sizes = {"N": len(weight), "K": weight.shape[1], "block_size": integers.shape[2]}
-        return self._op("MatMulNBits", inputs, outputs, _CONTRIB, bits=8, accuracy_level=_INTEGERS, **sizes)
-
     def _add_and_norm(self, hidden: str, added: str, norm: str, bias: str | None = None) -> tuple[str, str]:
         inputs = [hidden, added, *self._norm_weights(norm), *([bias] if bias else [])]
         outputs = [f"{norm}.normed", "", "", f"{norm}.sum"]
-        self._op("SkipLayerNormalization", inputs, outputs, _CONTRIB, epsilon=self.config.layer_norm_eps)
+        self._op("SkipLayerNormalization", inputs, outputs, CONTRIB, epsilon=self.config.layer_norm_eps)
         return outputs[3], outputs[0]
 
     def _norm_weights(self, name: str) -> list[str]:
@@ -235,32 +201,3 @@ class _GraphBuilder:
 
     def _linear_weights(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         return self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-
-    def _input(self, name: str, kind: int, shape: Shape) -> None:
-        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
-
-    def _constant(self, name: str, value: np.ndarray) -> str:
-        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        return name
-
-    def _op(
-        self, kind: str, inputs: list[str], outputs: list[str] | None = None, domain: str = "", **attributes: Any
-    ) -> str:
-        outputs = outputs or [f"{kind}_{len(self.nodes)}"]
-        node = helper.make_node(kind, inputs, outputs, name=f"{kind}_{len(self.nodes)}", domain=domain, **attributes)
-        self.nodes.append(node)
-        return outputs[0]
-
-    def _ops(self, kind: str, inputs: list[str], count: int, **attributes: Any) -> list[str]:
-        outputs = [f"{kind}_{len(self.nodes)}_{index}" for index in range(count)]
-        self._op(kind, inputs, outputs, **attributes)
-        return outputs
-
-
-def _quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A weight (outputs, inputs) as MatMulNBits takes it: (outputs, blocks, block) around 128, and scales of blocks."""
-    block = min(_LARGEST_BLOCK, max(16, 2 ** (weight.shape[1] - 1).bit_length()))
-    blocks = np.pad(weight, [(0, 0), (0, -weight.shape[1] % block)]).reshape(len(weight), -1, block)
-    largest = np.abs(blocks).max(-1)
-    scales = np.where(largest > 0, largest, 1).astype(np.float32) / 127  # what is all zero stays so with any scale
-    return (np.round(blocks / scales[..., None]) + 128).astype(np.uint8), scales

@@ -1,0 +1,80 @@
+"""The heads of the note transformer (V8) in numpy: they are small, and a step of torch's operators costs more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from pianogen_hf.generation.note_stream import MIDDLE_STEPS
+from pianogen_hf.models.configuration_note_transformer import NoteTransformerConfig
+from pianogen_hf.models.modeling_note_transformer import (
+    DURATION,
+    END_CLASS,
+    END_ROW,
+    MIDDLE_PITCH,
+    NUM_PITCHES,
+    PITCH,
+    TIME_SHIFT,
+    VELOCITY,
+)
+
+FIELDS = ("time_shift", "pitch", "velocity", "duration")  # by column
+
+
+class NoteHeads:
+    """Draws a note's fields one after the other, as `NoteTransformerHeads` does.
+
+    Args:
+        weights: the float32 state dict of `NoteTransformerHeads`.
+        config: the model's configuration.
+    """
+
+    def __init__(self, weights: Mapping[str, np.ndarray], config: NoteTransformerConfig) -> None:
+        self._heads = [
+            tuple(weights[f"{name}_head.{part}"] for part in ("fc1.weight", "fc2.weight", "fc2.bias"))
+            for name in FIELDS
+        ]
+        # What the heads after it are told of a field that was drawn.
+        self._told = [weights[f"embed_{name}.weight"] for name in FIELDS[:DURATION]]
+        self._is_cascade, self._rate = config.is_cascade, config.sampling_rate
+
+    def draw_note(
+        self, hidden_state: np.ndarray, written_pitch: int, draw_class: Callable[[int, np.ndarray], int]
+    ) -> np.ndarray:
+        """Draw one note, or the end; see `NoteModel`.
+
+        Args:
+            hidden_state: shape (hidden_size,).
+            written_pitch: see there.
+            draw_class: see there.
+        """
+        shift = draw_class(TIME_SHIFT, self._logits(TIME_SHIFT, hidden_state))
+        if shift == END_CLASS:
+            return np.array(END_ROW, np.float32)
+        hidden_state = self._knowing(TIME_SHIFT, hidden_state, shift)
+        pitch = draw_class(PITCH, self._pitch_logits(hidden_state, shift, written_pitch))
+        hidden_state = self._knowing(PITCH, hidden_state, pitch)
+        velocity = draw_class(VELOCITY, self._logits(VELOCITY, hidden_state)) + 1
+        hidden_state = self._knowing(VELOCITY, hidden_state, velocity)
+        duration = draw_class(DURATION, self._logits(DURATION, hidden_state))
+        times = np.array([MIDDLE_STEPS[shift], MIDDLE_STEPS[duration] + 1], np.float32) / np.float32(self._rate)
+        return np.array([times[0], pitch, velocity, times[1]], np.float32)
+
+    def _logits(self, column: int, hidden_state: np.ndarray) -> np.ndarray:
+        first, second, bias = self._heads[column]
+        inner = np.maximum(first @ hidden_state, 0)
+        return second @ (inner * inner) + bias
+
+    def _knowing(self, column: int, hidden_state: np.ndarray, value: int) -> np.ndarray:
+        return hidden_state + self._told[column][value] if self._is_cascade else hidden_state
+
+    def _pitch_logits(self, hidden_state: np.ndarray, shift: int, written_pitch: int) -> np.ndarray:
+        """Absolute plus relative logits, shape (128,), minus infinity where a chord would go downwards."""
+        logits = self._logits(PITCH, hidden_state)
+        before = MIDDLE_PITCH if written_pitch < 0 else written_pitch
+        nearest = 2 * NUM_PITCHES - 1 - before  # where the relative logit of pitch 0 lies
+        logits = logits[:NUM_PITCHES] + logits[nearest : nearest + NUM_PITCHES]
+        if self._is_cascade and shift == 0 and written_pitch < NUM_PITCHES - 1:
+            logits[: written_pitch + 1] = -np.inf
+        return logits
