@@ -187,4 +187,4 @@ def test_unusable_inputs_are_named(tmp_path):
 def test_a_wait_without_end_is_shortened():
     notes = Notes.from_seconds([0, 2_000_000], [1_900_000, 1], [60, 62])
     rows = ContinuousNotesFeatureExtractor().encode_notes(notes)
-    assert rows[:, 0].tolist() == [0, MAX_WAIT_SEC] and rows[:, 2].tolist() == [MAX_WAIT_SEC, 1]
+    assert rows[:, 0].tolist() == [0, MAX_WAIT_SEC] and rows[:, 3].tolist() == [MAX_WAIT_SEC, 1]

@@ -319,7 +319,7 @@ def test_a_built_data_set_comes_back_as_it_was_with_its_split(usable, tmp_path):
     again = load_pieces(list_sources([source]), tmp_path / "cache")
     assert again.features == PIECE_FEATURES
     assert again["official_split"][:] == ["train", "train", "test", "test"]
-    excluded = {**usable[3], "excluded_notes": 0}  # they were left out when it was built
+    excluded = {**usable[3], "excluded_notes": 0, "remarks": "{}"}  # they were left out when it was built
     rows = [usable[2], usable[0], usable[1], excluded]
     assert without_sides(again) == [{k: v for k, v in row.items() if k != "official_split"} for row in rows]
 

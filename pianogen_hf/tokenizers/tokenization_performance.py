@@ -26,8 +26,8 @@ class PerformanceTokenizer(NoteTokenizer):
     """Performance events on a 10 ms grid, with the sustain pedal folded into the notes' lengths.
 
     Lost: programs and tracks (all notes go to one piano), time finer than 10 ms, velocity finer than 4, the pedal as
-    such, keys outside the range, the shorter of two notes that strike one key in the same 10 ms, and what a wait between
-    two events has beyond `MAX_WAIT_SEC`.
+    such, keys outside the range, the shorter of two notes that strike one key in the same 10 ms, and what a wait has
+    beyond `MAX_WAIT_SEC`.
 
     Args:
         lowest_pitch: lowest key. highest_pitch: highest key. 0..127 makes the 388 events of Oore et al.; 21..108, the
