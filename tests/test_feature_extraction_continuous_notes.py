@@ -20,7 +20,7 @@ from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
     ContinuousNotesFeatureExtractor,
 )
 from pianogen_hf.tokenizers.midi import MidiError, notes_to_midi_bytes, read_midi, write_midi
-from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, Notes
+from pianogen_hf.tokenizers.notes import MAX_WAIT_SEC, PEDAL_DTYPE, Notes
 from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer
 
 CHORD_AND_NOTE = Notes.from_seconds([0.5, 0.5, 1.25], [0.2, 0.3, 0.1], [60, 64, 67], [50, 60, 70])
@@ -182,3 +182,9 @@ def test_unusable_inputs_are_named(tmp_path):
         ContinuousNotesFeatureExtractor()(b"nothing of the kind")
     with pytest.raises(ValueError, match="sampling_rate"):
         ContinuousNotesFeatureExtractor(0)
+
+
+def test_a_wait_without_end_is_shortened():
+    notes = Notes.from_seconds([0, 2_000_000], [1_900_000, 1], [60, 62])
+    rows = ContinuousNotesFeatureExtractor().encode_notes(notes)
+    assert rows[:, 0].tolist() == [0, MAX_WAIT_SEC] and rows[:, 3].tolist() == [MAX_WAIT_SEC, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import shutil
@@ -17,6 +18,7 @@ from transformers.utils import logging
 
 import pianogen_hf as pg
 from pianogen_hf.commands.generate import main
+from pianogen_hf.workflows.generate import _read_prompt
 
 HAS_AUDIO = all(importlib.util.find_spec(name) for name in ("midirenderer", "pretty_midi"))
 
@@ -231,6 +233,12 @@ def assert_refused(capfd: pytest.CaptureFixture, folder: Path, argv: list[object
         (["--prompt", "text.txt"], "not a MIDI file"),
         (["--prompt", "folder.mid"], "folder.mid"),
         (["--prompt", "silent.mid"], "silent.mid has no notes: give a prompt with notes"),
+        (["--prompt", "drums.mid"], "drums.mid has only drums (1 notes): give a prompt with notes of a piano"),
+        (["--prompt", "drums.mid", "--programs", "all"], "drums.mid has only drums (1 notes): give a prompt"),
+        (
+            ["--prompt", "flute.mid"],
+            "flute.mid has only other instruments (1 notes): give a prompt with piano notes, or",
+        ),
         (["--prompt", "low.mid"], "no notes that PerformanceTokenizer can write (pitches 21..108)"),
     ],
 )
@@ -240,7 +248,25 @@ def test_what_a_user_gets_wrong_is_one_line(model_dir, prompt, tmp_path, capfd, 
     shutil.copy(prompt, tmp_path / "prompt.mid")
     pg.write_midi(pg.Notes.from_columns(480, onset_tick=[], duration_tick=[], pitch=[]), tmp_path / "silent.mid")
     pg.write_midi(pg.Notes.from_columns(480, onset_tick=[0], duration_tick=[9], pitch=[3]), tmp_path / "low.mid")
+    for name, settings in (("drums", {"is_drum": True}), ("flute", {"program": 73})):
+        pg.write_midi(
+            pg.Notes.from_columns(480, onset_tick=[0], duration_tick=[9], pitch=[60], **settings),
+            tmp_path / f"{name}.mid",
+        )
     assert_refused(capfd, tmp_path, ["--model", model_dir, *options], message)
+
+
+def test_one_line_says_what_of_a_prompt_was_left_out(tmp_path, capsys):
+    parts = pg.Notes.from_columns(
+        480, onset_tick=[0, 0, 0], duration_tick=[9] * 3, pitch=[60, 62, 64], program=[0, 40, 0], is_drum=[0, 0, 1]
+    )
+    parts.table["track"] = parts.table["channel"] = [0, 1, 2]
+    pg.write_midi(parts, tmp_path / "rich.mid")
+    prompt = argparse.Namespace(prompt=str(tmp_path / "rich.mid"), programs="piano")
+    assert len(_read_prompt(prompt)) == 1
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "1 notes taken" in said
+    assert "1 notes of other instruments" in said and "1 drum notes" in said
 
 
 def without(name: str):

@@ -424,3 +424,12 @@ def test_model_wants_notes_or_embeddings():
     rows = make_pieces(1, 5)
     embeds = model.model.embed_notes(rows)
     assert torch.equal(model.model(inputs_embeds=embeds).last_hidden_state, model(rows).last_hidden_state)
+
+
+def test_it_runs_under_dynamic_quantisation():
+    model, pieces = make_model().eval(), make_pieces(2, 12)
+    small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    assert not isinstance(small.model.embed_time_shift.proj, nn.Linear)
+    exact, rounded = (each(input_values=pieces, labels=labels_of(pieces)) for each in (model, small))
+    assert rounded.loss.item() == pytest.approx(exact.loss.item(), rel=0.2)
+    assert small.generate(input_values=pieces[:, :4], max_new_tokens=4).shape[-1] == 4

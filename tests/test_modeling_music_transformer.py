@@ -240,6 +240,18 @@ def test_decoding_step_compiles_to_one_graph():
 # --- generation -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("implementation, length", [("relative", 5), ("relative", 20), ("sdpa", 5), ("eager", 20)])
+def test_it_exports_with_a_free_length_on_both_sides_of_the_farthest_distance(implementation, length):
+    model = make_model(implementation, max_relative_distance=8)
+    free = {"input_ids": {1: torch.export.Dim("length", min=2, max=300)}, "use_cache": None}
+    inputs = {"input_ids": make_ids(2, length), "use_cache": False}
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=free, strict=False).module()
+    for other in (2, 7, 8, 9, 64, 250):
+        ids = make_ids(2, other)
+        expected = model(ids, use_cache=False).logits
+        torch.testing.assert_close(exported(input_ids=ids, use_cache=False).logits, expected, atol=1e-5, rtol=1e-5)
+
+
 def greedy_by_hand(model, ids, steps):
     for _ in range(steps):
         ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)], dim=1)

@@ -106,7 +106,18 @@ def test_all_programs_can_be_kept(folder):
 def test_a_file_of_drums_alone_says_so(tmp_path):
     (tmp_path / "music").mkdir()
     write_midi(tune(is_drum=True), tmp_path / "music" / "drums.mid")
-    assert load(tmp_path / "music", programs=None)["error"][:] == ["no notes but drums (4)"]
+    for programs in (None, (0,)):  # --programs all would be no help
+        assert load(tmp_path / "music", programs=programs)["error"][:] == ["no notes but drums (4)"]
+
+
+def test_what_is_left_out_or_mended_is_counted_with_the_files_it_is_in(folder):
+    late = Notes.from_columns(96, onset_tick=[0, 9], duration_tick=[1, 1], pitch=[60, 62])
+    late.tempos["us_per_quarter"] = 2**24 - 1
+    late.table["onset_tick"][1] = 96 * 100
+    write_midi(late, folder / "late.mid")
+    remarks = reading_report(load(folder))["remarks"]
+    assert remarks["notes of other instruments"] == {"count": 2 + 5, "files": 2}
+    assert remarks["waits of over 900 s, which are shortened"] == {"count": 1, "files": 1}
 
 
 def test_rows_hold_the_music_itself(folder):
@@ -308,7 +319,7 @@ def test_a_built_data_set_comes_back_as_it_was_with_its_split(usable, tmp_path):
     again = load_pieces(list_sources([source]), tmp_path / "cache")
     assert again.features == PIECE_FEATURES
     assert again["official_split"][:] == ["train", "train", "test", "test"]
-    excluded = {**usable[3], "excluded_notes": 0}  # they were left out when it was built
+    excluded = {**usable[3], "excluded_notes": 0, "remarks": "{}"}  # they were left out when it was built
     rows = [usable[2], usable[0], usable[1], excluded]
     assert without_sides(again) == [{k: v for k, v in row.items() if k != "official_split"} for row in rows]
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, TEMPO_DTYPE, Notes
+from pianogen_hf.tokenizers.notes import MAX_WAIT_SEC, PEDAL_DTYPE, TEMPO_DTYPE, Notes
 from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer
 
 PIANO, ALL_KEYS, MIDDLE = PerformanceTokenizer(), PerformanceTokenizer(0, 127), PerformanceTokenizer(50, 70)
@@ -76,6 +76,20 @@ def test_the_longest_possible_piece_keeps_its_order():
     notes = Notes.from_columns(32767, slowest, onset_tick=[0, 2**31 - 2], duration_tick=[1, 1], pitch=[60, 62])
     events = PIANO.convert_ids_to_tokens(PIANO.encode_notes(notes))
     assert events[:2] == ["VELOCITY_16", "NOTE_ON_60"] and events[-1] == "NOTE_OFF_62"
+
+
+@pytest.mark.parametrize("pedal", [False, True])
+def test_a_wait_without_end_is_shortened(pedal):
+    """28 days of held pedal, or of silence before the last note, are a quarter of an hour."""
+    slowest = np.array([(0, 2**24 - 1)], dtype=TEMPO_DTYPE)
+    late = 2**28 // 2
+    notes = Notes.from_columns(96, slowest, onset_tick=[0, late], duration_tick=[96, 96], pitch=[60, 62])
+    notes.pedals = np.array([(0, 127, 0), (late, 0, 0)], dtype=PEDAL_DTYPE)[: 2 * pedal]
+    events = PIANO.convert_ids_to_tokens(PIANO.encode_notes(notes))
+    assert events.count("TIME_SHIFT_100") <= MAX_WAIT_SEC + 2 * 17
+    assert notes.long_waits_sec().tolist() == pytest.approx([late * 16.777215 / 96 - (0 if pedal else 16.777215)])
+    decoded = PIANO.decode_notes(PIANO.encode_notes(notes))
+    assert decoded["pitch"].tolist() == [60, 62] and decoded.end_sec < MAX_WAIT_SEC + 40
 
 
 def naive_grammar(tokenizer, names):

@@ -213,6 +213,28 @@ def test_the_fast_encoder_refuses_what_it_does_not_cover():
         RemiEncoder(TOKENIZERS["TSD"]._miditok)
 
 
+CHORDS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(1, 4), st.integers(50, 58), st.integers(1, 127)),
+    min_size=1,
+    max_size=20,
+    unique_by=lambda row: (row[0], row[2]),  # a file can't tell apart what is struck inside another
+)
+
+
+@given(rows=CHORDS)
+@relaxed
+@pytest.mark.parametrize("scheme", ["REMI", "TSD", "MIDILike", "Structured"])
+def test_doubles_kept_simultaneous_notes_stand_as_miditok_reads_them_from_a_file(scheme, rows):
+    tokenizer = RemiTokenizer(scheme, config={"remove_duplicated_notes": False})
+    # Notes that end before the key is struck again, so that the file has one track.
+    notes = make_notes([(on * 4 * TICKS, length * TICKS // 2, pitch, velocity) for on, length, pitch, velocity in rows])
+    sequences = tokenizer._miditok.encode(Score.from_midi(notes_to_midi_bytes(notes)))
+    sequence = sequences[0] if isinstance(sequences, list) else sequences
+    ids = tokenizer.encode_notes(notes)
+    assert ids == [index + tokenizer._offset for index in sequence.ids]
+    assert tokenizer.encode_notes(tokenizer.decode_notes(ids)) == ids
+
+
 def test_times_round_as_in_symusic_at_the_very_edge():
     # 30 ticks of 480 are half a step, and as a product of floats the last number below a half.
     for ticks_per_quarter in range(1, 1200, 7):

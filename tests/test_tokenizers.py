@@ -1,6 +1,8 @@
 """What every exported tokenizer promises."""
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models_and_tokenizers import TOKENIZERS, some_notes
 from transformers import AutoTokenizer
+from transformers.generation.stopping_criteria import StopStringCriteria
 
 import pianogen_hf as pg
 from pianogen_hf.tokenizers.notes import TEMPO_DTYPE
@@ -145,6 +148,72 @@ def test_saving_and_loading_keeps_every_id(tokenizer, tmp_path):
         assert type(loaded) is type(tokenizer)
         assert loaded.get_vocab() == tokenizer.get_vocab() and len(loaded) == len(tokenizer)
         assert loaded.encode_notes(some_notes()) == tokenizer.encode_notes(some_notes())
+
+
+def extended(tokenizer):
+    own = type(tokenizer)()
+    own.add_tokens(["<style>", "<calm>"])
+    return own
+
+
+def test_added_tokens_are_for_prompts_and_change_nothing_else(tokenizer, tmp_path):
+    own, notes = extended(tokenizer), some_notes()
+    style = own.convert_tokens_to_ids("<style>")
+    assert style == len(tokenizer) == len(own) - 2
+    ids = tokenizer.encode_piece(notes)
+    marked = [style, *ids[:3], style + 1, *ids[3:-1], style]
+    assert own.decode_notes(marked) == tokenizer.decode_notes(ids)
+    assert own.to_midi(marked) == tokenizer.to_midi(ids)
+    for length in (0, 1, 5, len(marked)):
+        plain = [each for each in marked[:length] if each < style]
+        allowed = own.allowed_next(marked[:length])
+        assert allowed.shape == (len(own),) and not allowed[style:].any()
+        assert allowed[:style].tolist() == tokenizer.allowed_next(plain).tolist()
+    own.save_pretrained(tmp_path)
+    loaded = type(own).from_pretrained(tmp_path)
+    assert loaded.decode_notes(marked) == tokenizer.decode_notes(ids) and loaded.get_vocab() == own.get_vocab()
+
+
+def test_music_may_be_called_text(tokenizer):
+    text = tokenizer.notes_to_text(some_notes())
+    assert tokenizer(text=text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert tokenizer(text=[text, text])["input_ids"] == [tokenizer(text)["input_ids"]] * 2
+
+
+def test_words_of_one_piece_are_one_piece(tokenizer):
+    ids = tokenizer.encode_notes(some_notes())
+    words = tokenizer.convert_ids_to_tokens(ids)
+    expected = tokenizer(tokenizer.notes_to_text(some_notes()))["input_ids"]
+    assert tokenizer(words, is_split_into_words=True)["input_ids"] == expected
+    batch = tokenizer([words, words[:4]], is_split_into_words=True, padding=True, return_tensors="np")
+    assert batch["input_ids"][0].tolist() == expected and batch["attention_mask"][1].sum() == 5
+
+
+def test_generation_stops_at_a_string_of_events(tokenizer):
+    names = tokenizer.convert_ids_to_tokens([3, 4, 5])
+    joined = tokenizer.convert_tokens_to_string(names[:2])
+    criteria = StopStringCriteria(tokenizer, [joined])
+    rows = torch.tensor([[1, 5, 3, 4], [1, 3, 4, 5]])
+    assert criteria(rows, None).tolist() == [True, False]
+
+
+def test_a_subclass_of_a_package_is_saved_and_loads(tokenizer, tmp_path, monkeypatch):
+    parent = type(tokenizer)
+    package = tmp_path / "strangers" / "parts"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").write_text("")
+    (package.parent / "base.py").write_text(f"from {parent.__module__} import {parent.__name__} as Base\n")
+    (package / "own.py").write_text("from ..base import Base\n\n\nclass StrangersTokenizer(Base):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("strangers")]:
+        monkeypatch.delitem(sys.modules, name)
+    own = importlib.import_module("strangers.parts.own").StrangersTokenizer()
+    with pytest.warns(UserWarning, match="without its code"):
+        own.save_pretrained(tmp_path / "saved")
+    assert own._auto_class == "AutoTokenizer" and not (tmp_path / "saved" / "own.py").exists()
+    loaded = type(own).from_pretrained(tmp_path / "saved")
+    assert loaded.encode_notes(some_notes()) == tokenizer.encode_notes(some_notes())
 
 
 def test_special_ids_come_first_and_vocabulary_is_a_bijection(tokenizer):

@@ -1,11 +1,13 @@
 """The trainer against computations written out by hand, and resuming bit by bit."""
 
+import logging
 import math
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.modules.module import _IncompatibleKeys as IncompatibleKeys
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, set_seed
 
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
@@ -273,3 +275,22 @@ def flat(value):
     if isinstance(value, (list, tuple)):
         return [flat(item) for item in value]
     return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("kind", ["music_transformer", "gpt2"])
+def test_a_weight_that_is_stored_once_is_not_called_missing_and_one_that_is_gone_is(kind, tmp_path):
+    rows = make_rows(8)
+    make_trainer(tmp_path, make_model(kind), rows, max_steps=1, save_strategy="steps", save_steps=1).train()
+    trainer = make_trainer(tmp_path, make_model(kind), rows, max_steps=2)
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    log = logging.getLogger("transformers.trainer")
+    log.addHandler(handler)
+    try:
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+        assert not [each for each in said if "missing" in each]
+        trainer._issue_warnings_after_load(IncompatibleKeys(["lm_head.weight", "gone.weight"], []))
+        assert [each for each in said if "gone.weight" in each and "lm_head" not in each]
+    finally:
+        log.removeHandler(handler)

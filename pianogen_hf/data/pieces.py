@@ -7,6 +7,7 @@ says what there is to read.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -22,7 +23,7 @@ from pianogen_hf.data.sources.folder import PieceFile
 from pianogen_hf.data.sources.hub import open_midi
 from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, MidiError, notes_to_midi_bytes, read_midi
-from pianogen_hf.tokenizers.notes import Notes
+from pianogen_hf.tokenizers.notes import MAX_WAIT_SEC, Notes
 
 PIECE_FEATURES = Features(
     {
@@ -34,6 +35,7 @@ PIECE_FEATURES = Features(
         "num_notes": Value("int32"),
         "seconds": Value("float32"),
         "excluded_notes": Value("int32"),  # notes of other instruments and drums, which were left out
+        "remarks": Value("string"),  # JSON: counts of what was left out or mended, by name (`Notes.remarks`)
         "content": Value("string"),  # `content_hash`; empty where the file could not be used
         "fingerprint": List(Value("uint64")),  # `families.fingerprint`, by which pieces that share music are found
         "error": Value("string"),  # why the file could not be used; empty if it could
@@ -109,6 +111,7 @@ def _read_row(row: dict[str, Any], programs: tuple[int, ...] | None, built: dict
         "num_notes": 0,
         "seconds": 0.0,
         "excluded_notes": 0,
+        "remarks": "{}",
         "content": "",
         "fingerprint": np.zeros(0, dtype=np.uint64),
         "error": "",
@@ -116,6 +119,7 @@ def _read_row(row: dict[str, Any], programs: tuple[int, ...] | None, built: dict
     try:
         notes = _read_notes(path, programs) if row["row"] < 0 else _notes_in(built[path][row["row"]], programs)
         columns["excluded_notes"] = notes.excluded_notes
+        columns["remarks"] = json.dumps(_remarks(notes))
         if len(notes) == 0:
             raise DataError(_why_empty(notes, programs))
         columns |= {"midi": notes_to_midi_bytes(notes), "num_notes": len(notes), "seconds": notes.end_sec}
@@ -123,6 +127,12 @@ def _read_row(row: dict[str, Any], programs: tuple[int, ...] | None, built: dict
     except (MidiError, DataError) as error:
         columns["error"] = str(error).removeprefix(f"{path}: ").removeprefix("MIDI bytes: ")
     return columns
+
+
+def _remarks(notes: Notes) -> dict[str, int]:
+    """What the reader left out or mended, and what encoders that count seconds will shorten, by name."""
+    num_waits = len(notes.long_waits_sec())
+    return notes.remarks | ({f"waits of over {MAX_WAIT_SEC} s, which are shortened": num_waits} if num_waits else {})
 
 
 def _notes_in(row: dict[str, Any], programs: tuple[int, ...] | None) -> Notes:
@@ -139,7 +149,7 @@ def _read_notes(path: str, programs: tuple[int, ...] | None) -> Notes:
 def _why_empty(notes: Notes, programs: tuple[int, ...] | None) -> str:
     if not notes.excluded_notes:
         return "no notes"
-    if programs is None:
+    if programs is None or not notes.remarks.get("notes of other instruments"):
         return f"no notes but drums ({notes.excluded_notes})"
     return f"{_WITHOUT} ({notes.excluded_notes} of other instruments); --programs all keeps them"
 
@@ -179,9 +189,15 @@ def reading_report(pieces: Dataset) -> dict[str, Any]:
     Returns:
         Counts of files, usable files, files that hold other instruments alone (without_chosen_programs), notes, hours
         and notes of other instruments (excluded_notes); the usable pieces, notes and hours of each of the `sources`;
-        and every unusable file with its reason. JSON-able.
+        `remarks`, what was left out or mended in how many files; and every unusable file with its reason. JSON-able.
     """
     errors = dict(zip(pieces["piece_id"], pieces["error"], strict=True))
+    remarks: Counter[str] = Counter()
+    pieces_with: Counter[str] = Counter()
+    for each in pieces["remarks"] if "remarks" in pieces.column_names else ():
+        found = json.loads(each or "{}")
+        remarks.update(found)
+        pieces_with.update(found.keys())
     return {
         "files": len(pieces),
         "usable": sum(not error for error in errors.values()),
@@ -190,6 +206,7 @@ def reading_report(pieces: Dataset) -> dict[str, Any]:
         "hours": round(float(np.sum(pieces["seconds"][:])) / 3600, 3),
         "excluded_notes": int(np.sum(pieces["excluded_notes"][:])),
         "sources": _figures_per_source(pieces),
+        "remarks": {name: {"count": remarks[name], "files": pieces_with[name]} for name in sorted(remarks)},
         "unusable": {piece: error for piece, error in errors.items() if error},
     }
 

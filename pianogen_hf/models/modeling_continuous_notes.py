@@ -89,7 +89,8 @@ class ContinuousNotesValueEmbedding(nn.Module):
         frequency = torch.pi / 8 * 2.0 ** torch.arange(self.num_waves, device=value.device)
         angle = position[..., None] * frequency
         features = torch.cat([position[..., None], angle.sin(), angle.cos()], dim=-1)
-        return self.proj(features.to(self.proj.weight.dtype))
+        # A layer that was quantised has a method in the place of its weight, and takes float32.
+        return self.proj(features.to(getattr(self.proj.weight, "dtype", torch.float32)))
 
 
 class ContinuousNotesFieldHead(nn.Module):

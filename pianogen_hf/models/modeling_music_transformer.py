@@ -76,13 +76,15 @@ def clipped_distances(
 
     Returns:
         Integers of shape `(query_length, key_length)`, or `None` if the keys end with the queries, so that distances
-        follow from the order and `skew` needs no index.
+        follow from the order and `skew` needs no index. Not so in `torch.export`: with a free length, `skew` would
+        ask whether it exceeds the distances, and the graph would hold for one answer alone.
     """
-    if past_key_values is None:
-        return None
-    key_length, key_offset = past_key_values.get_mask_sizes(query_length, 0)
-    query_offset = past_key_values.get_query_offset(0)  # an int, or a tensor from a static cache
-    if keys_end_with_queries(query_length, query_offset, key_length, key_offset):
+    is_exported = torch.compiler.is_exporting()
+    key_length, key_offset, query_offset = query_length, 0, 0
+    if past_key_values is not None:
+        key_length, key_offset = past_key_values.get_mask_sizes(query_length, 0)
+        query_offset = past_key_values.get_query_offset(0)  # an int, or a tensor from a static cache
+    if not is_exported and keys_end_with_queries(query_length, query_offset, key_length, key_offset):
         return None
     query_positions = torch.arange(query_length, device=device) + query_offset
     key_positions = torch.arange(key_length, device=device) + key_offset

@@ -162,7 +162,7 @@ def relative_attention_forward(
     inputs = (query, key, value)
     if isinstance(attention_mask, BlockMask):
         output = flex_relative_attention(*inputs, relative_embedding.weight, attention_mask, scaling)
-    elif min(query.shape[2] - 1, key.shape[2] - MAX_DENSE_KEYS) > 0 and relative_distance is None and not is_traced():
+    elif relative_distance is None and not is_traced() and min(query.shape[2] - 1, key.shape[2] - MAX_DENSE_KEYS) > 0:
         settings = Settings(scaling, sliding_window, dropout)
         output = blockwise_relative_attention(*inputs, relative_embedding.weight, attention_mask, settings)
     else:

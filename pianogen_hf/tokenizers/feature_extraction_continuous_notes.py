@@ -9,7 +9,7 @@ import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 
 from .midi import notes_to_midi_bytes, read_midi
-from .notes import Notes, take_rows
+from .notes import MAX_WAIT_SEC, Notes, take_rows
 from .notes_encoder import NotesEncoder
 
 TIME_SHIFT, PITCH, VELOCITY, DURATION = range(4)
@@ -25,7 +25,7 @@ class ContinuousNotesFeatureExtractor(NotesEncoder, SequenceFeatureExtractor):
     describe the same music, and the bits per note of their models compare.
 
     Lost: programs and tracks (all notes go to one piano), time finer than a step, the pedal as such, and what follows
-    the last note.
+    the last note; and of a length, or of the time to the next onset, what it has beyond `MAX_WAIT_SEC`.
 
     Args:
         sampling_rate: steps per second of the grid; 1000 keeps what a MIDI file written by this package can hold.
@@ -95,9 +95,9 @@ class ContinuousNotesFeatureExtractor(NotesEncoder, SequenceFeatureExtractor):
         """Rows of the notes alone, shape (num_notes, 4)."""
         onset, duration, pitch, velocity = self._quantised(notes)
         rows = np.zeros((len(onset), 4), dtype=np.float32)
-        rows[:, TIME_SHIFT] = np.diff(onset, prepend=0) / self.sampling_rate
+        rows[:, TIME_SHIFT] = np.minimum(np.diff(onset, prepend=0) / self.sampling_rate, MAX_WAIT_SEC)
         rows[:, PITCH], rows[:, VELOCITY] = pitch, velocity
-        rows[:, DURATION] = duration / self.sampling_rate
+        rows[:, DURATION] = np.minimum(duration / self.sampling_rate, MAX_WAIT_SEC)
         return rows
 
     def encode_prompt(self, notes: Notes) -> np.ndarray:

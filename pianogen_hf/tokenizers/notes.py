@@ -33,6 +33,9 @@ PEDAL_DOWN = 64  # a sustain controller value from here on means "down" (MIDI 1.
 DRUM_CHANNEL = 9
 MAX_CHANNEL = 16 * 128 - 1  # 16 channels on each of 128 ports
 MAX_TICK = 2**31 - 1  # of every onset, length and event: the table's numbers, and 24 days at a tick a millisecond
+# Nothing begins or ends for longer than this in music; schemes that count seconds write no more. A pedal that was never
+# lifted, or one event at the end of time in a broken file, would be most of a corpus otherwise.
+MAX_WAIT_SEC = 900
 # By which notes are sorted; what stands last counts most.
 _NOTE_ORDER = ("channel", "is_drum", "program", "track", "velocity", "duration_tick", "pitch", "onset_tick")
 
@@ -369,6 +372,18 @@ class Notes:
     def _pedals_of(self, channel: int) -> np.ndarray:
         own = self.pedals["channel"] == channel
         return self.pedals if own.all() else take_rows(self.pedals, own)
+
+    @property
+    def remarks_line(self) -> str:
+        """What the reader left out or mended, in words: "12 drum notes, 1 lyrics"; empty if nothing."""
+        return ", ".join(f"{count} {name}" for name, count in self.remarks.items())
+
+    def long_waits_sec(self) -> np.ndarray:
+        """How long nothing begins or ends, wherever that is more than `MAX_WAIT_SEC`, shape (num_waits,)."""
+        onset = self.table["onset_tick"].astype(np.int64)
+        ticks = np.sort(np.concatenate([[0], onset, onset + self.sustained_duration_tick()]))
+        waits = np.diff(self.tick_to_sec(ticks))
+        return waits[waits > MAX_WAIT_SEC]
 
     def _last_event_tick(self) -> int:
         return max(self.end_tick, int(self.pedals["tick"].max()) if len(self.pedals) else 0)

@@ -6,7 +6,11 @@ steps and need not know which of the two they are.
 
 from __future__ import annotations
 
+import ast
+import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,7 +40,27 @@ class NotesEncoder:
     tokens_per_bar: ClassVar[int] = 1
     pitch_range: tuple[int, int] = (0, 127)
     model_input_names: list[str]
-    save_pretrained: Any  # of the class of transformers that a subclass inherits from as well
+    _auto_class: Any  # of the class of transformers that a subclass inherits from as well
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save settings and code; arguments as for the class of transformers.
+
+        A subclass whose code can't stand alone is saved without it, with a warning: it loads by its own
+        `from_pretrained`.
+        """
+        save = super().save_pretrained  # type: ignore[misc]
+        if self._auto_class is None or code_stands_alone(type(self)):
+            return save(save_directory, *args, **kwargs)
+        name = type(self).__name__
+        warnings.warn(
+            f"{name} is saved without its code, which imports from its package: load it by {name}.from_pretrained",
+            stacklevel=2,
+        )
+        self._auto_class = None
+        try:
+            return save(save_directory, *args, **kwargs)
+        finally:
+            del self._auto_class  # what the class says holds again
 
     @property
     def input_name(self) -> str:
@@ -90,6 +114,27 @@ class NotesEncoder:
         if model.main_input_name != self.input_name:
             return f"{model.main_input_name} as its input, and {type(self).__name__} writes {self.input_name}"
         return None
+
+
+def code_stands_alone(part: type) -> bool:
+    """Whether the file of a class, copied beside its siblings, could be imported: what transformers does with it."""
+    path = getattr(sys.modules.get(part.__module__), "__file__", None)
+    waiting, seen = [Path(path)] if path else [], set()
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, SyntaxError):
+            return False
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                if node.level > 1 or not node.module or "." in node.module:
+                    return False
+                waiting.append(file.parent / f"{node.module}.py")
+    return True
 
 
 __all__ = ["NotesEncoder"]

@@ -210,7 +210,7 @@ class RemiEncoder:
             in_range = (columns[2] >= low) & (columns[2] <= high)
             columns = [column[in_range] for column in columns]
         if not self._library.config.remove_duplicated_notes:  # otherwise they are sorted later
-            order = np.lexsort([columns[3], columns[2], columns[1], columns[0]])
+            order = np.lexsort([columns[3], columns[1], columns[2], columns[0]])
             columns = [column[order] for column in columns]
         return columns
 

@@ -162,7 +162,7 @@ class CrayKHTokenizer(NoteTokenizer):
         return silent_lines * COLUMNS_PER_LINE + max(COLUMNS_PER_LINE - in_first_line, 0)
 
     def _allowed_events(self, ids: np.ndarray) -> np.ndarray:
-        allowed = np.zeros(len(self), dtype=bool)
+        allowed = np.zeros(self.vocab_size, dtype=bool)
         pitches = slice(self.num_special, self._space)
         breaks = np.flatnonzero(ids == self._line_break)
         in_line = int((ids[breaks[-1] + 1 if len(breaks) else 0 :] == self._space).sum())

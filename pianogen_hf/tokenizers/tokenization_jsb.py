@@ -137,7 +137,7 @@ class JSBTokenizer(NoteTokenizer):
         return self.grid_to_notes(self.ids_to_grid(ids))
 
     def _allowed_events(self, ids: np.ndarray) -> np.ndarray:
-        allowed = np.ones(len(self), dtype=bool)
+        allowed = np.ones(self.vocab_size, dtype=bool)
         allowed[: self.num_special] = False
         # A piece without notes is empty; it has no steps of rests.
         allowed[self.eos_token_id] = len(ids) % len(VOICES) == 0 and (
@@ -149,8 +149,9 @@ class JSBTokenizer(NoteTokenizer):
         """Event text, a line per step: only for the eye, any white space separates."""
         text, written = [], 0
         for token in tokens:
-            written += token in self._ids and self._ids[token] >= self.num_special
-            text += [token, " " if written % len(VOICES) or token in self.all_special_tokens else "\n"]
+            is_cell = token in self._ids and self._ids[token] >= self.num_special
+            written += is_cell
+            text += [token, " " if written % len(VOICES) or not is_cell else "\n"]
         return "".join(text[:-1])
 
 

@@ -16,6 +16,8 @@ from .midi import MIDI_SUFFIXES, notes_to_midi_bytes, read_midi
 from .notes import Notes
 from .notes_encoder import NotesEncoder
 
+# `generate(stop_strings=...)` puts this word before every token, to see how a tokenizer writes it; it is no event.
+STOP_PREFIX, STOP_PREFIX_ID = "abcdef", -1
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 
 
@@ -111,7 +113,7 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
         return self.piece_ids(notes).astype(np.int32)
 
     def decode_notes(self, ids: Sequence[int] | np.ndarray) -> Notes:
-        """Notes of ids (list, array or 1-D tensor); special tokens are skipped, anything decodes.
+        """Notes of ids (list, array or 1-D tensor); special and added tokens are skipped, anything decodes.
 
         Raises:
             ValueError: if an id is outside the vocabulary.
@@ -119,7 +121,7 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
         ids = _as_array(ids)
         if len(ids) and not (ids.min() >= 0 and ids.max() < len(self)):
             raise ValueError(f"ids must lie in 0..{len(self) - 1}, got {ids.min()}..{ids.max()}")
-        return self._decode_events(ids[ids >= self.num_special])
+        return self._decode_events(self._events_among(ids))
 
     def allowed_next(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which ids may come next, so that what is generated always decodes.
@@ -129,15 +131,21 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
 
         Returns:
             bool array of shape (len(tokenizer),); at least one entry is True. After `<eos>` only `<pad>` may follow.
+            Added tokens are for prompts: the grammar passes over them, and never allows them.
         """
         ids = _as_array(ids)
+        allowed = np.zeros(len(self), dtype=bool)
         if len(ids) and ids[-1] == self.eos_token_id:
-            allowed = np.zeros(len(self), dtype=bool)
             allowed[self.pad_token_id] = True
             return allowed
         starts = np.flatnonzero((ids == self.bos_token_id) | (ids == self.eos_token_id))
         ids = ids[starts[-1] + 1 :] if len(starts) else ids
-        return self._allowed_events(ids[ids >= self.num_special])
+        allowed[: self.vocab_size] = self._allowed_events(self._events_among(ids))
+        return allowed
+
+    def _events_among(self, ids: np.ndarray) -> np.ndarray:
+        """The ids of events; special tokens stand before them, and tokens that were added stand after them."""
+        return ids[(ids >= self.num_special) & (ids < self.vocab_size)]
 
     def notes_to_text(self, notes: Notes) -> str:
         """The piece as event text."""
@@ -181,18 +189,27 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
 
     # PreTrainedTokenizer ---------------------------------------------------------------------------------------------
 
-    def __call__(self, music: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
+    def __call__(self, music: Any = None, *args: Any, text: Any = None, **kwargs: Any) -> BatchEncoding:
         """Encode music for a model, with the usual `padding`, `truncation`, `max_length` and `return_tensors`.
 
         Args:
             music: event text, `pathlib.Path`, MIDI bytes, `Notes`, or a list of these.
             *args: as for every tokenizer.
-            **kwargs: as for every tokenizer.
+            text: another name of `music`, by which other programs call tokenizers.
+            **kwargs: as for every tokenizer; with `is_split_into_words`, a list of texts is one piece.
 
         Raises:
             MidiError: if a MIDI file can't be read. ValueError: for text with unknown events, or a path given as text.
         """
-        if isinstance(music, list) and any(not isinstance(item, int) for item in music):
+        music = text if music is None else music
+        if kwargs.pop("is_split_into_words", False) and isinstance(music, (list, tuple)):
+            is_one = all(isinstance(word, str) for word in music)
+            pieces = [
+                [each for word in words for each in self._to_ids(word)] or ""
+                for words in ([music] if is_one else music)
+            ]
+            music = pieces[0] if is_one else pieces
+        elif isinstance(music, (list, tuple)) and any(not isinstance(item, int) for item in music):
             music = [self._to_ids(item) for item in music]
         elif music is not None:
             music = self._to_ids(music)
@@ -201,6 +218,8 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
     def _to_ids(self, music: Any) -> Any:
         """Ids of one input, in a form that `PreTrainedTokenizer` takes (which wants empty music as empty text)."""
         if isinstance(music, str):
+            if music == STOP_PREFIX and music not in self._ids:
+                return [STOP_PREFIX_ID]
             if music.lower().endswith(MIDI_SUFFIXES) and "\n" not in music:
                 raise ValueError(f"{music!r} is text: to read a MIDI file pass pathlib.Path({music!r})")
             return music and self.convert_tokens_to_ids(self.tokenize(music))
@@ -241,7 +260,7 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
             raise ValueError(f"{token!r} is no event of {type(self).__name__}") from None
 
     def _convert_id_to_token(self, index: int) -> str:
-        return self._names[index]
+        return STOP_PREFIX if index == STOP_PREFIX_ID else self._names[index]
 
     def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Nothing to save: the vocabulary follows from the hyper-parameters in `tokenizer_config.json`."""

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .notes import Notes, stable_order
+from .notes import MAX_WAIT_SEC, Notes, stable_order
 from .tokenization_notes import NoteTokenizer
 
 STEPS_PER_SEC = 100
 MAX_SHIFT = 100  # steps: one second, the longest single time shift
 VELOCITY_BIN = 4
+_MAX_WAIT = MAX_WAIT_SEC * STEPS_PER_SEC
 _SPECIAL, _NOTE_ON, _NOTE_OFF, _TIME_SHIFT, _VELOCITY = range(5)
 _PITCH_BITS, _BIN_BITS = 7, 5
 
@@ -25,7 +26,8 @@ class PerformanceTokenizer(NoteTokenizer):
     """Performance events on a 10 ms grid, with the sustain pedal folded into the notes' lengths.
 
     Lost: programs and tracks (all notes go to one piano), time finer than 10 ms, velocity finer than 4, the pedal as
-    such, keys outside the range, and the shorter of two notes that strike one key in the same 10 ms.
+    such, keys outside the range, the shorter of two notes that strike one key in the same 10 ms, and what a wait has
+    beyond `MAX_WAIT_SEC`.
 
     Args:
         lowest_pitch: lowest key. highest_pitch: highest key. 0..127 makes the 388 events of Oore et al.; 21..108, the
@@ -76,6 +78,7 @@ class PerformanceTokenizer(NoteTokenizer):
 
         wait = keys >> (1 + _PITCH_BITS + _BIN_BITS)
         wait[1:] -= wait[:-1].copy()
+        np.minimum(wait, _MAX_WAIT, out=wait)
         full_shifts = wait // MAX_SHIFT
         rest = wait - full_shifts * MAX_SHIFT
         width = full_shifts + (rest > 0)

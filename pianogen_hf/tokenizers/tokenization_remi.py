@@ -214,7 +214,7 @@ class RemiTokenizer(NoteTokenizer):
 
     def _score(self, notes: Notes) -> Any:
         """All notes in one piano track, ordered as symusic orders those of a file."""
-        order = np.lexsort([notes[name] for name in ("velocity", "pitch", "duration_tick", "onset_tick")])
+        order = np.lexsort([notes[name] for name in ("velocity", "duration_tick", "pitch", "onset_tick")])
         track: Any = Track(program=0)
         track.notes = Note.from_numpy(
             notes["onset_tick"][order].astype(np.int32),

@@ -74,6 +74,12 @@ class PianoTrainer(Trainer):
         """What may be other in every epoch."""
         return [self.train_dataset, self.data_collator, self.mixture]
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As the parent, which takes a tied weight that is stored once for one that is missing."""
+        tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         return super()._get_train_sampler(train_dataset) if self.mixture is None else self.mixture
 

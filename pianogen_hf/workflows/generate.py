@@ -69,9 +69,19 @@ def _read_prompt(args: argparse.Namespace) -> Notes | None:
         return None
     notes = read_midi(args.prompt, PIANO_PROGRAMS if args.programs == "piano" else None)
     if len(notes) == 0:
-        why = f"only other instruments ({notes.excluded_notes} notes)" if notes.excluded_notes else "no notes"
-        raise ArgumentError(f"{args.prompt} has {why}: give a prompt with notes, or --programs all")
+        raise ArgumentError(f"{args.prompt} has {_why_empty(notes)}")
+    if notes.remarks:
+        print(f"{args.prompt}: {len(notes)} notes taken; left out or mended: {notes.remarks_line}")
     return notes
+
+
+def _why_empty(notes: Notes) -> str:
+    """What a file without usable notes has, and what helps; `--programs all` is no help against drums."""
+    others, drums = (notes.remarks.get(name, 0) for name in ("notes of other instruments", "drum notes"))
+    if others:
+        return f"only other instruments ({others} notes): give a prompt with piano notes, or --programs all"
+    why = f"only drums ({drums} notes)" if drums else "no notes"
+    return f"{why}: give a prompt with notes of a piano"
 
 
 def _decoding_options(args: argparse.Namespace) -> dict[str, Any]:

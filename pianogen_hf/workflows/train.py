@@ -158,6 +158,9 @@ def _say_what_was_read(report: dict[str, Any], manifest: dict[str, Any]) -> None
     if report["unusable"]:
         example, reason = next(iter(report["unusable"].items()))
         print(f"{len(report['unusable'])} files left out, all named in reading_report.json; e.g. {example}: {reason}")
+    if report["remarks"]:
+        counts = (f"{each['count']} {name} (in {each['files']} files)" for name, each in report["remarks"].items())
+        print(f"left out of the files, or mended: {', '.join(counts)}")
     if report["between_sides"]:
         print(
             f"{len(report['between_sides'])} pieces left out, because they share music with pieces on different sides; "
