@@ -13,7 +13,7 @@ ROOT = Path(pg.__file__).parent.parent
 if not (ROOT / "README.md").exists():
     pytest.skip("installed without the source tree", allow_module_level=True)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CHECKPOINT = Path(pg.BUNDLED_MODEL)
+CHECKPOINT = Path(pg.BACH_MODEL)
 METRICS = json.loads((CHECKPOINT / "metrics.json").read_text(encoding="utf-8"))
 
 
