@@ -1,4 +1,4 @@
-# Two commands: `make demo` makes music from nothing, `make test` says whether the code can be trusted.
+# Two commands: `make demo` makes music, `make test` says whether the code can be trusted.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,8 @@ STAMP := $(VENV)/.installed
 .PHONY: help demo test test-slow clean
 
 help:
-	@echo "make demo       install, train the quickstart model on Bach, write a piece (.mid, .png, .wav)"
+	@echo "make demo       install, train a small model on Bach, write a chorale with it, and a piece and a continuation"
+	@echo "                with the piano model of the package (.mid, .png, .wav)"
 	@echo "make test       install, then lint, types and tests"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make clean      remove the environment and what the demo wrote"
@@ -27,11 +28,20 @@ demo/model/metrics.json: | $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python train.py configs/quickstart.yaml --output_dir demo/model \
 		$(if $(wildcard demo/model/checkpoint-*/trainer_state.json),--resume_from_checkpoint true)
 
-demo/piece.mid: demo/model/metrics.json
+demo/chorale.mid: demo/model/metrics.json
 	OMP_NUM_THREADS=1 $(BIN)/python generate.py --model demo/model --seconds 30 --seed 7 --output $@ --png --wav
 
-demo: demo/piece.mid
-	@echo "Look at demo/piece.png, listen to demo/piece.wav; the notes are in demo/piece.mid"
+# The piano model that comes with the package: from nothing to an end, and on from the opening of a prelude by Bach.
+demo/piece.mid: | $(STAMP)
+	@mkdir -p demo
+	OMP_NUM_THREADS=1 $(BIN)/python generate.py --seconds 30 --end --seed 7 --output $@ --png --wav
+
+demo/continuation.mid: docs/prelude.mid | $(STAMP)
+	@mkdir -p demo
+	OMP_NUM_THREADS=1 $(BIN)/python generate.py --prompt docs/prelude.mid --seconds 20 --seed 7 --output $@ --png --wav
+
+demo: demo/chorale.mid demo/piece.mid demo/continuation.mid
+	@echo "Look at demo/*.png, listen to demo/*.wav; the notes are in demo/*.mid"
 	@$(BIN)/pianogen scores demo/model
 
 test: $(STAMP)

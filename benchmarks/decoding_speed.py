@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=ROWS, choices=ROWS, help="gpt2 must be among them")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--slow_tokens", type=int, default=4)
-    parser.add_argument("--model", default=pianogen_hf.BUNDLED_MODEL, help="the model of the second latency rows")
+    parser.add_argument("--model", default=pianogen_hf.BACH_MODEL, help="the model of the second latency rows")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()

@@ -24,7 +24,7 @@ from hub_server import HubServer
 
 import pianogen_hf
 
-MODEL = Path(pianogen_hf.BUNDLED_MODEL)
+MODEL = Path(pianogen_hf.BACH_MODEL)
 ALWAYS = 99
 EXPIRED = {"status": 401, "message": 'User Access Token "mine" is expired'}
 Case = tuple[str, list[dict[str, Any]], dict[str, Any]]

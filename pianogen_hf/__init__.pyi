@@ -36,5 +36,6 @@ from .workflows.loading import load_encoder as load_encoder
 
 BACH_MODEL: str
 BUNDLED_MODEL: str
+PIANO_MODEL: str
 __all__: list[str]
 __version__: str

@@ -48,7 +48,7 @@ def folders(tmp_path_factory):
         made[name] = str(root / f"{kind.__name__}.rows")
         for part in (tiny_model(kind, 130), pg.ContinuousNotesFeatureExtractor()):
             part.save_pretrained(made[name])
-    made["bundled"] = str(shutil.copytree(pg.BUNDLED_MODEL, root / "1-bundled"))
+    made["bundled"] = str(shutil.copytree(pg.BACH_MODEL, root / "1-bundled"))
     add_code(made["bundled"])
     return made
 
@@ -208,7 +208,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 
 
 def test_cards_tell_of_the_code_whose_ever_it_is(folders):
-    assert "trust_remote_code" not in render_card(pg.BUNDLED_MODEL)
+    assert "trust_remote_code" not in render_card(pg.BACH_MODEL)
     for name in ("bundled", "GPT2Config-JSBTokenizer"):
         assert "trust_remote_code=True" in render_card(folders[name])
 

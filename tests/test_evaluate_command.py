@@ -287,8 +287,8 @@ def test_the_bundled_model_is_not_written_into(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pg.write_midi(some_notes(5, 20), tmp_path / "other" / "a.mid")
     options = ["--data", str(tmp_path / "other"), "--only", "roundtrip", "--cache_dir", str(tmp_path / "cache")]
-    before = {path.name: path.stat().st_mtime_ns for path in Path(pg.BUNDLED_MODEL).iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in Path(pg.BACH_MODEL).iterdir()}
     assert main(options) == 0
-    assert {path.name: path.stat().st_mtime_ns for path in Path(pg.BUNDLED_MODEL).iterdir()} == before
+    assert {path.name: path.stat().st_mtime_ns for path in Path(pg.BACH_MODEL).iterdir()} == before
     assert (tmp_path / "evaluated" / "metrics.json").exists()
     assert (tmp_path / "evaluated" / "evaluation" / "data-other" / "report.md").exists()

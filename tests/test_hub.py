@@ -14,7 +14,7 @@ from hub_server import HubServer
 import pianogen_hf as pg
 
 ROOT = Path(pg.__file__).parent.parent
-BUNDLED = Path(pg.BUNDLED_MODEL)
+BUNDLED = Path(pg.BACH_MODEL)
 FILES = {path.name: path.read_bytes() for path in BUNDLED.iterdir() if path.is_file()}
 STEPS = r"""
 import json, os, shutil, sys, urllib.request

@@ -15,6 +15,8 @@ import pianogen_hf as pg
 from pianogen_hf.publishing.model_card import TEXT_FILE, CardError, render_card, write_card
 
 CARD_TEXTS = Path(pg.__file__).parent.parent / "model_cards"
+# The models that come with the package, by the recipes that made them.
+BUNDLED = {"v7-bach": pg.BACH_MODEL, "v8-piano": pg.PIANO_MODEL}
 WRITTEN = sorted(path for path in CARD_TEXTS.glob("*.md") if path.stem != "template")
 SPLIT = {
     "format": 1,
@@ -296,9 +298,10 @@ def test_code_in_the_folder_is_offered_as_the_second_way(folder):
     assert "trust_remote_code=True" in render_card(folder)
 
 
-def test_the_way_to_use_it_works_as_it_stands(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", render_card(pg.BUNDLED_MODEL), flags=re.DOTALL)
-    (tmp_path / "v7-bach").symlink_to(pg.BUNDLED_MODEL)
+@pytest.mark.parametrize("model", BUNDLED.values(), ids=BUNDLED)
+def test_the_way_to_use_it_works_as_it_stands(tmp_path, monkeypatch, model):
+    (code,) = re.findall(r"```python\n(.*?)```", render_card(model), flags=re.DOTALL)
+    (tmp_path / Path(model).name).symlink_to(model)
     monkeypatch.chdir(tmp_path)
     pg.write_midi(some_notes(), "my.mid")
     exec(compile(code.replace("max_new_tokens=200", "max_new_tokens=40"), "card", "exec"), {})
@@ -351,9 +354,10 @@ def test_other_kinds_of_models_are_used_as_their_cards_say(tmp_path, monkeypatch
         Path("out.mid").unlink()
 
 
-def test_the_bundled_card_is_what_the_code_makes_of_its_folder():
-    card = Path(pg.BUNDLED_MODEL, "README.md").read_text(encoding="utf-8")
-    assert card == render_card(pg.BUNDLED_MODEL), "make it anew: write_card(pianogen_hf.BUNDLED_MODEL)"
+@pytest.mark.parametrize("model", BUNDLED.values(), ids=BUNDLED)
+def test_a_bundled_card_is_what_the_code_makes_of_its_folder(model):
+    card = Path(model, "README.md").read_text(encoding="utf-8")
+    assert card == render_card(model), f"make it anew: write_card({model!r})"
     assert "not recorded" not in card and "**Training data unknown.**" not in card
 
 
@@ -369,6 +373,6 @@ def test_every_hand_written_text_makes_a_card(folder, path):
     assert model_index_to_eval_results(metadata_load(folder / "README.md")["model-index"])[1] == data.eval_results
     for heading in ("Intended use", "Training data", "Limits", "Licence", "Citation"):
         assert section(path.read_text(encoding="utf-8"), heading).strip(), f"{heading} is for people to write"
-    bundled = Path(pg.BUNDLED_MODEL)
-    if path.stem == bundled.name:
-        assert (bundled / TEXT_FILE).read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
+    if path.stem in BUNDLED:
+        text = Path(BUNDLED[path.stem], TEXT_FILE).read_text(encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8")

@@ -505,8 +505,8 @@ def test_a_refusal_says_what_to_do_and_names_at_most_twenty_pieces():
 
 
 def test_the_bundled_model_knows_what_it_was_trained_on():
-    model = Provenance.load(pianogen_hf.BUNDLED_MODEL)
-    split = json.loads(Path(pianogen_hf.BUNDLED_MODEL, "split.json").read_text(encoding="utf-8"))
+    model = Provenance.load(pianogen_hf.BACH_MODEL)
+    split = json.loads(Path(pianogen_hf.BACH_MODEL, "split.json").read_text(encoding="utf-8"))
     trained = {name: row[1:] for name, row in split["pieces"].items() if row[0] == "train"}
     assert {name: [each.family, each.content] for name, each in model.trained_on.items()} == trained
     assert (model.status, model.contaminated) == ("known", ())

@@ -9,9 +9,9 @@ from pianogen_hf.commands.pianogen import COMMANDS
 
 HELP = [[], *([name] for name in COMMANDS if name != "train")]  # train's lists the Trainer's
 LOADS = """
-config = transformers.AutoConfig.from_pretrained(pianogen_hf.BUNDLED_MODEL)
+config = transformers.AutoConfig.from_pretrained(pianogen_hf.BACH_MODEL)
 model = transformers.AutoModelForCausalLM.from_config(config)
-tokenizer = transformers.AutoTokenizer.from_pretrained(pianogen_hf.BUNDLED_MODEL)
+tokenizer = transformers.AutoTokenizer.from_pretrained(pianogen_hf.BACH_MODEL)
 assert type(model).__module__.startswith("pianogen_hf") and type(tokenizer).__module__.startswith("pianogen_hf")
 """
 

@@ -33,7 +33,7 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_space_has_a_page_its_needs_a_card_the_model_and_the_package(tmp_path):
-    folder = write_space(tmp_path / "page", pg.BUNDLED_MODEL)
+    folder = write_space(tmp_path / "page", pg.BACH_MODEL)
     assert names(folder) == {"app.py", "requirements.txt", "README.md", "model", "pianogen_hf"}
     assert names(folder / "model") >= {"config.json", "model.safetensors", "tokenizer_config.json"}
     compile((folder / "app.py").read_text(), "app.py", "exec")
@@ -41,7 +41,7 @@ def test_a_space_has_a_page_its_needs_a_card_the_model_and_the_package(tmp_path)
 
 
 def test_the_card_says_what_the_hub_wants_to_know(tmp_path):
-    data = front_matter(write_space(tmp_path / "page", pg.BUNDLED_MODEL, title="Chorales", short_description="Sing"))
+    data = front_matter(write_space(tmp_path / "page", pg.BACH_MODEL, title="Chorales", short_description="Sing"))
     assert data["title"] == "Chorales" and data["short_description"] == "Sing" and data["emoji"]
     assert data["sdk"] == "gradio" and data["sdk_version"] == GRADIO_VERSION and data["app_file"] == "app.py"
     assert data["license"] == "apache-2.0" and "models" not in data
@@ -100,7 +100,7 @@ def test_with_an_index_the_package_is_required_and_not_copied(tmp_path):
 
 def test_the_copy_generates_with_what_requirements_txt_names(tmp_path):
     """In a process that has the copy alone, and none of what the package needs only for training."""
-    folder = write_space(tmp_path / "page", pg.BUNDLED_MODEL)
+    folder = write_space(tmp_path / "page", pg.BACH_MODEL)
     code = """
 import sys
 sys.modules.update(dict.fromkeys(["accelerate", "datasets", "evaluate", "tensorboard", "music21", "onnxruntime"]))

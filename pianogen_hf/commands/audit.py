@@ -20,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--midi out.mid ; any music against any data: pianogen audit --midi out.mid --source folder=~/midi",
     )
     add = parser.add_argument
-    add("--model", help="model folder or Hub id, with its split.json (default: the bundled one)")
+    add("--model", help="model folder or Hub id, with its split.json (default: the chorale model of the package)")
     add("--revision", help="branch, tag or commit of a model on the Hub")
     add("--trust_remote_code", action="store_true", help="run code that a model of unknown architecture carries")
     add("--source", nargs="+", help="where the pieces it was trained on lie, as for train.py: folder=PATH, ...")
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.record and args.midi:
         raise UsageError("--record is for what the model generates: leave out --midi")
-    if args.record and not Path(args.model or pianogen_hf.BUNDLED_MODEL).is_dir():
+    if args.record and not Path(args.model or pianogen_hf.BACH_MODEL).is_dir():
         raise UsageError(f"--record needs a folder to write to, and {args.model} is none")
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.records import write_json

@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
         "music: pianogen evaluate --model runs/mine --data ~/other --output out",
     )
     add = parser.add_argument
-    add("--model", help="model folder or Hub id (default: the bundled model)")
+    add("--model", help="model folder or Hub id (default: the chorale model of the package)")
     add("--revision", help="branch, tag or commit of a model on the Hub")
     add("--trust_remote_code", action="store_true", help="run code that a model of unknown architecture carries")
     add("--side", choices=("validation", "test"), default="validation", help="side of the model's own split; choose "
@@ -53,8 +53,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the generated pieces and of masks (default: 0)")
     add("--device", help="cpu, cuda, mps ... (default: the fastest there is)")
     add("--cache_dir", default="~/.cache/pianogen_hf", help="where train.py keeps what it read")
-    add("--output", metavar="FOLDER", help="where to write (default: the model's folder; ./evaluated for the bundled "
-        "model and models on the Hub)")  # fmt: skip
+    add("--output", metavar="FOLDER", help="where to write (default: the model's folder; ./evaluated for the package's "
+        "models and those on the Hub)")  # fmt: skip
     return parser
 
 

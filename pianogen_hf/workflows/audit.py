@@ -34,7 +34,7 @@ def audit(args: argparse.Namespace) -> dict[str, Any]:
     """
     if args.midi and args.source and not args.model:
         return _audit_file(args)
-    args.model = args.model or pianogen_hf.BUNDLED_MODEL
+    args.model = args.model or pianogen_hf.BACH_MODEL
     model, tokenizer = load_model(args.model, args.revision, args.trust_remote_code)
     train, heldout = _sides(args)
     audited = [read_midi(args.midi)] if args.midi else _generated(model, tokenizer, args)

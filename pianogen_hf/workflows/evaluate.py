@@ -27,6 +27,8 @@ from pianogen_hf.workflows.heldout import HeldOut, any_folder, benchmark_file, o
 from pianogen_hf.workflows.loading import load_model
 from pianogen_hf.workflows.measure import Evaluation, weights_hash
 
+_OF_THE_PACKAGE = (Path(pianogen_hf.PIANO_MODEL), Path(pianogen_hf.BACH_MODEL))  # not to be written into
+
 
 def evaluate(args: argparse.Namespace, argv: list[str]) -> None:
     """Measure what the options ask for, write it down, and print the table.
@@ -40,7 +42,7 @@ def evaluate(args: argparse.Namespace, argv: list[str]) -> None:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    name = args.model or pianogen_hf.BUNDLED_MODEL
+    name = args.model or pianogen_hf.BACH_MODEL
     folder = model_folder(name, args.revision)
     output = _output(args, folder)
     model, encoder = load_model(name, args.revision, args.trust_remote_code)
@@ -73,7 +75,7 @@ def _held_out(args: argparse.Namespace, folder: Path) -> HeldOut:
 def _output(args: argparse.Namespace, folder: Path) -> Path:
     if args.output:
         return Path(args.output)
-    is_own = args.model is not None and Path(args.model).is_dir() and folder != Path(pianogen_hf.BUNDLED_MODEL)
+    is_own = args.model is not None and Path(args.model).is_dir() and folder not in _OF_THE_PACKAGE
     return folder if is_own else Path("evaluated")
 
 
