@@ -7,8 +7,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from pianogen_hf.commands.options import OneLineParser, count, not_negative, positive, positive_float, reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf.commands.options import OneLineParser, count, not_negative, positive, positive_float
+from pianogen_hf.errors import UsageError, reports_errors
+from pianogen_hf.folders import CACHE_DIR, check_writable
 
 _DESCRIPTION = """Train every recipe at the same number of parameters, with the same notes in a step and the same
 budget, on the same split; measure all of them on the same held-out pieces; and write one report: DIR/report.md and
@@ -74,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args, extra = make_parser().parse_known_args(argv)
     _check(args, extra)
+    check_writable(args.output, "--output")
+    check_writable(args.cache_dir or CACHE_DIR, "--cache_dir")
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.workflows.compare.comparison import compare
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from pianogen_hf.commands.options import OneLineParser, positive, reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf import BUNDLED_MODEL
+from pianogen_hf.commands.options import OneLineParser, add_cache_dir, positive
+from pianogen_hf.errors import UsageError, reports_errors
+from pianogen_hf.folders import check_writable
 
 SECTIONS = ("likelihood", "statistics", "audit", "roundtrip")
 
@@ -52,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--notes", type=positive, default=220, help="notes in each, and in the real pieces beside them (default: 220)")
     add("--seed", type=int, default=0, help="of the generated pieces and of masks (default: 0)")
     add("--device", help="cpu, cuda, mps ... (default: the fastest there is)")
-    add("--cache_dir", default="~/.cache/pianogen_hf", help="where train.py keeps what it read")
+    add_cache_dir(parser)
     add("--output", metavar="FOLDER", help="where to write (default: the model's folder; ./evaluated for the bundled "
         "model and models on the Hub)")  # fmt: skip
     return parser
@@ -75,4 +78,15 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UsageError("--data is for other music: leave out --source and --data_path")
     if args.data and args.side == "test" and not args.data.endswith(".json"):
         raise UsageError("a folder given as --data has no sides: leave out --side")
+    check_writable(args.cache_dir, "--cache_dir")
+    args.output = _output_folder(args.output, args.model)
+    check_writable(args.output, "--output")
     return args
+
+
+def _output_folder(output: str | None, model: str | None) -> Path:
+    """Where to write: beside the figures of training, unless the model is somebody else's."""
+    if output:
+        return Path(output)
+    is_own = model is not None and Path(model).is_dir() and not Path(model).samefile(BUNDLED_MODEL)
+    return Path(str(model)) if is_own else Path("evaluated")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from pianogen_hf.commands.options import OneLineParser, reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf.commands.options import OneLineParser
+from pianogen_hf.errors import UsageError, reports_errors
+from pianogen_hf.folders import check_writable
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -110,9 +110,9 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
 
 def _check_writable(path: Path, prompt: str | None) -> None:
     """Say before the work what would otherwise be said after it."""
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"{path} can't be written: give another --output")
+    if path.is_dir():
+        raise UsageError(f"{path} can't be written (Is a directory): give another --output")
+    check_writable(path.parent, "--output")
     if prompt is not None and path.exists() and Path(prompt).exists() and path.samefile(prompt):
         raise UsageError(f"--output {path} would overwrite the prompt: give another name")
 

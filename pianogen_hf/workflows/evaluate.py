@@ -42,7 +42,7 @@ def evaluate(args: argparse.Namespace, argv: list[str]) -> None:
     logging.disable_progress_bar()
     name = args.model or pianogen_hf.BUNDLED_MODEL
     folder = model_folder(name, args.revision)
-    output = _output(args, folder)
+    output = args.output
     model, encoder = load_model(name, args.revision, args.trust_remote_code)
     if args.device:
         model = _moved(model, args.device)
@@ -68,13 +68,6 @@ def _held_out(args: argparse.Namespace, folder: Path) -> HeldOut:
     if args.data:
         return any_folder(folder, args.data, args.cache_dir, args.max_pieces)
     return own_side(folder, args.side, args.source, args.data_path, args.cache_dir, args.max_pieces)
-
-
-def _output(args: argparse.Namespace, folder: Path) -> Path:
-    if args.output:
-        return Path(args.output)
-    is_own = args.model is not None and Path(args.model).is_dir() and folder != Path(pianogen_hf.BUNDLED_MODEL)
-    return folder if is_own else Path("evaluated")
 
 
 def _moved(model: Any, device: str) -> Any:

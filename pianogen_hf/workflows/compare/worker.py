@@ -25,7 +25,7 @@ import torch
 import transformers
 
 from pianogen_hf.data.manifest import read_manifest
-from pianogen_hf.errors import PianogenError, one_line
+from pianogen_hf.errors import one_line, reports_errors
 from pianogen_hf.evaluation.samples import sample_faults
 from pianogen_hf.generation.continuation import Length, continue_notes
 from pianogen_hf.records import write_json
@@ -43,17 +43,12 @@ _HARD_STOP = 1.15  # times the budget: a machine that has become slower since it
 _TIMED_NOTES = 100  # whose generation is timed
 
 
+@reports_errors()
 def main(argv: list[str] | None = None) -> int:
     """Do one task; returns the exit code, that of train.py where it ran."""
     task, folder = sys.argv[1:] if argv is None else argv
     transformers.logging.set_verbosity_error()
-    try:
-        return {"measure": _measure, "train": _train, "evaluate": _evaluate}[task](Path(folder))
-    except PianogenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return {"measure": _measure, "train": _train, "evaluate": _evaluate}[task](Path(folder))
 
 
 def read_json(path: Path) -> Any:
