@@ -30,8 +30,9 @@ from pianogen_hf.training.callbacks import DurationCallback, EpochCallback, Inte
 from pianogen_hf.training.mixing import MixtureSampler
 from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages
 from pianogen_hf.training.trainer import PianoTrainer
+from pianogen_hf.training.ways import way_of_training
 from pianogen_hf.workflows.examples import kinds_of, make_chunks, make_tokenizer, owners_of
-from pianogen_hf.workflows.model_to_train import check_resumed, make_model, try_model, way_of_training
+from pianogen_hf.workflows.model_to_train import check_resumed, make_model, try_model
 from pianogen_hf.workflows.pace import within_minutes
 from pianogen_hf.workflows.split import load_split, provenance_of, split_parameters
 from pianogen_hf.workflows.train_end import finish, publisher, push
