@@ -1,9 +1,10 @@
-"""Folders that are written to, tried before the work whose results are to go there."""
+"""Folders that are written to: tried before the work whose results are to go there, and moved aside for new work."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from itertools import count
 from pathlib import Path
 
 from pianogen_hf.errors import FileError
@@ -27,3 +28,9 @@ def check_writable(folder: str | os.PathLike, option: str) -> None:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise FileError(f"{folder} can't be written ({error.strerror}): give another {option}") from error
+
+
+def moved_aside(folder: Path) -> Path:
+    """A folder renamed to the first of NAME.old1, NAME.old2 ... that is free; returns what it is called now."""
+    names = (folder.with_name(f"{folder.name}.old{number}") for number in count(1))
+    return folder.rename(next(name for name in names if not name.exists()))

@@ -92,7 +92,9 @@ def test_a_folder_that_can_be_written_is_left_as_it_is(tmp_path):
         check_writable("/proc/nothing/here" if sys.platform == "linux" else "/dev/null/x", "--output")
 
 
-@pytest.mark.parametrize(("typed", "meant"), [(["trian"], "train"), (["exprot"], "export"), (["data", "chek"], "check")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [(["trian"], "train"), (["exprot"], "export"), (["data", "chek"], "check")]
+)
 def test_a_mistyped_command_is_told_what_it_may_have_meant(typed, meant, capsys):
     assert main(typed) == 2
     assert capsys.readouterr().err == f"error: unknown command {typed[-1]!r}; did you mean {meant!r}?\n"

@@ -52,10 +52,20 @@ def main(argv: list[str] | None = None) -> int:
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.records import write_json
     from pianogen_hf.workflows.audit import audit, record, table
+    from pianogen_hf.workflows.split import Places
 
-    report = audit(args)
+    report = audit(
+        args.model,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+        places=Places(args.source, args.data_path, args.cache_dir),
+        midi=args.midi,
+        num_samples=args.num_samples,
+        notes=args.notes,
+        seed=args.seed,
+    )
     if args.record:
-        record(Path(args.model), report)
+        record(Path(args.model or pianogen_hf.BUNDLED_MODEL), report)
     if args.output:
         write_json(Path(args.output), report)
     print(table(report))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pianogen_hf.commands.options import (
+    DESTINATION_OPTIONS,
     OneLineParser,
     add_destination_options,
     check_destination,
@@ -227,7 +228,8 @@ def push(argv: list[str]) -> int:
     text = _card_text(args.card_text)
     from pianogen_hf.workflows.push_data import push_data
 
-    return push_data(args, text)
+    options = {name: getattr(args, name) for name in DESTINATION_OPTIONS}
+    return push_data(args.folder, args.repo, license=args.license, text=text, dry_run=args.dry_run, **options)
 
 
 def _check_push(args: argparse.Namespace) -> None:

@@ -11,6 +11,23 @@ from pianogen_hf.commands.options import OneLineParser, add_cache_dir, positive
 from pianogen_hf.errors import UsageError, reports_errors
 from pianogen_hf.folders import check_writable
 
+_HANDED_ON = (
+    "revision",
+    "trust_remote_code",
+    "device",
+    "side",
+    "data",
+    "max_pieces",
+    "only",
+    "window",
+    "output",
+    "batch_size",
+    "precision",
+    "orders",
+    "num_samples",
+    "notes",
+    "seed",
+)
 SECTIONS = ("likelihood", "statistics", "audit", "roundtrip")
 
 
@@ -68,8 +85,14 @@ def main(argv: list[str] | None = None) -> int:
     args = _checked(make_parser().parse_args(argv))
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.workflows.evaluate import evaluate
+    from pianogen_hf.workflows.split import Places
 
-    evaluate(args, argv)
+    evaluate(
+        args.model,
+        places=Places(args.source, args.data_path, args.cache_dir),
+        argv=argv,
+        **{name: getattr(args, name) for name in _HANDED_ON},
+    )
     return 0
 
 

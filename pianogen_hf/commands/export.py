@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         check_writable(args.cache_dir, "--cache_dir")
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.workflows.export import export
+    from pianogen_hf.workflows.split import Places
 
-    export(args)
+    places = Places(args.source, args.data_path, args.cache_dir)
+    export(args.model, Path(args.output), revision=args.revision, int8=args.int8, places=places)
     return 0

@@ -5,10 +5,32 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pianogen_hf.commands.options import OneLineParser
 from pianogen_hf.errors import UsageError, reports_errors
 from pianogen_hf.folders import check_writable
+
+_HANDED_ON = (
+    "model",
+    "revision",
+    "trust_remote_code",
+    "engine",
+    "prompt",
+    "programs",
+    "fill",
+    "accompany",
+    "end",
+    "bpm",
+    "png",
+    "wav",
+    "seed",
+    "density",
+    "register",
+    "loudness",
+    "key",
+    "kind",
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -74,10 +96,20 @@ def main(argv: list[str] | None = None) -> int:
     """Generate as the command line says; returns the exit code."""
     args = _checked(make_parser().parse_args(argv))
     # Brings in torch: seconds that --help and a mistake should not cost.
+    from pianogen_hf.generation.new_notes import Length
     from pianogen_hf.workflows.generate import generate
 
-    generate(args, output_paths(args))
+    amounts = (args.seconds, args.notes, args.bars)
+    length = None if amounts == (None, None, None) else Length(*amounts)
+    options = {name: getattr(args, name) for name in _HANDED_ON}
+    generate(output_paths(args), length=length, **options, **_decoding_options(args))
     return 0
+
+
+def _decoding_options(args: argparse.Namespace) -> dict[str, Any]:
+    if args.num_beams > 1:
+        return {"num_beams": args.num_beams, "do_sample": False}
+    return {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:

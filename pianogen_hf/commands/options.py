@@ -26,6 +26,9 @@ class OneLineParser(argparse.ArgumentParser):
 # Options -------------------------------------------------------------------------------------------------------------
 
 
+DESTINATION_OPTIONS = ("private", "revision", "create_pr", "message", "token", "timeout")
+
+
 def add_destination_options(parser: argparse.ArgumentParser, message: str) -> None:
     """Options of whatever is pushed; `message` is what the commit is called by default."""
     add = parser.add_argument

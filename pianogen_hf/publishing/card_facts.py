@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pianogen_hf.errors import PianogenError
+from pianogen_hf.errors import FileError, PianogenError
 from pianogen_hf.models.objectives import objective_of_classes
 from pianogen_hf.publishing.evaluation_facts import evaluation_facts
 from pianogen_hf.publishing.usage import USAGES
 from pianogen_hf.publishing.words import NOT_MEASURED, NOT_RECORDED, code, digits, fixed, number
+from pianogen_hf.records import read_json
 
 # The sources that the package knows by name: what they are, and their terms. A folder is its owner's to describe.
 _KNOWN = {
@@ -51,7 +51,7 @@ class ModelFolder:
             CardError: if there is no config.json, or one of the files can't be read.
         """
         names = ("config", "tokenizer_config", "preprocessor_config", "metrics", "split", "provenance")
-        model = cls(*(read_json(folder / f"{name}.json") for name in names))
+        model = cls(*(read_map(folder / f"{name}.json") for name in names))
         if not model.config:
             raise CardError(f"{folder} holds no model (no config.json)")
         if model.split and model.split.get("columns") != ["side", "family", "content"]:
@@ -109,18 +109,16 @@ def describe(source: str) -> str:
     return _KNOWN[source][0] if source in _KNOWN else source
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_map(path: Path) -> dict[str, Any]:
     """A JSON map; empty where there is no such file.
 
     Raises:
         CardError: if it can't be read, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CardError(f"{path} can't be read: {error}") from error
+        value = read_json(path, default={})
+    except FileError as error:
+        raise CardError(str(error)) from error
     if not isinstance(value, dict):
         raise CardError(f"{path} must hold a JSON map")
     return value

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.errors import DataError
 from pianogen_hf.generation.onnx.checks import check_greedy, likely_samples, total_nats
 from pianogen_hf.generation.onnx.engine import FILES, FOLDER, OnnxEngine, cache_scales
@@ -21,26 +18,34 @@ from pianogen_hf.hub.models import model_folder
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
 from pianogen_hf.publishing.added_code import add_code
 from pianogen_hf.tokenizers.files import write_whole
+from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.workflows.loading import load_model
-from pianogen_hf.workflows.split import pieces_of_model
+from pianogen_hf.workflows.split import Places, split_of_model
 
 _MAX_LOSS = 0.01  # share of the cross-entropy that 8 bits may cost
 _MAX_HELDOUT = 100  # pieces
 
 
-def export(args: argparse.Namespace) -> None:
-    """Write graphs, once each was held against the torch model, as the options of `pianogen export` say.
+def export(name: str, output: Path, *, revision: str | None, int8: bool, places: Places) -> None:
+    """Write graphs, once each was held against the torch model.
+
+    Args:
+        name: folder or Hub id of the model.
+        output: where the folder of graphs is to lie.
+        revision: branch, tag or commit of a model on the Hub.
+        int8: whether also to write a version with weights, keys and values of 8 bits.
+        places: where its held-out pieces lie, on which that one is measured.
 
     Raises:
         ArgumentError, DataError, EngineError, ExportError: for what a user can mend. OSError: if the folder can't be
             written to.
     """
     logging.disable_progress_bar()  # of loading weights
-    model, tokenizer = load_model(args.model, args.revision)
+    model, tokenizer = load_model(name, revision)
     config = model.config
     if not isinstance(config, MusicTransformerConfig):
-        raise ExportError(f"{args.model} is a {config.model_type}: only music_transformer can be exported")
+        raise ExportError(f"{name} is a {config.model_type}: only music_transformer can be exported")
     model = model.cpu()
     weights = {name: each.numpy() for name, each in model.state_dict().items()}
     print("float32: building and checking ...", flush=True)
@@ -49,16 +54,15 @@ def export(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     samples = likely_samples(engine)
     print(f"float32: {check_greedy(engine, model, samples[0])}")
-    folder = Path(args.output)
-    _write_beside(folder, args.model, model, tokenizer)
-    _write(folder, "float32", graph)
-    if not args.int8:
+    _write_beside(output, name, model, tokenizer)
+    _write(output, "float32", graph)
+    if not int8:
         return
     print("int8: building and checking ...", flush=True)
     graph = build_graph(weights, config, cache_scales(engine, samples)).SerializeToString()
     small = OnnxEngine(graph, config, model.generation_config)
-    print(f"int8: {_check_loss(engine, small, samples, tokenizer, args)}")
-    _write(folder, "int8", graph)
+    print(f"int8: {_check_loss(engine, small, samples, tokenizer, _heldout(model_folder(name, revision), places))}")
+    _write(output, "int8", graph)
 
 
 def _write(folder: Path, precision: str, graph: bytes) -> None:
@@ -78,14 +82,13 @@ def _write_beside(folder: Path, name: str, model: PreTrainedModel, tokenizer: No
 
 
 def _check_loss(
-    engine: OnnxEngine, small: OnnxEngine, samples: list[np.ndarray], tokenizer: NotesEncoder, args: argparse.Namespace
+    engine: OnnxEngine, small: OnnxEngine, samples: list[np.ndarray], tokenizer: NotesEncoder, pieces: list[Notes]
 ) -> str:
     """Hold cross-entropies against each other, on held-out pieces if there are any.
 
     Raises:
         ExportError: if 8 bits cost too much.
     """
-    pieces = _heldout(args)
     if pieces:
         rows = [tokenizer.piece_steps(notes) for notes in pieces]
         unit, count = "bits per note of held-out pieces", sum(map(len, pieces)) * math.log(2)
@@ -99,15 +102,14 @@ def _check_loss(
     return found
 
 
-def _heldout(args: argparse.Namespace) -> list[Any]:
+def _heldout(folder: Path, places: Places) -> list[Notes]:
     """Validation pieces as the model's own split.json tells them apart; none if they are not at hand."""
-    folder = model_folder(args.model, args.revision)
-    if not Path(folder, "split.json").exists():
+    if not (folder / "split.json").exists():
         return []
     try:
-        pieces, sides, _ = pieces_of_model(str(folder), args.source, args.data_path, args.cache_dir)
+        split = split_of_model(folder, places)
     except DataError:
-        if args.source:
+        if places.source:
             raise
         return []
-    return list(notes_of(pieces, sides, "validation"))[:_MAX_HELDOUT]
+    return list(split.notes("validation"))[:_MAX_HELDOUT]
