@@ -8,7 +8,30 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from pianogen_hf.errors import FileError, one_line
 from pianogen_hf.tokenizers.files import write_whole
+
+_NEEDED: Any = object()
+
+
+def read_json(path: Path, default: Any = _NEEDED) -> Any:
+    """What a JSON file holds.
+
+    Args:
+        path: the file.
+        default: what is given where there is no such file; without it there must be one.
+
+    Raises:
+        FileError: if it can't be read, or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if default is not _NEEDED:
+            return default
+        raise FileError(f"{path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} can't be read: {one_line(error)}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,6 +10,7 @@ from pianogen_hf.evaluation.compare import comparison_tables, ranked, ranking
 from pianogen_hf.evaluation.learning_curves import loss_curve
 from pianogen_hf.evaluation.tables import markdown, number
 from pianogen_hf.workflows.compare.report import write_report
+from pianogen_hf.workflows.split import Split
 
 NOTES = [10, 20, 30, 40]
 
@@ -159,7 +160,7 @@ def test_what_was_not_measured_is_a_dash():
 def test_held_out_pieces_are_heard_unless_that_is_not_wanted(tmp_path, with_real_music):
     notes = pg.Notes.from_columns(480, onset_tick=[0, 480], duration_tick=[480, 480], pitch=[60, 64])
     pieces = Dataset.from_dict({"piece_id": ["sonata"], "midi": [pg.notes_to_midi_bytes(notes)]})
-    split = (pieces, ["test"], {"counts": {"test": 1}})
+    split = Split(pieces, ["test"], {"counts": {"test": 1}})
     settings = {"side": "test", "sample_notes": 10}
     write_report(tmp_path, [], {"v9": "no such recipe"}, split, settings, {}, with_real_music)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

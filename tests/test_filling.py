@@ -70,7 +70,11 @@ def test_what_stands_after_the_gap_is_seen_and_what_stood_in_it_is_not():
     assert results[0] == results[1] != results[2]
 
 
-class _Oracle:
+class PianoEncoderForMaskedLM:
+    """What a model is known by to predict masked tokens."""
+
+
+class _Oracle(PianoEncoderForMaskedLM):
     """A model that writes what stood in the gap: the ids of the whole piece, wherever it is shown a part of them."""
 
     device = torch.device("cpu")

@@ -15,7 +15,7 @@ PACKAGE = Path(pg.__file__).parent
 TRAVELLING = ("models", "tokenizers")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # What each room may import besides itself, whatever its sub-folders; "" is the package as its users see it.
-_BASE = {*TRAVELLING, "errors", "records"}
+_BASE = {*TRAVELLING, "errors", "folders", "records"}
 _STAGES = {*_BASE, "hub", "data", "training", "generation", "evaluation", "rendering", "publishing"}
 _WORKFLOWS = {*_STAGES, "registration", ""}
 MAY_IMPORT = {
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "models": set(),
     "tokenizers": set(),
     "errors": {"tokenizers"},
+    "folders": {"errors"},
     "records": {*TRAVELLING, "errors"},
     "registration": {*TRAVELLING, ""},
     "hub": _BASE,

@@ -22,7 +22,7 @@ from pathlib import Path
 from huggingface_hub import constants
 from pianogen_hf.hub.models import model_file, model_folder, refuse_pickle
 from pianogen_hf.workflows.split import provenance_of
-from pianogen_hf.workflows.loading import load_tokenizer
+from pianogen_hf.workflows.loading import load_encoder
 from pianogen_hf.hub.destination import Destination
 from pianogen_hf.hub.errors import limit_waiting
 from pianogen_hf.publishing.model_files import is_part, select_files
@@ -73,7 +73,7 @@ seen["retried"] = push("pianogen/broken")
 seen["reader"], seen["no such name"] = push("pianogen/unheard", token="hf_reader"), push("a/b/c")
 
 seen["loaded"], seen["at tag"] = load("somebody/v7"), load("somebody/v7", "v1")
-seen["tokenizer"] = type(load_tokenizer("somebody/v7", "v1")).__name__
+seen["tokenizer"] = type(load_encoder("somebody/v7", "v1")).__name__
 seen["revision"], seen["nothing"], seen["path"] = load("somebody/v7", "v9"), load("somebody/none"), load("../nowhere")
 seen["gated"] = [load("somebody/gated", token=token) for token in (None, "hf_writer", "hf_reader")]
 seen["closed"] = [load("somebody/private", token=token) for token in (None, "hf_reader", "hf_other")]

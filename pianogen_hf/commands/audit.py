@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 import pianogen_hf
-from pianogen_hf.commands.options import OneLineParser, reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf.commands.options import OneLineParser, add_cache_dir
+from pianogen_hf.errors import UsageError, reports_errors
+from pianogen_hf.folders import check_writable
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -29,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--num_samples", type=int, default=24, help="pieces to generate (default: 24)")
     add("--notes", type=int, default=220, help="notes in each (default: 220)")
     add("--seed", type=int, default=0, help="the same seed gives the same pieces (default: 0)")
-    add("--cache_dir", default="~/.cache/pianogen_hf", help="where train.py keeps what it read")
+    add_cache_dir(parser)
     add("--record", action="store_true", help="put the figures into the model's metrics.json and its card")
     add("--output", metavar="AUDIT.json", help="also write all figures to this file")
     return parser
@@ -43,13 +44,28 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError("--record is for what the model generates: leave out --midi")
     if args.record and not Path(args.model or pianogen_hf.BACH_MODEL).is_dir():
         raise UsageError(f"--record needs a folder to write to, and {args.model} is none")
+    check_writable(args.cache_dir, "--cache_dir")
+    if args.record:
+        check_writable(args.model or pianogen_hf.BACH_MODEL, "--model")
+    if args.output:
+        check_writable(Path(args.output).parent, "--output")
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.records import write_json
     from pianogen_hf.workflows.audit import audit, record, table
+    from pianogen_hf.workflows.split import Places
 
-    report = audit(args)
+    report = audit(
+        args.model,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+        places=Places(args.source, args.data_path, args.cache_dir),
+        midi=args.midi,
+        num_samples=args.num_samples,
+        notes=args.notes,
+        seed=args.seed,
+    )
     if args.record:
-        record(Path(args.model), report)
+        record(Path(args.model or pianogen_hf.BACH_MODEL), report)
     if args.output:
         write_json(Path(args.output), report)
     print(table(report))

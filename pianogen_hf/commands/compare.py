@@ -7,8 +7,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from pianogen_hf.commands.options import OneLineParser, count, not_negative, positive, positive_float, reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf.commands.options import OneLineParser, count, not_negative, positive, positive_float
+from pianogen_hf.errors import UsageError, reports_errors
+from pianogen_hf.folders import CACHE_DIR, check_writable
 
 _DESCRIPTION = """Train every recipe at the same number of parameters, with the same notes in a step and the same
 budget, on the same split; measure all of them on the same held-out pieces; and write one report: DIR/report.md and
@@ -74,10 +75,34 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args, extra = make_parser().parse_known_args(argv)
     _check(args, extra)
+    check_writable(args.output, "--output")
+    check_writable(args.cache_dir or CACHE_DIR, "--cache_dir")
     # Brings in torch: seconds that --help and a mistake should not cost.
-    from pianogen_hf.workflows.compare.comparison import compare
+    from pianogen_hf.workflows.compare.comparison import Request, compare
+    from pianogen_hf.workflows.compare.job import Budget, Matching
 
-    return compare(args, extra, argv)
+    request = Request(
+        recipes=args.recipes,
+        folder=Path(args.output).expanduser(),
+        budget=Budget(None if args.minutes is None else 60 * args.minutes, args.tokens),
+        matching=Matching(args.parameters, args.notes_per_step, args.layers, args.heads, args.evaluations),
+        places=_places(args),
+        extra=extra,
+        side=args.side,
+        settings={name: getattr(args, name) for name in ("samples", "sample_notes", "orders", "seed")},
+        with_real_music=not args.no_real_music,
+        argv=argv,
+    )
+    return compare(request, args.dry_run)
+
+
+def _places(args: argparse.Namespace) -> list[str]:
+    """What says where the data lie, for train.py."""
+    options = ["--source", *args.source, "--normalize_key", "false"]
+    for name in ("data_path", "max_pieces", "cache_dir"):
+        if getattr(args, name) is not None:
+            options += [f"--{name}", str(getattr(args, name))]
+    return options
 
 
 def _check(args: argparse.Namespace, extra: list[str]) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pianogen_hf.commands.options import (
+    DESTINATION_OPTIONS,
     OneLineParser,
     add_destination_options,
     check_destination,
-    reports_errors,
+    check_folders_of_training,
     say_unusable,
 )
-from pianogen_hf.errors import ArgumentError, UsageError, one_line
+from pianogen_hf.errors import ArgumentError, UsageError, did_you_mean, one_line, reports_errors
+from pianogen_hf.folders import check_writable
 
 if TYPE_CHECKING:
     from pianogen_hf.workflows.check_data import Report
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if command else 2
     tasks = {"build": build, "check": check, "stats": stats, "push": push}
     if command not in tasks:
-        raise UsageError(f"unknown command {command!r}; see pianogen data --help")
+        raise UsageError(f"unknown command {command!r}{did_you_mean(command, tasks, 'see pianogen data --help')}")
     return tasks[command](rest)
 
 
@@ -74,6 +76,8 @@ def build(argv: list[str]) -> int:
         "the same folder, it grows: no piece changes side. With a YAML file or --tokenizer, chunks are written, too.",
         {"required": True, "metavar": "FOLDER", "help": "where the data set is to lie"},
     )
+    check_folders_of_training(rest)
+    check_writable(Path(output).expanduser().parent, "--output")  # the new data set is written beside the old one
     from pianogen_hf.training.arguments import parse_arguments
     from pianogen_hf.workflows.build_data import build_data
 
@@ -125,6 +129,9 @@ def make_check_parser() -> argparse.ArgumentParser:
 def check(argv: list[str]) -> int:
     """Run `pianogen data check`; returns 0 if nothing leaks, else 1."""
     args, rest = make_check_parser().parse_known_args(argv)
+    check_folders_of_training(rest)
+    if args.output:
+        check_writable(Path(args.output).parent, "--output")
     from pianogen_hf.records import write_json
     from pianogen_hf.workflows.check_data import check_folder, check_hub, check_sources
 
@@ -174,6 +181,8 @@ def stats(argv: list[str]) -> int:
     picture = Path(output).expanduser()
     if picture.suffix.lower() != ".png":
         raise ArgumentError(f"--output must end in .png, got {output}")
+    check_folders_of_training(rest)
+    check_writable(picture.parent, "--output")
     from pianogen_hf.data.built import is_built
     from pianogen_hf.evaluation.corpus_statistics import markdown_table
     from pianogen_hf.training.arguments import parse_arguments
@@ -219,7 +228,8 @@ def push(argv: list[str]) -> int:
     text = _card_text(args.card_text)
     from pianogen_hf.workflows.push_data import push_data
 
-    return push_data(args, text)
+    options = {name: getattr(args, name) for name in DESTINATION_OPTIONS}
+    return push_data(args.folder, args.repo, license=args.license, text=text, dry_run=args.dry_run, **options)
 
 
 def _check_push(args: argparse.Namespace) -> None:

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from pianogen_hf.commands.options import OneLineParser, positive, reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf import BACH_MODEL, PIANO_MODEL
+from pianogen_hf.commands.options import OneLineParser, add_cache_dir, positive
+from pianogen_hf.errors import UsageError, reports_errors
+from pianogen_hf.folders import check_writable
 
+_HANDED_ON = (
+    "revision",
+    "trust_remote_code",
+    "device",
+    "side",
+    "data",
+    "max_pieces",
+    "only",
+    "window",
+    "output",
+    "batch_size",
+    "precision",
+    "orders",
+    "num_samples",
+    "notes",
+    "seed",
+)
 SECTIONS = ("likelihood", "statistics", "audit", "roundtrip")
 
 
@@ -52,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--notes", type=positive, default=220, help="notes in each, and in the real pieces beside them (default: 220)")
     add("--seed", type=int, default=0, help="of the generated pieces and of masks (default: 0)")
     add("--device", help="cpu, cuda, mps ... (default: the fastest there is)")
-    add("--cache_dir", default="~/.cache/pianogen_hf", help="where train.py keeps what it read")
+    add_cache_dir(parser)
     add("--output", metavar="FOLDER", help="where to write (default: the model's folder; ./evaluated for the package's "
         "models and those on the Hub)")  # fmt: skip
     return parser
@@ -65,8 +85,14 @@ def main(argv: list[str] | None = None) -> int:
     args = _checked(make_parser().parse_args(argv))
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.workflows.evaluate import evaluate
+    from pianogen_hf.workflows.split import Places
 
-    evaluate(args, argv)
+    evaluate(
+        args.model,
+        places=Places(args.source, args.data_path, args.cache_dir),
+        argv=argv,
+        **{name: getattr(args, name) for name in _HANDED_ON},
+    )
     return 0
 
 
@@ -75,4 +101,20 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UsageError("--data is for other music: leave out --source and --data_path")
     if args.data and args.side == "test" and not args.data.endswith(".json"):
         raise UsageError("a folder given as --data has no sides: leave out --side")
+    check_writable(args.cache_dir, "--cache_dir")
+    args.output = _output_folder(args.output, args.model)
+    check_writable(args.output, "--output")
     return args
+
+
+def _output_folder(output: str | None, model: str | None) -> Path:
+    """Where to write: beside the figures of training, unless the model is somebody else's."""
+    if output:
+        return Path(output)
+    is_own = model is not None and Path(model).is_dir() and not _comes_with_the_package(Path(model))
+    return Path(str(model)) if is_own else Path("evaluated")
+
+
+def _comes_with_the_package(folder: Path) -> bool:
+    """Whether a folder is one that is not to be written into."""
+    return any(folder.samefile(each) for each in (PIANO_MODEL, BACH_MODEL))

@@ -6,8 +6,9 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from pianogen_hf.commands.options import OneLineParser, reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf.commands.options import OneLineParser, add_cache_dir
+from pianogen_hf.errors import UsageError, reports_errors
+from pianogen_hf.folders import check_writable
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--int8", action="store_true", help="also write a version with weights of 8 bits (of V7, keys and values, too)")
     add("--source", nargs="+", help="where its held-out pieces lie, as for train.py; by default as it was trained")
     add("--data_path", help="the PATH, where there is only one source")
-    add("--cache_dir", default="~/.cache/pianogen_hf", help="where train.py keeps what it read")
+    add_cache_dir(parser)
     return parser
 
 
@@ -40,8 +41,13 @@ def main(argv: list[str] | None = None) -> int:
         raise UsageError('export needs packages that are not installed: pip install "pianogen_hf[onnx]"')
     if Path(args.output).exists() and not Path(args.output).is_dir():
         raise UsageError(f"--output {args.output} is a file: give a folder")
+    check_writable(args.output, "--output")
+    if args.int8:  # which is held against the model on held-out pieces
+        check_writable(args.cache_dir, "--cache_dir")
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.workflows.export import export
+    from pianogen_hf.workflows.split import Places
 
-    export(args)
+    places = Places(args.source, args.data_path, args.cache_dir)
+    export(args.model, Path(args.output), revision=args.revision, int8=args.int8, places=places)
     return 0

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from pianogen_hf.commands.options import OneLineParser, reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf.commands.options import OneLineParser
+from pianogen_hf.errors import UsageError, reports_errors
+from pianogen_hf.folders import check_writable
+
+_HANDED_ON = (
+    "model",
+    "revision",
+    "trust_remote_code",
+    "engine",
+    "prompt",
+    "programs",
+    "fill",
+    "accompany",
+    "end",
+    "bpm",
+    "png",
+    "wav",
+    "seed",
+    "density",
+    "register",
+    "loudness",
+    "key",
+    "kind",
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -74,10 +96,20 @@ def main(argv: list[str] | None = None) -> int:
     """Generate as the command line says; returns the exit code."""
     args = _checked(make_parser().parse_args(argv))
     # Brings in torch: seconds that --help and a mistake should not cost.
+    from pianogen_hf.generation.new_notes import Length
     from pianogen_hf.workflows.generate import generate
 
-    generate(args, output_paths(args))
+    amounts = (args.seconds, args.notes, args.bars)
+    length = None if amounts == (None, None, None) else Length(*amounts)
+    options = {name: getattr(args, name) for name in _HANDED_ON}
+    generate(output_paths(args), length=length, **options, **_decoding_options(args))
     return 0
+
+
+def _decoding_options(args: argparse.Namespace) -> dict[str, Any]:
+    if args.num_beams > 1:
+        return {"num_beams": args.num_beams, "do_sample": False}
+    return {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
@@ -110,9 +142,9 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
 
 def _check_writable(path: Path, prompt: str | None) -> None:
     """Say before the work what would otherwise be said after it."""
-    folder = next(each for each in path.absolute().parents if each.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"{path} can't be written: give another --output")
+    if path.is_dir():
+        raise UsageError(f"{path} can't be written (Is a directory): give another --output")
+    check_writable(path.parent, "--output")
     if prompt is not None and path.exists() and Path(prompt).exists() and path.samefile(prompt):
         raise UsageError(f"--output {path} would overwrite the prompt: give another name")
 

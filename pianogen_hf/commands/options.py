@@ -1,18 +1,17 @@
-"""What the commands have in common: mistakes are one line and exit code 2, and options that several of them take."""
+"""What the commands have in common: a parser whose mistakes are one line, and options that several of them take."""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import os
 import re
-import sys
-from collections.abc import Callable
-from typing import NoReturn, ParamSpec
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from pianogen_hf.errors import PianogenError, UsageError, one_line
+from pianogen_hf.errors import UsageError
+from pianogen_hf.folders import CACHE_DIR, check_writable
+from pianogen_hf.training.recipe import read_yaml
 
-_Options = ParamSpec("_Options")
 _SHOWN_UNUSABLE = 20  # files that fit on a screen
 
 
@@ -24,43 +23,10 @@ class OneLineParser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def reports_errors(interrupted: str | None = None) -> Callable[[Callable[_Options, int]], Callable[_Options, int]]:
-    """Let a command end in one line and an exit code: 2 after an error that a user can mend, 130 after Ctrl-C.
-
-    Args:
-        interrupted: what holds after Ctrl-C, for example "nothing was written"; None where there is nothing to say.
-    """
-
-    def decorate(command: Callable[_Options, int]) -> Callable[_Options, int]:
-        @functools.wraps(command)
-        def run(*args: _Options.args, **kwargs: _Options.kwargs) -> int:
-            try:
-                return command(*args, **kwargs)
-            except (PianogenError, OSError) as error:
-                _say(f"error: {_line_of(error)}")
-                return 2
-            except KeyboardInterrupt:
-                _say(f"interrupted: {interrupted}" if interrupted else "interrupted")
-                return 130
-
-        return run
-
-    return decorate
-
-
-def _say(line: str) -> None:
-    """Print it to stderr; under a launcher all processes meet the same error, and one says so."""
-    if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
-
-
-def _line_of(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) if isinstance(error, PianogenError) else one_line(error)
-
-
 # Options -------------------------------------------------------------------------------------------------------------
+
+
+DESTINATION_OPTIONS = ("private", "revision", "create_pr", "message", "token", "timeout")
 
 
 def add_destination_options(parser: argparse.ArgumentParser, message: str) -> None:
@@ -86,6 +52,34 @@ def check_destination(args: argparse.Namespace) -> None:
         raise UsageError("--create_pr asks for a change of main: leave out --revision")
     if not args.message.strip():
         raise UsageError("--message must say something")
+
+
+def add_cache_dir(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that read what train.py has read."""
+    parser.add_argument(
+        "--cache_dir", default=CACHE_DIR, help="where train.py keeps what it read (default: %(default)s)"
+    )
+
+
+def check_folders_of_training(argv: Sequence[str], *, output_dir: bool = False) -> None:
+    """Refuse folders that can't be written, among options that else are for `parse_arguments`, which brings in torch.
+
+    Args:
+        argv: `[CONFIG.yaml] [--option value ...]`.
+        output_dir: whether that of training is written to, besides the cache.
+
+    Raises:
+        FileError: with the option. ArgumentError: if the YAML file can't be read.
+    """
+    if not {"-h", "--help"}.isdisjoint(argv):
+        return
+    folders = {"cache_dir": CACHE_DIR} | ({"output_dir": "runs/model"} if output_dir else {})
+    config = read_yaml(argv[0]) if argv and Path(argv[0]).suffix in (".yaml", ".yml") else {}
+    parser = OneLineParser(prog="train.py", add_help=False, allow_abbrev=False)
+    for name, folder in folders.items():
+        parser.add_argument(f"--{name}", default=config.get(name) or folder)
+    for name, folder in vars(parser.parse_known_args(argv)[0]).items():
+        check_writable(str(folder), f"--{name}")
 
 
 def count(text: str) -> int:

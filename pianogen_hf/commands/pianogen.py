@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from pianogen_hf.commands.options import reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf.errors import UsageError, did_you_mean, reports_errors
 
 _USAGE = """usage: pianogen COMMAND [OPTIONS]
 
@@ -50,5 +49,5 @@ def main(argv: list[str] | None = None) -> int:
         print(_USAGE, file=sys.stdout if command else sys.stderr)
         return 0 if command else 2
     if command not in COMMANDS:
-        raise UsageError(f"unknown command {command!r}; see pianogen --help")
+        raise UsageError(f"unknown command {command!r}{did_you_mean(command, COMMANDS, 'see pianogen --help')}")
     return import_module(f"pianogen_hf.commands.{command}").main(rest)

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pianogen_hf.commands.options import OneLineParser, add_destination_options, check_destination, reports_errors
+from pianogen_hf.commands.options import OneLineParser, add_destination_options, check_destination
+from pianogen_hf.errors import reports_errors
 
 
 def make_parser() -> argparse.ArgumentParser:

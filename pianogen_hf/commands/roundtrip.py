@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pianogen_hf.commands.options import OneLineParser, positive, reports_errors
+from pianogen_hf.commands.options import OneLineParser, positive
+from pianogen_hf.errors import reports_errors
 
 
 @reports_errors()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pianogen_hf.commands.options import OneLineParser, reports_errors
+from pianogen_hf.commands.options import OneLineParser
+from pianogen_hf.errors import reports_errors
 
 
 @reports_errors()

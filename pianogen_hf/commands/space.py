@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from pianogen_hf import BUNDLED_MODEL, __version__
-from pianogen_hf.commands.options import OneLineParser, reports_errors
-from pianogen_hf.errors import UsageError
+from pianogen_hf.commands.options import OneLineParser
+from pianogen_hf.errors import UsageError, reports_errors
+from pianogen_hf.folders import check_writable
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write a Space as the command line says; returns the exit code."""
     args = make_parser().parse_args(argv)
     _check(args)
+    check_writable(args.output, "--output")
     # Brings in torch: seconds that --help and a mistake should not cost.
     from transformers.utils import logging
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from pianogen_hf.commands.options import reports_errors
+from pianogen_hf.commands.options import check_folders_of_training
+from pianogen_hf.errors import reports_errors
 
 
 # Outside training, or a second time within it: at other times a callback takes care.
@@ -17,6 +18,8 @@ def main(argv: list[str] | None = None) -> int:
 
         make_parser().print_help()
         return 0 if argv else 2
+    check_folders_of_training(argv, output_dir=True)
+    # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.workflows.train import train
 
     return train(argv)

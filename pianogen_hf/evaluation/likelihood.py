@@ -3,7 +3,7 @@
 Bits per note and per second mean the same for every encoding; nats per id do not. The cost of a piece is that of all
 its ids, the end included, and the notes are those of the piece itself, not those that an encoding keeps.
 
-`scorers.py` has the three kinds of models that can be measured. Of a masked model the bits are an upper bound; to what
+`scorers.py` has the kinds of models that can be measured. Of a masked model the bits are an upper bound; to what
 the ids cost comes what it takes to say how many there are.
 """
 
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from pianogen_hf.errors import PianogenError
-from pianogen_hf.evaluation.scorers import END, Totals, Window, cut, scorer_of
+from pianogen_hf.evaluation.scorers import END, SCORERS, Totals, Window, cut
+from pianogen_hf.models.objectives import objective_of
 from pianogen_hf.tokenizers.notes import Notes
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
@@ -172,7 +173,7 @@ def piece_likelihood(
     pieces = list(pieces)
     if not pieces:
         raise LikelihoodError("there are no pieces to measure")
-    scorer = scorer_of(model, encoder, num_orders, seed)
+    scorer = SCORERS[objective_of(model)](model, encoder, num_orders, seed)
     encoded = [_encode(encoder, name, notes) for name, notes in pieces]
     windows = [
         Window(row, name, rows[start:stop], start, first)

@@ -1,21 +1,22 @@
-"""What windows over pieces cost a model, id by id: one scorer per kind of model.
+"""What windows over pieces cost a model, id by id: one scorer per training objective.
 
 * causal models of ids: each id given those before it, within a window;
 * masked models: an upper bound. A code that writes the ids of a window in random order costs at most so much
   (Hoogeboom et al. 2021, https://arxiv.org/abs/2110.02037, section 3); the mean over a few random masks estimates it;
-* models of continuous notes (V5): the probability mass of each row on the grid of `config.sampling_rate`.
+* models of continuous notes (V5, V8): the probability mass of each row on the grid of `config.sampling_rate`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN
 from pianogen_hf.models.order_agnostic import IGNORED, draw_named_mask, label_nats, label_weights
 
 END, SEVERAL, EVENT = "end", "several", "event"  # kinds of ids beside those that an encoding names
@@ -145,13 +146,13 @@ class ContinuousScorer:
         return outputs.nats, torch.where(is_end, len(_FIELDS), kinds), outputs.logits.argmax(-1) == targets
 
 
-def scorer_of(model: Any, encoder: Any, num_orders: int, seed: int) -> Any:
-    """The scorer for a model, by what the model takes and can do."""
-    if model.main_input_name == "input_values":
-        return ContinuousScorer(model)
-    if hasattr(model, "order_agnostic_nats"):
-        return MaskedScorer(model, encoder, num_orders, seed)
-    return CausalScorer(model, encoder)
+# Made of a model, its encoder, and the number of random masks and their seed.
+SCORERS: dict[str, Callable[[Any, Any, int, int], Any]] = {
+    NEXT_TOKEN: lambda model, encoder, num_orders, seed: CausalScorer(model, encoder),
+    ANY_ORDER: MaskedScorer,
+    NEXT_NOTE: lambda model, encoder, num_orders, seed: ContinuousScorer(model),
+    NOTE_AMONG_GIVEN: lambda model, encoder, num_orders, seed: ContinuousScorer(model),
+}
 
 
 def id_kinds(tokenizer: Any) -> list[str]:

@@ -18,6 +18,7 @@ from pianogen_hf.generation.processors import warped
 from pianogen_hf.generation.refill_writer import RefillWriter
 from pianogen_hf.generation.row_writer import RowWriter
 from pianogen_hf.generation.writer import Writer, sampling_options
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_NOTE, NEXT_TOKEN, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import DEFAULT_US_PER_QUARTER, NOTE_DTYPE, PEDAL_DOWN, PEDAL_DTYPE, TEMPO_DTYPE, Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -88,7 +89,8 @@ def continue_notes(
     length = length or Length(seconds, notes, bars)
     base, start_tick = _prompt_axis(tokenizer, prompt, us_per_quarter)
     controls = asked(density, register, loudness, key, kind)
-    if isinstance(tokenizer, ContinuousNotesFeatureExtractor) and takes_given(model):
+    if takes_given(model):
+        assert isinstance(tokenizer, ContinuousNotesFeatureExtractor)
         if prompt is not None:
             _say_what_is_heard(model, len(_prompt_steps(tokenizer, base)) - 1, on_message)
         samples = Samples(model, num_samples, seed, on_progress)
@@ -105,7 +107,7 @@ def continue_notes(
             f"this prompt is far from the model's music: {type(tokenizer).__name__} hears {music.num_heard} of its "
             f"{len(prompt)} notes"
         )
-    writer = _writer_class(model, tokenizer)(model, music, on_progress, on_message, generate_kwargs)
+    writer = WRITERS[objective_of(model)](model, music, on_progress, on_message, generate_kwargs)
     return [music.result(steps) for steps in writer.write(num_samples)]
 
 
@@ -158,7 +160,7 @@ class _LongEnough(StoppingCriteria):
         return torch.from_numpy(done).to(input_ids.device)
 
 
-class _TokenWriter(Writer):
+class TokenWriter(Writer):
     """The writer for models that write one id after the other: by their own `generate`, held to the grammar."""
 
     encoder: NoteTokenizer
@@ -197,8 +199,5 @@ class _TokenWriter(Writer):
         return bool(ids[-1] == self.encoder.eos_token_id)
 
 
-def _writer_class(model: Any, encoder: NotesEncoder) -> type[Writer]:
-    """How a model writes: hidden ids, rows of numbers, or one id after the other."""
-    if hasattr(model, "refill"):
-        return RefillWriter
-    return RowWriter if encoder.input_name == "input_values" else _TokenWriter
+# How a model writes on its own; one that writes notes among given ones does so by `note_verbs.py`.
+WRITERS: dict[str, type[Writer]] = {NEXT_TOKEN: TokenWriter, ANY_ORDER: RefillWriter, NEXT_NOTE: RowWriter}

@@ -11,10 +11,11 @@ import torch
 
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
 from pianogen_hf.generation.note_stream import Controls
-from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, fill_gap
+from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, fill_gap, takes_given
 from pianogen_hf.generation.processors import warped
 from pianogen_hf.generation.refill_writer import RefillWriter
 from pianogen_hf.generation.writer import sampling_options
+from pianogen_hf.models.objectives import ANY_ORDER, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import PEDAL_DOWN, PEDAL_DTYPE, Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -70,7 +71,7 @@ def fill_notes(
             tokenized, or if the model stands still.
     """
     controls = asked(density, register, loudness, key, kind)
-    if not hasattr(model, "refill") or controls != Controls():
+    if objective_of(model) != ANY_ORDER or controls != Controls():
         check_takes_given(model)
     if not 0 <= start_sec < min(end_sec, piece.end_sec):
         raise GenerationError(
@@ -81,7 +82,8 @@ def fill_notes(
     start_tick, end_tick = piece.sec_to_tick(np.array([start_sec, end_sec])).tolist()
     is_kept = (piece["onset_tick"] < start_tick) | (piece["onset_tick"] >= end_tick)
     base = replace(piece.where(is_kept), pedals=_pedals_outside(piece.pedals, start_tick, end_tick))
-    if isinstance(tokenizer, ContinuousNotesFeatureExtractor):
+    if takes_given(model):
+        assert isinstance(tokenizer, ContinuousNotesFeatureExtractor)
         samples = Samples(model, num_samples, seed, on_progress)
         processors = (warped(**sampling_options(model, generate_kwargs)),)
         return fill_gap(samples, tokenizer, piece, base, start_sec, end_sec, controls, processors)

@@ -15,6 +15,7 @@ from pianogen_hf.generation.note_stream import ONSET, Controls, NoteStream, Proc
 from pianogen_hf.generation.processors import beside, not_sounding, warped
 from pianogen_hf.generation.writer import sampling_options
 from pianogen_hf.models.note_controls import KINDS, PITCH_NAMES, key_class
+from pianogen_hf.models.objectives import NOTE_AMONG_GIVEN, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
     DURATION,
     PITCH,
@@ -383,4 +384,4 @@ def check_takes_given(model: Any) -> None:
 
 def takes_given(model: Any) -> bool:
     """Whether a model writes notes among notes that are given."""
-    return getattr(getattr(model, "config", None), "model_type", None) == "note_transformer"
+    return objective_of(model) == NOTE_AMONG_GIVEN

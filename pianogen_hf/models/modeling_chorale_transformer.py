@@ -203,9 +203,9 @@ class ChoraleTransformerPreTrainedModel(CarriesCode, PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
         # Branches add nothing at first, and all distances are equally likely.
         if isinstance(module, NoteTransformerAttention):
-            init.zeros_(module.o_proj.weight)
+            init.zeros_(module.o_proj.weight)  # type: ignore[arg-type]
         elif isinstance(module, NoteTransformerMLP):
-            init.zeros_(module.down_proj.weight)
+            init.zeros_(module.down_proj.weight)  # type: ignore[arg-type]
         elif isinstance(module, ChoraleTransformerIntervalHead):
             init.zeros_(module.weight)
         elif isinstance(module, ChoraleTransformerForCausalLM):

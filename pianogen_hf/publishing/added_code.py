@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from pianogen_hf.models.carried_code import CarriesCode, auto_map, code_files, reference
-from pianogen_hf.publishing.card_facts import CardError, read_json
+from pianogen_hf.publishing.card_facts import CardError, read_map
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.files import write_whole
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
@@ -42,7 +42,7 @@ def add_code(folder: str | os.PathLike) -> list[str]:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise CardError(f"{folder} holds no model (no config.json)")
-    content = {name: read_json(folder / name) for name in _PARTS}
+    content = {name: read_map(folder / name) for name in _PARTS}
     parts = {name: part for name, find in _PARTS.items() if (part := find(content[name]))}
     paths = {path.name: path for part in parts.values() for path in code_files(part)}
     for path in paths.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,12 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pianogen_hf.errors import PianogenError
+from pianogen_hf.errors import FileError, PianogenError
+from pianogen_hf.models.objectives import objective_of_classes
 from pianogen_hf.publishing.evaluation_facts import evaluation_facts
+from pianogen_hf.publishing.usage import USAGES
 from pianogen_hf.publishing.words import NOT_MEASURED, NOT_RECORDED, code, digits, fixed, number
+from pianogen_hf.records import read_json
 
 # The sources that the package knows by name: what they are, and their terms. A folder is its owner's to describe.
 _KNOWN = {
@@ -49,7 +51,7 @@ class ModelFolder:
             CardError: if there is no config.json, or one of the files can't be read.
         """
         names = ("config", "tokenizer_config", "preprocessor_config", "metrics", "split", "provenance")
-        model = cls(*(read_json(folder / f"{name}.json") for name in names))
+        model = cls(*(read_map(folder / f"{name}.json") for name in names))
         if not model.config:
             raise CardError(f"{folder} holds no model (no config.json)")
         if model.split and model.split.get("columns") != ["side", "family", "content"]:
@@ -67,9 +69,9 @@ class ModelFolder:
         return any("auto_map" in each for each in (self.config, self.tokenizer_config, self.preprocessor_config))
 
     @property
-    def is_masked(self) -> bool:
-        """Whether it predicts ids that are hidden from it, and not the next ones."""
-        return any(name.endswith("ForMaskedLM") for name in self.config.get("architectures") or ())
+    def objective(self) -> str:
+        """What it predicts; see `models/objectives.py`."""
+        return objective_of_classes(self.config.get("architectures") or ())
 
     @property
     def runs(self) -> list[dict[str, Any]]:
@@ -107,18 +109,16 @@ def describe(source: str) -> str:
     return _KNOWN[source][0] if source in _KNOWN else source
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_map(path: Path) -> dict[str, Any]:
     """A JSON map; empty where there is no such file.
 
     Raises:
         CardError: if it can't be read, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CardError(f"{path} can't be read: {error}") from error
+        value = read_json(path, default={})
+    except FileError as error:
+        raise CardError(str(error)) from error
     if not isinstance(value, dict):
         raise CardError(f"{path} must hold a JSON map")
     return value
@@ -129,10 +129,8 @@ def card_facts(model: ModelFolder) -> dict[str, Any]:
     metrics, split = model.metrics, model.split
     return {
         "summary": _summary(model),
-        "has_code": any(
-            "auto_map" in each for each in (model.config, model.tokenizer_config, model.preprocessor_config)
-        ),
-        "usage": _usage(model),
+        "has_code": model.has_code,
+        "usage": USAGES[model.objective],
         "contaminated": [_overlap(each) for each in model.contaminated],
         "unknown": None if model.unknown is None else [code(name) for name in model.unknown],
         "scores": _score_rows(metrics),
@@ -173,34 +171,6 @@ def _summary(model: ModelFolder) -> str:
 def _unit(model: ModelFolder) -> str:
     """What pieces are counted in."""
     return "rows" if model.reads_rows else "ids"
-
-
-def _usage(model: ModelFolder) -> dict[str, Any]:
-    """How it is loaded and used: names, lines of Python, options and words, by what lies in the folder."""
-    encoder, steps, options = "tokenizer", "ids", 'return_tensors="pt"'
-    lines = ["ids = model.generate(**inputs, max_new_tokens=200, do_sample=True, top_p=0.95)"]
-    fill, does = "", "does the same, held to the tokenizer's grammar"
-    if model.reads_rows:
-        encoder, steps, options = "extractor", "rows", 'is_prompt=True, return_tensors="pt"'
-        lines = ['rows = model.generate(input_values=inputs["input_values"], max_new_tokens=200, top_p=0.95)']
-        does = "does the same, for as many seconds as you say"
-    elif model.is_masked:
-        options += ", truncation=True, max_length=model.config.max_position_embeddings"
-        lines = [
-            'place = inputs["attention_mask"].cumsum(-1)',
-            'ids = model.refill(inputs["input_ids"], mask=(place > 20) & (place <= 60), top_p=0.95)  # 40 ids anew',
-        ]
-        fill, does = " --fill 4 8", "fills seconds 4 to 8, held to the tokenizer's grammar; without `--fill` it goes on"
-    return {
-        "encoder": encoder,
-        "encoder_class": "AutoFeatureExtractor" if model.reads_rows else "AutoTokenizer",
-        "model_class": "AutoModelForMaskedLM" if model.is_masked else "AutoModelForCausalLM",
-        "options": options,
-        "lines": lines,
-        "steps": steps,
-        "fill": fill,
-        "does": does,
-    }
 
 
 def _overlap(overlap: dict[str, Any]) -> dict[str, str]:

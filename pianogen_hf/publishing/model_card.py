@@ -31,6 +31,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from pianogen_hf.models.objectives import NEXT_TOKEN
 from pianogen_hf.publishing.card_facts import CardError, ModelFolder, card_facts, describe
 from pianogen_hf.publishing.words import NOT_RECORDED, number
 from pianogen_hf.tokenizers.files import write_whole
@@ -147,7 +148,7 @@ def _front_matter(model: ModelFolder, words: _Words, name: str) -> ModelCardData
     """What the Hub reads. The text's fields win; tags are joined, since those that warn must not be lost."""
     model_type = str(model.config.get("model_type", ""))
     is_causal = model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING
-    is_causal = is_causal and not (model.is_masked or model.reads_rows)  # no pipeline of transformers serves these
+    is_causal = is_causal and model.objective == NEXT_TOKEN  # no pipeline of transformers serves the others
     warnings = {
         "contaminated": bool(model.contaminated),
         "unknown-training-data": model.unknown is not None,

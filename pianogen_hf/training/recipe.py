@@ -6,7 +6,6 @@ the model itself is made of stands outside of them.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pianogen_hf.errors import ArgumentError
+from pianogen_hf.errors import ArgumentError, did_you_mean
 
 # What all stages have in common: the model and its tokenizer, and what is said once for the whole run.
 _SHARED = {
@@ -128,5 +127,4 @@ def as_options(config: dict[str, Any]) -> list[str]:
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """What an unknown name may have meant."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "; see train.py --help"
+    return did_you_mean(name, known, "see train.py --help")

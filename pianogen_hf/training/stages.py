@@ -5,12 +5,12 @@ The last stage is the run's result and lies in `output_dir`; those before it lie
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pianogen_hf.errors import ArgumentError
+from pianogen_hf.errors import ArgumentError, FileError
+from pianogen_hf.records import read_json
 from pianogen_hf.training.arguments import Arguments, parse_stages
 
 
@@ -113,6 +113,6 @@ def stage_record(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def _record(folder: Path) -> dict[str, Any]:
     try:
-        return stage_record(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return stage_record(read_json(folder / "metrics.json"))
+    except (FileError, TypeError) as error:
         raise ArgumentError(f"{folder / 'metrics.json'} can't be read: train the stages anew") from error

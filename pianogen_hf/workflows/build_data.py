@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from pianogen_hf.data.built import check_writable, is_built, write_built
 from pianogen_hf.data.manifest import read_manifest, split_manifest
 from pianogen_hf.errors import ArgumentError, DataError
 from pianogen_hf.training.arguments import DataArguments, ModelArguments
 from pianogen_hf.workflows.examples import make_chunks, make_tokenizer
-from pianogen_hf.workflows.split import load_split, split_parameters
+from pianogen_hf.workflows.split import Split, load_split, split_parameters
 
 
 def build_data(
@@ -37,18 +35,17 @@ def build_data(
         if data_args.split_from:
             raise ArgumentError(f"{folder} has a split already, which stays: leave out --split_from")
         data_args.split_from = [str(folder)]
-    pieces, sides, report = load_split(data_args)
+    split = load_split(data_args)
     if extends:
-        _check_none_lost(folder, pieces, report)
-    parameters = split_parameters(data_args)
-    tokenizer = chunks = None
+        _check_none_lost(folder, split)
+    manifest, tokenizer, chunks = split.manifest, None, None
     if model_args is not None:
-        tokenizer = make_tokenizer(model_args, pieces, sides)
-        chunks = make_chunks(data_args, pieces, sides, tokenizer)
-        parameters |= _chunk_parameters(model_args, data_args)
-    manifest = split_manifest(pieces, sides, parameters)
-    write_built(folder, pieces, sides, manifest, report, chunks, tokenizer)
-    return manifest, report, {side: len(rows) for side, rows in (chunks or {}).items()}
+        tokenizer = make_tokenizer(model_args, split)
+        chunks = make_chunks(data_args, split, tokenizer)
+        parameters = split_parameters(data_args) | _chunk_parameters(model_args, data_args)
+        manifest = split_manifest(split.pieces, split.sides, parameters)
+    write_built(folder, split.pieces, split.sides, manifest, split.report, chunks, tokenizer)
+    return manifest, split.report, {side: len(rows) for side, rows in (chunks or {}).items()}
 
 
 def _chunk_parameters(model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:
@@ -59,12 +56,12 @@ def _chunk_parameters(model_args: ModelArguments, data_args: DataArguments) -> d
     }
 
 
-def _check_none_lost(folder: Path, pieces: Dataset, report: dict[str, Any]) -> None:
+def _check_none_lost(folder: Path, split: Split) -> None:
     """A data set only grows: pieces that it has and the sources lack would be gone for good."""
-    present = set(pieces["content"])
+    present = set(split.pieces["content"])
     before = read_manifest(folder / "split.json")["pieces"].items()
     lost = [name for name, (side, _, content) in before if side and content not in present]
-    lost = sorted(set(lost) - set(report["between_sides"]))
+    lost = sorted(set(lost) - set(split.report["between_sides"]))
     if lost:
         raise DataError(
             f"{folder} holds {len(lost)} piece(s) that these sources lack, such as {lost[0]}: name their source, too "

@@ -79,12 +79,12 @@ def check_sources(argv: list[str], model: str | None) -> Report:
         ArgumentError, DataError: for what a user can mend.
     """
     _, data_args, _ = parse_arguments(argv)
-    pieces, sides, read = load_split(data_args)
-    report = _new_report(sides)
-    if read["between_sides"]:  # they would join two sides
-        report.counts["left out"] = len(read["between_sides"])
-    _check_pieces(report, pieces, sides)
-    _check_models(report, pieces, sides, [model] if model else [])
+    split = load_split(data_args)
+    report = _new_report(split.sides)
+    if split.report["between_sides"]:  # they would join two sides
+        report.counts["left out"] = len(split.report["between_sides"])
+    _check_pieces(report, split.pieces, split.sides)
+    _check_models(report, split.pieces, split.sides, [model] if model else [])
     return report
 
 

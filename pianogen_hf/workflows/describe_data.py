@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ from pianogen_hf.data.built import read_pieces
 from pianogen_hf.data.caching import cached_map, fingerprint_of
 from pianogen_hf.data.pieces import load_pieces, reading_report, usable_pieces
 from pianogen_hf.data.sources.listing import list_sources
-from pianogen_hf.errors import DataError
+from pianogen_hf.errors import DataError, FileError
 from pianogen_hf.evaluation.corpus_statistics import (
     DURATION_EDGES_SEC,
     NOTE_COUNT_EDGES,
     corpus_statistics,
     piece_histograms,
 )
-from pianogen_hf.records import write_json
+from pianogen_hf.records import read_json, write_json
 from pianogen_hf.rendering.statistics_plot import save_statistics_plot
 from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.training.arguments import DataArguments
@@ -69,9 +68,9 @@ def _source_pieces(args: DataArguments) -> tuple[Dataset, dict[str, str]]:
 
 def _built_pieces(folder: Path) -> tuple[Dataset, dict[str, str]]:
     try:
-        report = json.loads((folder / "reading_report.json").read_text(encoding="utf-8"))
+        report = read_json(folder / "reading_report.json")
         return read_pieces(folder)[0], report["unusable"]
-    except (OSError, ValueError, KeyError) as error:
+    except (FileError, KeyError) as error:
         raise DataError(f"{folder} has no whole reading_report.json: build it anew") from error
 
 

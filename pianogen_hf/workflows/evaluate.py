@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +12,86 @@ import transformers
 from transformers.utils import logging
 
 import pianogen_hf
-from pianogen_hf.errors import ArgumentError, UsageError
+from pianogen_hf.errors import UsageError
 from pianogen_hf.evaluation.distributions import densities
 from pianogen_hf.evaluation.music_metrics import METRICS
 from pianogen_hf.evaluation.report import markdown_report
 from pianogen_hf.hub.models import model_folder
 from pianogen_hf.publishing.model_card import write_card
-from pianogen_hf.records import recorded, write_json
+from pianogen_hf.records import read_json, recorded, write_json
 from pianogen_hf.rendering.evaluation_plot import FeaturePlot, save_bits_plot, save_features_plot
 from pianogen_hf.tokenizers.files import write_whole
 from pianogen_hf.workflows.heldout import HeldOut, any_folder, benchmark_file, own_side
 from pianogen_hf.workflows.loading import load_model
-from pianogen_hf.workflows.measure import Evaluation, weights_hash
+from pianogen_hf.workflows.measure import Evaluation, Settings, weights_hash
+from pianogen_hf.workflows.split import Places
 
-_OF_THE_PACKAGE = (Path(pianogen_hf.PIANO_MODEL), Path(pianogen_hf.BACH_MODEL))  # not to be written into
 
-
-def evaluate(args: argparse.Namespace, argv: list[str]) -> None:
-    """Measure what the options ask for, write it down, and print the table.
+def evaluate(
+    model: str | None,
+    *,
+    revision: str | None,
+    trust_remote_code: bool,
+    device: str | None,
+    side: str,
+    data: str | None,
+    places: Places,
+    max_pieces: int | None,
+    only: list[str],
+    window: int | None,
+    output: Path,
+    argv: list[str],
+    **settings: Any,
+) -> None:
+    """Measure a model, write it down, and print the table.
 
     Args:
-        args: of `commands/evaluate.py`, checked.
+        model: folder or Hub id; None for the bundled one.
+        revision: branch, tag or commit of a model on the Hub.
+        trust_remote_code: whether to run code that the model carries.
+        device: cpu, cuda ...; None for the fastest there is.
+        side: "validation" or "test".
+        data: a folder or file of other music; None for the model's own split.
+        places: where its own pieces lie.
+        max_pieces: look at so many at most; None for all.
+        only: sections to measure.
+        window: tokens in a window; None for as many as in training.
+        output: where to write.
         argv: the command line, which is recorded.
+        **settings: the others of [`Settings`].
 
     Raises:
         PianogenError: for what a user can mend.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    name = args.model or pianogen_hf.BACH_MODEL
-    folder = model_folder(name, args.revision)
-    output = _output(args, folder)
-    model, encoder = load_model(name, args.revision, args.trust_remote_code)
-    if args.device:
-        model = _moved(model, args.device)
-    before = _read_metrics(output) or _read_metrics(folder)
-    args.window = args.window or _window(before, model)
-    heldout = _held_out(args, folder)
+    name = model or pianogen_hf.BACH_MODEL
+    folder = model_folder(name, revision)
+    loaded, encoder = load_model(name, revision, trust_remote_code)
+    if device:
+        loaded = _moved(loaded, device)
+    before = read_json(output / "metrics.json", default={}) or read_json(folder / "metrics.json", default={})
+    measured = Settings(window or _window(before, loaded), **settings)
+    heldout = _held_out(folder, side, data, places, max_pieces)
     _say_what_was_seen(heldout, before)
     place = output / "evaluation" / heldout.label
-    evaluation = Evaluation(model, encoder, weights_hash(folder), heldout, place, args)
-    record = _measure(evaluation, args.only)
+    evaluation = Evaluation(loaded, encoder, weights_hash(folder), heldout, place, measured)
+    record = _measure(evaluation, only)
     record["measured"] = _circumstances(evaluation, argv)
     _record(output, before, heldout, record)
-    table = markdown_report(args.model or "the bundled model", heldout.label, record)
+    table = markdown_report(model or "the bundled model", heldout.label, record)
     write_whole(place / "report.md", table.encode())
     _draw(record, heldout, place)
     print(table)
     print(f"written to {place}, and figures to {output / 'metrics.json'}")
 
 
-def _held_out(args: argparse.Namespace, folder: Path) -> HeldOut:
-    if args.data and args.data.endswith(".json"):
-        return benchmark_file(folder, args.data, args.side, args.max_pieces)
-    if args.data:
-        return any_folder(folder, args.data, args.cache_dir, args.max_pieces)
-    return own_side(folder, args.side, args.source, args.data_path, args.cache_dir, args.max_pieces)
-
-
-def _output(args: argparse.Namespace, folder: Path) -> Path:
-    if args.output:
-        return Path(args.output)
-    is_own = args.model is not None and Path(args.model).is_dir() and folder not in _OF_THE_PACKAGE
-    return folder if is_own else Path("evaluated")
+def _held_out(folder: Path, side: str, data: str | None, places: Places, max_pieces: int | None) -> HeldOut:
+    if data is None:
+        return own_side(folder, side, places, max_pieces)
+    if data.endswith(".json"):
+        return benchmark_file(folder, data, side, max_pieces)
+    return any_folder(folder, data, places.cache_dir, max_pieces)
 
 
 def _moved(model: Any, device: str) -> Any:
@@ -84,14 +99,6 @@ def _moved(model: Any, device: str) -> Any:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {device} can't be used: {str(error).splitlines()[0]}") from error
-
-
-def _read_metrics(folder: Path) -> dict[str, Any]:
-    path = folder / "metrics.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"{path} can't be read: {error}") from error
 
 
 def _window(metrics: dict[str, Any], model: Any) -> int:
@@ -138,10 +145,10 @@ def _record(output: Path, before: dict[str, Any], heldout: HeldOut, record: dict
     metrics = {**before, "evaluation": {**before.get("evaluation", {})}}
     earlier = metrics["evaluation"].get(heldout.label, {})
     looks = [*earlier.get("looked_at", []), record["measured"]["date"]]
-    slim = {name: _without_pieces(result) for name, result in record.items()}
+    figures = {name: _without_pieces(result) for name, result in record.items()}
     metrics["evaluation"][heldout.label] = {
         **earlier,
-        **slim,
+        **figures,
         "source": heldout.source,
         "is_whole": heldout.is_whole,
         "looked_at": list(dict.fromkeys(looks)),

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 import pianogen_hf
 from pianogen_hf.data.augment import Augmentation
-from pianogen_hf.data.chunks import build_chunks, notes_of
+from pianogen_hf.data.chunks import build_chunks
 from pianogen_hf.data.lazy import LazyChunks
 from pianogen_hf.data.sources.listing import list_each
 from pianogen_hf.errors import ArgumentError, one_line
@@ -21,9 +21,10 @@ from pianogen_hf.registration import exported
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import DataArguments, ModelArguments
 from pianogen_hf.workflows.loading import load_encoder
+from pianogen_hf.workflows.split import Split
 
 
-def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> NotesEncoder:
+def make_tokenizer(args: ModelArguments, split: Split) -> NotesEncoder:
     """The checkpoint's tokenizer or feature extractor when fine-tuning; otherwise a new one, fitted if it learns.
 
     It is fitted on train pieces alone.
@@ -38,7 +39,7 @@ def make_tokenizer(args: ModelArguments, pieces: Dataset, sides: list[str]) -> N
         if not isinstance(tokenizer, pianogen_hf.RemiTokenizer):
             raise ArgumentError("bpe_vocab_size needs --tokenizer RemiTokenizer")
         try:
-            tokenizer.train_bpe(notes_of(pieces, sides, "train"), args.bpe_vocab_size)
+            tokenizer.train_bpe(split.notes("train"), args.bpe_vocab_size)
         except ValueError as error:
             raise ArgumentError(f"bpe_vocab_size: {one_line(error)}") from error
     return tokenizer
@@ -63,7 +64,7 @@ def new_tokenizer(args: ModelArguments) -> NotesEncoder:
         raise ArgumentError(f"tokenizer_config: {one_line(error)}") from error
 
 
-def make_chunks(args: DataArguments, pieces: Dataset, sides: list[str], tokenizer: NotesEncoder) -> dict[str, Any]:
+def make_chunks(args: DataArguments, split: Split, tokenizer: NotesEncoder) -> dict[str, Any]:
     """Examples of every side. Only the train side is augmented: on disk, or lazily, when an example is asked for.
 
     Raises:
@@ -72,8 +73,8 @@ def make_chunks(args: DataArguments, pieces: Dataset, sides: list[str], tokenize
     cache_dir, is_lazy = Path(args.cache_dir).expanduser(), args.augmentation == "lazy"
     augmentation = Augmentation(*(tuple(getattr(args, name)) for name in ("transpose", "velocity", "stretch")))
     chunks: dict[str, Any] = build_chunks(
-        pieces,
-        ["" if is_lazy and side == "train" else side for side in sides],
+        split.pieces,
+        ["" if is_lazy and side == "train" else side for side in split.sides],
         tokenizer,
         args.chunk_length,
         cache_dir,
@@ -83,10 +84,9 @@ def make_chunks(args: DataArguments, pieces: Dataset, sides: list[str], tokenize
         num_proc=args.num_proc,
     )
     if is_lazy:
-        rows = [row for row, side in enumerate(sides) if side == "train"]
         chunks["train"] = LazyChunks(
-            pieces,
-            rows,
+            split.pieces,
+            split.rows("train"),
             tokenizer,
             args.chunk_length,
             augmentation,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.errors import DataError
 from pianogen_hf.generation.onnx.builder import ExportError
 from pianogen_hf.generation.onnx.exporters import EXPORTERS, Exporter
@@ -20,26 +18,34 @@ from pianogen_hf.generation.onnx.session import FILES, FOLDER
 from pianogen_hf.hub.models import model_folder
 from pianogen_hf.publishing.added_code import add_code
 from pianogen_hf.tokenizers.files import write_whole
+from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.workflows.loading import load_model
-from pianogen_hf.workflows.split import pieces_of_model
+from pianogen_hf.workflows.split import Places, split_of_model
 
 _MAX_LOSS = 0.01  # share of the cross-entropy that 8 bits may cost
 _MAX_HELDOUT = 100  # pieces
 
 
-def export(args: argparse.Namespace) -> None:
-    """Write graphs, once each was held against the torch model, as the options of `pianogen export` say.
+def export(name: str, output: Path, *, revision: str | None, int8: bool, places: Places) -> None:
+    """Write graphs, once each was held against the torch model.
+
+    Args:
+        name: folder or Hub id of the model.
+        output: where the folder of graphs is to lie.
+        revision: branch, tag or commit of a model on the Hub.
+        int8: whether also to write a version with weights, keys and values of 8 bits.
+        places: where its held-out pieces lie, on which that one is measured.
 
     Raises:
         ArgumentError, DataError, EngineError, ExportError: for what a user can mend. OSError: if the folder can't be
             written to.
     """
     logging.disable_progress_bar()  # of loading weights
-    model, encoder = load_model(args.model, args.revision)
+    model, encoder = load_model(name, revision)
     if model.config.model_type not in EXPORTERS:
         kinds = " and ".join(EXPORTERS)
-        raise ExportError(f"{args.model} is a {model.config.model_type}: only {kinds} can be exported")
+        raise ExportError(f"{name} is a {model.config.model_type}: only {kinds} can be exported")
     exporter = EXPORTERS[model.config.model_type](model.cpu())
     print("float32: building and checking ...", flush=True)
     graph = exporter.graph()
@@ -47,15 +53,15 @@ def export(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     samples = exporter.samples(engine)
     print(f"float32: {exporter.check(engine, samples)}")
-    folder = Path(args.output)
-    _write_beside(folder, args.model, model, encoder)
-    _write(folder, "float32", graph, exporter)
-    if not args.int8:
+    _write_beside(output, name, model, encoder)
+    _write(output, "float32", graph, exporter)
+    if not int8:
         return
     print("int8: building and checking ...", flush=True)
     graph = exporter.int8_graph(engine, samples)
-    print(f"int8: {_check_loss(exporter, engine, exporter.open(graph), samples, encoder, args)}")
-    _write(folder, "int8", graph, exporter)
+    pieces = _heldout(model_folder(name, revision), places)
+    print(f"int8: {_check_loss(exporter, engine, exporter.open(graph), samples, encoder, pieces)}")
+    _write(output, "int8", graph, exporter)
 
 
 def _write(folder: Path, precision: str, graph: bytes, exporter: Exporter) -> None:
@@ -83,14 +89,13 @@ def _check_loss(
     small: Any,
     samples: list[np.ndarray],
     encoder: NotesEncoder,
-    args: argparse.Namespace,
+    pieces: list[Notes],
 ) -> str:
     """Hold cross-entropies against each other, on held-out pieces if there are any.
 
     Raises:
         ExportError: if 8 bits cost too much.
     """
-    pieces = _heldout(args)
     if pieces:
         rows = [encoder.piece_steps(notes) for notes in pieces]
         unit, count = "bits per note of held-out pieces", sum(map(len, pieces)) * math.log(2)
@@ -104,15 +109,14 @@ def _check_loss(
     return found
 
 
-def _heldout(args: argparse.Namespace) -> list[Any]:
+def _heldout(folder: Path, places: Places) -> list[Notes]:
     """Validation pieces as the model's own split.json tells them apart; none if they are not at hand."""
-    folder = model_folder(args.model, args.revision)
-    if not Path(folder, "split.json").exists():
+    if not (folder / "split.json").exists():
         return []
     try:
-        pieces, sides, _ = pieces_of_model(str(folder), args.source, args.data_path, args.cache_dir)
+        split = split_of_model(folder, places)
     except DataError:
-        if args.source:
+        if places.source:
             raise
         return []
-    return list(notes_of(pieces, sides, "validation"))[:_MAX_HELDOUT]
+    return list(split.notes("validation"))[:_MAX_HELDOUT]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,58 +20,83 @@ from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, read_midi, write_midi
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.workflows.loading import load_engine, load_model
 
+_SECONDS = 30.0  # of music, where nobody says how much
 
-def generate(args: argparse.Namespace, outputs: list[Path]) -> None:
-    """Generate as the checked options say, one sample for each path.
+
+def generate(
+    outputs: list[Path],
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    engine: str = "torch",
+    prompt: str | None = None,
+    programs: str = "piano",
+    length: Length | None = None,
+    fill: Sequence[float] | None = None,
+    accompany: str | None = None,
+    end: bool = False,
+    bpm: float = 90.0,
+    png: bool = False,
+    wav: bool = False,
+    **options: Any,
+) -> None:
+    """Generate one sample for each path.
+
+    Args:
+        outputs: MIDI files to write.
+        model: folder or Hub id; None for the bundled one.
+        revision: branch, tag or commit of a model on the Hub.
+        trust_remote_code: whether to run code that the model carries.
+        engine: "torch", "onnx" or "int8".
+        prompt: a MIDI file to continue; None for a piece from nothing.
+        programs: instruments of the prompt to read, "piano" or "all".
+        length: how much to continue.
+        fill: begin and end, in seconds, of a gap of the prompt to fill instead.
+        accompany: "below" or "above": where to write a second part to the prompt instead.
+        end: whether to come to an end at the wanted length.
+        bpm: quarters a minute of music without a prompt.
+        png: whether also to draw each piece.
+        wav: whether also to render its sound.
+        **options: as for `continue_notes`: seed, temperature, density ...
 
     Raises:
         ArgumentError, GenerationError, MidiError, AudioError: for what a user can mend.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading weights: ours is that of the music
-    length = _length(args)
-    prompt = _read_prompt(args)
-    name = args.model or BUNDLED_MODEL
-    model: Any  # every kind has what generation asks of a model
-    tokenizer: Any
-    if args.engine == "torch":
-        model, tokenizer = load_model(name, args.revision, args.trust_remote_code)
+    notes = None if prompt is None else _read_prompt(prompt, programs)
+    name = model or BUNDLED_MODEL
+    loaded: Any  # every kind has what generation asks of a model
+    encoder: Any
+    if engine == "torch":
+        loaded, encoder = load_model(name, revision, trust_remote_code)
     else:
-        model, tokenizer = load_engine(name, args.engine, args.revision)
+        loaded, encoder = load_engine(name, engine, revision)
     bar_format = "Generating |{bar}| {n:.0f}% {elapsed}"
     with tqdm(total=100, bar_format=bar_format, delay=1e-6) as progress:  # a delay: errors come before any bar
-        options = {
-            "num_samples": args.num_samples,
-            "seed": args.seed,
+        options |= {
+            "num_samples": len(outputs),
             "on_progress": lambda share: progress.update(share * 100 - progress.n),
             "on_message": progress.write,
-            **{name: getattr(args, name) for name in ("density", "register", "loudness", "key", "kind")},
-            **_decoding_options(args),
         }
-        if args.fill is not None and prompt is not None:
-            results = fill_notes(model, tokenizer, prompt, *args.fill, **options)
-        elif args.accompany is not None and prompt is not None:
-            results = accompany_notes(model, tokenizer, prompt, args.accompany, **options)
+        if fill is not None and notes is not None:
+            results = fill_notes(loaded, encoder, notes, *fill, **options)
+        elif accompany is not None and notes is not None:
+            results = accompany_notes(loaded, encoder, notes, accompany, **options)
         else:
-            options |= {"us_per_quarter": round(60e6 / args.bpm), "end": args.end}
-            results = continue_notes(model, tokenizer, length, prompt, **options)
+            options |= {"us_per_quarter": round(60e6 / bpm), "end": end}
+            results = continue_notes(loaded, encoder, length or Length(seconds=_SECONDS), notes, **options)
     for path, result in zip(outputs, results, strict=True):
-        _write(result, path, args.png, args.wav)
+        _write(result, path, png, wav)
 
 
-def _length(args: argparse.Namespace) -> Length:
-    wants_default = args.seconds is None and args.notes is None and args.bars is None
-    return Length(30.0 if wants_default else args.seconds, args.notes, args.bars)
-
-
-def _read_prompt(args: argparse.Namespace) -> Notes | None:
-    if args.prompt is None:
-        return None
-    notes = read_midi(args.prompt, PIANO_PROGRAMS if args.programs == "piano" else None)
+def _read_prompt(path: str, programs: str) -> Notes:
+    notes = read_midi(path, PIANO_PROGRAMS if programs == "piano" else None)
     if len(notes) == 0:
-        raise ArgumentError(f"{args.prompt} has {_why_empty(notes)}")
+        raise ArgumentError(f"{path} has {_why_empty(notes)}")
     if notes.remarks:
-        print(f"{args.prompt}: {len(notes)} notes taken; left out or mended: {notes.remarks_line}")
+        print(f"{path}: {len(notes)} notes taken; left out or mended: {notes.remarks_line}")
     return notes
 
 
@@ -82,12 +107,6 @@ def _why_empty(notes: Notes) -> str:
         return f"only other instruments ({others} notes): give a prompt with piano notes, or --programs all"
     why = f"only drums ({drums} notes)" if drums else "no notes"
     return f"{why}: give a prompt with notes of a piano"
-
-
-def _decoding_options(args: argparse.Namespace) -> dict[str, Any]:
-    if args.num_beams > 1:
-        return {"num_beams": args.num_beams, "do_sample": False}
-    return {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
 
 
 def _write(result: Continuation, path: Path, png: bool, wav: bool) -> None:

@@ -17,7 +17,7 @@ from pianogen_hf.data.sources.listing import list_sources
 from pianogen_hf.errors import ArgumentError, DataError
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, read_midi
 from pianogen_hf.tokenizers.notes import Notes
-from pianogen_hf.workflows.split import pieces_of_model
+from pianogen_hf.workflows.split import Places, Split, split_of_model
 
 
 @dataclass(frozen=True)
@@ -50,33 +50,25 @@ class HeldOut:
         return _notes(self.train.select(rows))
 
 
-def own_side(
-    folder: Path, side: str, source: list[str] | None, data_path: str | None, cache_dir: str, max_pieces: int | None
-) -> HeldOut:
+def own_side(folder: Path, side: str, places: Places, max_pieces: int | None = None) -> HeldOut:
     """One side of the model's own split.
 
     Args:
         folder: the model.
         side: "validation" or "test".
-        source: where the pieces lie; None for the sources it was trained on.
-        data_path: the path, where there is only one source.
-        cache_dir: where train.py keeps what it read.
+        places: where the pieces lie.
         max_pieces: as many at most; None for all.
 
     Raises:
         ArgumentError: if the model has no split, or pieces of it are missing. DataError: if they can't be read.
     """
-    pieces, sides, manifest = pieces_of_model(str(folder), source, data_path, cache_dir)
-    rows = [row for row, each in enumerate(sides) if each == side]
-    wanted = manifest["counts"].get(side, 0)
-    if not wanted:
+    split = split_of_model(folder, places)
+    rows = complete_rows(split, side)
+    if not rows:
         raise ArgumentError(f"the split of {folder} has no {side} pieces: give --data FOLDER")
-    if len(rows) < wanted:
-        raise ArgumentError(
-            f"{wanted - len(rows)} of {wanted} {side} pieces are missing: give the --source they came from"
-        )
+    manifest = split.manifest
     trained = {family for each, family, _ in manifest["pieces"].values() if each == "train"}
-    chosen = pieces.select(rows[:max_pieces])
+    chosen = split.pieces.select(rows[:max_pieces])
     family_of = {name: family for name, (_, family, _) in manifest["pieces"].items()}
     names = chosen["piece_id"][:]
     return HeldOut(
@@ -86,8 +78,22 @@ def own_side(
         chosen["content"][:],
         frozenset(name for name in names if family_of.get(name) in trained),
         is_whole=max_pieces is None or max_pieces >= len(rows),
-        train=pieces.select([row for row, each in enumerate(sides) if each == "train"]),
+        train=split.pieces.select(split.rows("train")),
     )
+
+
+def complete_rows(split: Split, side: str) -> list[int]:
+    """Where the pieces of one side of a model's split stand.
+
+    Raises:
+        ArgumentError: if some are missing.
+    """
+    rows, wanted = split.rows(side), split.manifest["counts"].get(side, 0)
+    if len(rows) < wanted:
+        raise ArgumentError(
+            f"{wanted - len(rows)} of {wanted} {side} pieces are missing: give the --source they came from"
+        )
+    return rows
 
 
 def any_folder(folder: Path, data: str, cache_dir: str, max_pieces: int | None) -> HeldOut:

@@ -40,12 +40,12 @@ def load_model(
     """
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise ArgumentError(f"{name} holds no model (no config.json)")
-    place: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    encoder = load_encoder(str(name), **place)
-    auto_class = auto_class_of(load_pretrained(AutoConfig, str(name), **place))
+    folder = model_folder(name, revision)  # once: the Hub is asked, and may say something else the next time
+    encoder = _encoder(folder, str(name), trust_remote_code)
+    auto_class = auto_class_of(_opened(AutoConfig, folder, str(name), trust_remote_code))
     options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
-        model, info = load_pretrained(auto_class, str(name), **place, **options)
+        model, info = _opened(auto_class, folder, str(name), trust_remote_code, **options)
     except RuntimeError as error:
         raise ArgumentError(f"{name} can't be opened as a model: its weights do not fit its config.json") from error
     if info["missing_keys"]:  # they would be random numbers
@@ -73,12 +73,12 @@ def load_engine(name: str | Path, engine: str, revision: str | None = None) -> t
     from pianogen_hf.generation.onnx.note_engine import OnnxNoteEngine
     from pianogen_hf.generation.onnx.session import FOLDER, EngineError
 
-    encoder = load_encoder(str(name), revision)
     kind = load_pretrained(AutoConfig, str(name), revision).model_type
     engines: dict[str, Any] = {"music_transformer": OnnxEngine, "note_transformer": OnnxNoteEngine}
     if kind not in engines:
         raise ArgumentError(f"{name} is a {kind}: the fast engines run only {' and '.join(engines)}")
     folder = model_folder(name, revision, FOLDER)
+    encoder = _encoder(folder, str(name), trust_remote_code=False)
     try:
         return engines[kind].from_pretrained(folder, "int8" if engine == "int8" else "float32"), encoder
     except EngineError as error:
@@ -96,21 +96,20 @@ def load_encoder(name: str, revision: str | None = None, trust_remote_code: bool
     Raises:
         ArgumentError: if it can't be loaded, or is none of this package's.
     """
-    if not (model_folder(name, revision) / FEATURE_EXTRACTOR_NAME).is_file():
-        return load_tokenizer(name, revision, trust_remote_code)
-    extractor = load_pretrained(AutoFeatureExtractor, name, revision, trust_remote_code)
+    return _encoder(model_folder(name, revision), name, trust_remote_code)
+
+
+def _encoder(folder: Path, name: str, trust_remote_code: bool) -> NotesEncoder:
+    if not (folder / FEATURE_EXTRACTOR_NAME).is_file():
+        return _tokenizer(folder, name, trust_remote_code)
+    extractor = _opened(AutoFeatureExtractor, folder, name, trust_remote_code)
     if not isinstance(extractor, NotesEncoder):
         raise ArgumentError(f"{name} has no feature extractor of music but a {type(extractor).__name__}")
     return extractor
 
 
-def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> NoteTokenizer:
-    """The tokenizer of a checkpoint.
-
-    Raises:
-        ArgumentError: if it can't be loaded, or is none of this package's.
-    """
-    tokenizer = load_pretrained(AutoTokenizer, name, revision, trust_remote_code)
+def _tokenizer(folder: Path, name: str, trust_remote_code: bool = False) -> NoteTokenizer:
+    tokenizer = _opened(AutoTokenizer, folder, name, trust_remote_code)
     if not isinstance(tokenizer, NoteTokenizer):
         raise ArgumentError(f"{name} has no tokenizer of music but a {type(tokenizer).__name__}")
     return tokenizer
@@ -124,7 +123,11 @@ def load_pretrained(
     Raises:
         ArgumentError: if there is no such folder or model, or it can't be opened.
     """
-    folder = model_folder(name, revision)
+    return _opened(auto_class, model_folder(name, revision), name, trust_remote_code, **kwargs)
+
+
+def _opened(auto_class: Any, folder: Path, name: str, trust_remote_code: bool, **kwargs: Any) -> Any:
+    """What lies in a folder, which in errors is called as the user did."""
     if kwargs.get("use_safetensors"):
         refuse_pickle(folder, name)
     try:

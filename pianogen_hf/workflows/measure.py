@@ -8,6 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from pianogen_hf.data.caching import fingerprint_of
 from pianogen_hf.data.chunks import chunk_overlap, chunk_size
+from pianogen_hf.errors import FileError
 from pianogen_hf.evaluation.copy_report import copy_report
 from pianogen_hf.evaluation.distributions import compare_sets
 from pianogen_hf.evaluation.likelihood import Likelihood, piece_likelihood
@@ -23,12 +25,35 @@ from pianogen_hf.evaluation.music_metrics import METRICS, piece_metrics
 from pianogen_hf.evaluation.quantisation import on_common_grid, shares
 from pianogen_hf.evaluation.round_trip import RoundTrip, residuals, round_trip
 from pianogen_hf.generation.continuation import Length, continue_notes
-from pianogen_hf.records import write_json
+from pianogen_hf.records import read_json, write_json
 from pianogen_hf.tokenizers.midi import read_midi, write_midi
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.workflows.heldout import HeldOut, contents_hash_key
 
 TOP_P = 0.95
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is measured.
+
+    Attributes:
+        window: tokens in a window.
+        batch_size: windows at a time.
+        precision: of the model's forward pass, "float32" or "bfloat16".
+        orders: random masks per window of a masked model.
+        num_samples: pieces to generate.
+        notes: notes in each, and in the real pieces beside them.
+        seed: of the generated pieces and of masks.
+    """
+
+    window: int
+    batch_size: int = 16
+    precision: str = "float32"
+    orders: int = 8
+    num_samples: int = 24
+    notes: int = 220
+    seed: int = 0
 
 
 class Evaluation:
@@ -43,11 +68,14 @@ class Evaluation:
         model_hash: tells the weights from others.
         heldout: the pieces.
         folder: where results and generated pieces lie.
-        args: the command's options: `window`, `batch_size`, `precision`, `orders`, `num_samples`, `notes`, `seed`.
+        settings: see [`Settings`].
     """
 
-    def __init__(self, model: Any, encoder: Any, model_hash: str, heldout: HeldOut, folder: Path, args: Any) -> None:
-        self.model, self.encoder, self.heldout, self.folder, self.args = model, encoder, heldout, folder, args
+    def __init__(
+        self, model: Any, encoder: Any, model_hash: str, heldout: HeldOut, folder: Path, settings: Settings
+    ) -> None:
+        self.model, self.encoder, self.heldout, self.folder = model, encoder, heldout, folder
+        self.settings = settings
         self._model_key = [model_hash, type(encoder).__name__]
         self.seconds: dict[str, float] = {}
 
@@ -55,9 +83,9 @@ class Evaluation:
 
     def likelihood(self) -> dict[str, Any]:
         """Bits of the pieces, with windows that slide by half and with windows that do not overlap."""
-        size = chunk_size(self.encoder, self.args.window)
-        strides = {"sliding": size - chunk_overlap(self.encoder, self.args.window), "separate": size}
-        settings = [getattr(self.args, name) for name in ("precision", "orders", "seed")]
+        size = chunk_size(self.encoder, self.settings.window)
+        strides = {"sliding": size - chunk_overlap(self.encoder, self.settings.window), "separate": size}
+        settings = [getattr(self.settings, name) for name in ("precision", "orders", "seed")]
 
         def measure() -> dict[str, Any]:
             found = {name: self._bits(size + 1, stride, name) for name, stride in strides.items()}
@@ -70,7 +98,7 @@ class Evaluation:
                 "common_grid": on_common_grid(self.model, self.encoder, main.bits_per_note, self._residuals()),
                 "shares": shares(by_kind, is_bound=main.num_orders is not None),
                 "cells": getattr(self.encoder, "tokens_per_step", 1) > 1,
-                "precision": self.args.precision,
+                "precision": self.settings.precision,
                 "per_piece": {name: each.per_piece() for name, each in found.items()},
             }
 
@@ -89,10 +117,10 @@ class Evaluation:
                 self.heldout.pieces.items(),
                 window,
                 stride,
-                batch_size=self.args.batch_size,
-                precision=self.args.precision,
-                num_orders=self.args.orders,
-                seed=self.args.seed,
+                batch_size=self.settings.batch_size,
+                precision=self.settings.precision,
+                num_orders=self.settings.orders,
+                seed=self.settings.seed,
                 on_progress=on_progress,
             )
 
@@ -109,21 +137,21 @@ class Evaluation:
 
     def generated(self) -> list[Notes]:
         """The samples, from nothing: each is made once, and lies as a MIDI file beside the figures."""
-        key = [*self._model_key, self.args.notes, TOP_P]
+        key = [*self._model_key, self.settings.notes, TOP_P]
         folder = self.folder / "generated" / fingerprint_of(key)[:16]
-        seeds = range(self.args.seed, self.args.seed + self.args.num_samples)
+        seeds = range(self.settings.seed, self.settings.seed + self.settings.num_samples)
         pieces = []
         for seed in tqdm(seeds, desc="Generating", unit="piece"):
             path = folder / f"seed-{seed:05d}.mid"
             if not path.exists():
-                length = Length(notes=self.args.notes)
+                length = Length(notes=self.settings.notes)
                 made = continue_notes(self.model, self.encoder, length, seed=seed, do_sample=True, top_p=TOP_P)
                 write_midi(made[0].new, path)
             pieces.append(read_midi(path, programs=None))
         return pieces
 
     def _sample_settings(self) -> dict[str, int]:
-        return {name: getattr(self.args, name) for name in ("num_samples", "notes", "seed")}
+        return {name: getattr(self.settings, name) for name in ("num_samples", "notes", "seed")}
 
     def statistics(self) -> dict[str, Any]:
         """Music statistics of generated pieces against held-out ones, and of real pieces against the same."""
@@ -131,11 +159,11 @@ class Evaluation:
         def measure() -> dict[str, Any]:
             heldout = [self._metrics(notes) for notes in tqdm(self.heldout.pieces.values(), desc="Statistics")]
             made = [piece_metrics(self._beginning(notes)) for notes in self.generated()]
-            train = self.heldout.train_notes(self.args.num_samples, self.args.seed)
+            train = self.heldout.train_notes(self.settings.num_samples, self.settings.seed)
             if train:
                 real, against, floor = [self._metrics(each) for each in train.values()], heldout, "train pieces"
             else:
-                order = np.random.default_rng(self.args.seed).permutation(len(heldout))
+                order = np.random.default_rng(self.settings.seed).permutation(len(heldout))
                 halves = [[heldout[row] for row in half] for half in np.array_split(order, 2)]
                 real, against, floor = halves[0], halves[1], "one half of the held-out pieces, against the other"
             settings = {
@@ -162,7 +190,7 @@ class Evaluation:
 
     def _beginning(self, notes: Notes) -> Notes:
         """As many notes as generated pieces have, which are beginnings, too."""
-        return notes.where(np.arange(len(notes)) < self.args.notes)
+        return notes.where(np.arange(len(notes)) < self.settings.notes)
 
     def audit(self) -> dict[str, Any] | None:
         """The copy audit of `pianogen audit`, of the same generated pieces; None without train pieces."""
@@ -205,8 +233,8 @@ class Evaluation:
         key = fingerprint_of([_VERSION, *self._model_key, *contents_hash_key(self.heldout), settings])
         if path.exists():
             try:
-                kept = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                kept = read_json(path)
+            except FileError:
                 kept = {}
             if kept.get("key") == key:
                 self.seconds[section] = kept["seconds"]

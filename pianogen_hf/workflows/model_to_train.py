@@ -10,16 +10,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-import pianogen_hf
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.errors import ArgumentError, one_line
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import ModelArguments, PianoTrainingArguments
-from pianogen_hf.training.collator import ChunkCollator, RowCollator
-from pianogen_hf.training.continuous import ContinuousNotesTrainer
-from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
-from pianogen_hf.training.note_transformer import ArrangingCollator, NoteTransformerTrainer
-from pianogen_hf.training.trainer import PianoTrainer
 from pianogen_hf.workflows.loading import auto_class_of, load_pretrained
 
 
@@ -73,39 +67,6 @@ def try_model(model: PreTrainedModel, tokenizer: NotesEncoder) -> None:
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ArgumentError(f"model_config: a model of these sizes can't compute: {one_line(error)}") from error
     model.train()
-
-
-def way_of_training(
-    args: PianoTrainingArguments,
-    model: PreTrainedModel,
-    tokenizer: NotesEncoder,
-    chunk_length: int,
-    kinds: dict[str, int],
-) -> tuple[type[PianoTrainer], Any]:
-    """The trainer class and the collator that suit a model.
-
-    Args:
-        args: of the run.
-        model: what is trained.
-        tokenizer: its tokenizer or feature extractor.
-        chunk_length: rows of a training example.
-        kinds: class of the kind of music of each piece that has one, by `piece_id`.
-
-    Raises:
-        ArgumentError: for what a model that does not predict next ids can't do.
-    """
-    is_masked = isinstance(model, pianogen_hf.PianoEncoderForMaskedLM)
-    is_of_rows = tokenizer.input_name == "input_values"
-    if args.label_smoothing_factor and (is_masked or is_of_rows):
-        raise ArgumentError("label_smoothing_factor is for models that predict the next id: leave it out")
-    if isinstance(model, pianogen_hf.NoteTransformerForCausalLM):
-        return NoteTransformerTrainer, ArrangingCollator(chunk_length, kinds, args.seed)
-    if is_of_rows:
-        return ContinuousNotesTrainer, RowCollator()
-    pad_token_id = tokenizer.config_settings()["pad_token_id"]
-    if is_masked:
-        return MaskedPianoTrainer, MaskingCollator(pad_token_id, model.config.mask_token_id, args.seed)
-    return PianoTrainer, ChunkCollator(pad_token_id)
 
 
 def check_resumed(

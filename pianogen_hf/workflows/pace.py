@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pianogen_hf.errors import ArgumentError
+from pianogen_hf.records import read_json
 from pianogen_hf.training.budget import Measured, PaceCallback
 from pianogen_hf.training.stages import Stage
 
@@ -74,4 +74,4 @@ def _steps_of(stage: Stage) -> int:
     states = sorted(stage.folder.glob("checkpoint-[0-9]*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
     if not states:
         raise ArgumentError(f"{stage.folder} holds no checkpoint to go on from: leave out --resume_from_checkpoint")
-    return int(json.loads(states[-1].read_text(encoding="utf-8"))["max_steps"])
+    return int(read_json(states[-1])["max_steps"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
 import tempfile
@@ -16,21 +14,40 @@ from datasets import Dataset
 from pianogen_hf.data.built import is_built, read_pieces, read_splits
 from pianogen_hf.data.checks import manifest_faults
 from pianogen_hf.data.manifest import read_manifest
-from pianogen_hf.errors import DataError
+from pianogen_hf.errors import DataError, FileError
 from pianogen_hf.hub.destination import Destination, Upload
 from pianogen_hf.hub.errors import limit_waiting
 from pianogen_hf.publishing.card_facts import describe, forbids_commerce, terms_of
 from pianogen_hf.publishing.data_card import UNKNOWN, is_non_commercial, render_data_card
 from pianogen_hf.publishing.data_files import is_data, other_files, published_pieces, refuse_private, write_tables
 from pianogen_hf.publishing.data_reload import check_pushed_data
+from pianogen_hf.records import read_json
 
 
-def push_data(args: argparse.Namespace, text: str) -> int:
-    """Push a built data set as the checked options say, and check what arrived.
+def push_data(
+    folder: Path,
+    repo: str,
+    *,
+    license: str,
+    text: str,
+    message: str,
+    dry_run: bool,
+    timeout: float,
+    token: str | None,
+    **destination_options: Any,
+) -> int:
+    """Push a built data set, and check what arrived.
 
     Args:
-        args: of `pianogen data push`.
+        folder: what `pianogen data build` wrote.
+        repo: the data set on the Hub, made if it is not there.
+        license: as the Hub calls it.
         text: for the card.
+        message: what the commit is called.
+        dry_run: whether only to list what would go up.
+        timeout: how many seconds the Hub may take to answer.
+        token: access token; None for the one that is stored.
+        **destination_options: `private`, `revision` and `create_pr`, as for `Destination`.
 
     Returns:
         The exit code: 0, or 130 if the check was interrupted.
@@ -38,26 +55,25 @@ def push_data(args: argparse.Namespace, text: str) -> int:
     Raises:
         DataError, FolderError, HubError: for what a user can mend.
     """
-    built = _Built.read(args.folder)
-    for line in _warnings(built.manifest, args.license):
+    built = _Built.read(folder)
+    for line in _warnings(built.manifest, license):
         print(f"warning: {line}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="pianogen-push-") as scratch:
         uploads = [each for name, rows in built.configs.items() for each in write_tables(Path(scratch), name, rows)]
-        uploads += other_files(args.folder, with_tokenizer="chunks" in built.configs)
-        card = built.card(args.repo, args.license, text)
-        refuse_private([*uploads, card], built.configs["pieces"], args.folder)
-        if args.dry_run:
-            print(_listing([*uploads, card], args.repo))
+        uploads += other_files(folder, with_tokenizer="chunks" in built.configs)
+        card = built.card(repo, license, text)
+        refuse_private([*uploads, card], built.configs["pieces"], folder)
+        if dry_run:
+            print(_listing([*uploads, card], repo))
             return 0
-        limit_waiting(args.timeout)
-        options = {"private": args.private, "revision": args.revision, "create_pr": args.create_pr, "token": args.token}
-        destination = Destination(args.repo, **options, repo_type="dataset")
-        if destination.repo_id != args.repo:  # the namespace was left out
-            card = built.card(destination.repo_id, args.license, text)
-        pushed = destination.push([*uploads, card], args.message, is_data)
+        limit_waiting(timeout)
+        destination = Destination(repo, token=token, repo_type="dataset", **destination_options)
+        if destination.repo_id != repo:  # the namespace was left out
+            card = built.card(destination.repo_id, license, text)
+        pushed = destination.push([*uploads, card], message, is_data)
     print(pushed.summary, flush=True)
     try:
-        print(check_pushed_data(built.configs, built.manifest["hash"], pushed, args.token))
+        print(check_pushed_data(built.configs, built.manifest["hash"], pushed, token))
     except KeyboardInterrupt:
         print("interrupted: the data set is pushed, but was not checked; the same command checks it", file=sys.stderr)
         return 130
@@ -104,9 +120,9 @@ class _Built:
 def _report(folder: Path) -> dict[str, Any]:
     """What was read; nothing if that is not known, as of a copy from the Hub."""
     try:
-        report = json.loads((folder / "reading_report.json").read_text(encoding="utf-8"))
+        report = read_json(folder / "reading_report.json")
         return {name: report[name] for name in ("files", "unusable", "between_sides")}
-    except (OSError, ValueError, LookupError, TypeError):
+    except (FileError, LookupError, TypeError):
         return {}
 
 

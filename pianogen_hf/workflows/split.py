@@ -5,6 +5,8 @@ Shared by training, `pianogen data` and whatever measures a model, so that what 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from huggingface_hub import constants
 
 from pianogen_hf.data.caching import fingerprint_of
 from pianogen_hf.data.checks import manifest_faults
+from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.data.families import join_families
 from pianogen_hf.data.keys import normalized_keys
 from pianogen_hf.data.manifest import read_manifest, side_of, sides_by_content, split_manifest, write_manifest
@@ -22,21 +25,59 @@ from pianogen_hf.data.sources.hub import fetch, is_published, pinned, published_
 from pianogen_hf.data.sources.listing import list_sources
 from pianogen_hf.data.splits import assign_sides, limited_sides
 from pianogen_hf.errors import ArgumentError, DataError
+from pianogen_hf.folders import CACHE_DIR
 from pianogen_hf.hub.errors import limit_waiting
 from pianogen_hf.hub.models import model_file, model_folder
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS
+from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.training.arguments import DataArguments
 
 
-def load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]:
+@dataclass(frozen=True)
+class Split:
+    """Pieces, told apart.
+
+    Attributes:
+        pieces: one row each, of `PIECE_FEATURES`.
+        sides: train, validation or test for each; "" for one that the manifest does not know.
+        manifest: what split.json holds.
+        report: what was read and what was left out, as reading_report.json holds it.
+    """
+
+    pieces: Dataset
+    sides: list[str]
+    manifest: dict[str, Any]
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def rows(self, side: str) -> list[int]:
+        """Where the pieces of one side stand."""
+        return [row for row, each in enumerate(self.sides) if each == side]
+
+    def notes(self, side: str) -> Iterator[Notes]:
+        """The music of one side."""
+        return notes_of(self.pieces, self.sides, side)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the pieces of a model lie.
+
+    Attributes:
+        source: as for train.py; None for the sources that it was trained on.
+        data_path: the path, where there is only one source.
+        cache_dir: where train.py keeps what it read.
+    """
+
+    source: list[str] | None = None
+    data_path: str | None = None
+    cache_dir: str = CACHE_DIR
+
+
+def load_split(args: DataArguments) -> Split:
     """Read the sources, find families, and give every piece its side.
 
     Where a source prescribes no sides, those that its pieces got are kept in the cache, and the same source with
     further files keeps them: no piece changes side because another arrived.
-
-    Returns:
-        The usable pieces with their `family_id`; one of train, validation, test for each; and the report of what was
-        read and what was left out.
 
     Raises:
         DataError: if the sources or their split can't be used. ArgumentError: if `split_from` can't.
@@ -60,7 +101,9 @@ def load_split(args: DataArguments) -> tuple[Dataset, list[str], dict[str, Any]]
     for side in ("train", "validation"):
         if side not in sides:
             raise DataError(f"no piece is left for {side}: change validation_fraction or test_fraction, or add files")
-    return (normalized_keys(pieces, cache_dir, args.num_proc) if args.normalize_key else pieces), sides, report
+    if args.normalize_key:
+        pieces = normalized_keys(pieces, cache_dir, args.num_proc)
+    return Split(pieces, sides, split_manifest(pieces, sides, split_parameters(args)), report)
 
 
 def pin_sources(args: DataArguments) -> None:
@@ -81,36 +124,25 @@ def pin_sources(args: DataArguments) -> None:
                 raise DataError(f"{each}: its split.json does not describe its pieces: {faults[0]}")
 
 
-def pieces_of_model(
-    folder: str, source: list[str] | None, data_path: str | None, cache_dir: str
-) -> tuple[Dataset, list[str], dict[str, Any]]:
+def split_of_model(folder: Path, places: Places) -> Split:
     """Pieces as the split.json in a model's folder tells them apart.
-
-    Args:
-        folder: the model.
-        source: where the pieces lie; None for the sources it was trained on.
-        data_path: the path, where there is only one source.
-        cache_dir: where train.py keeps what it read.
-
-    Returns:
-        The pieces; the side of each, "" for one that the model does not know; and the manifest.
 
     Raises:
         ArgumentError: if the model has no split.json. DataError: if that is broken, or the sources can't be used.
     """
-    path, cache = Path(folder, "split.json"), Path(cache_dir).expanduser()
+    path, cache = folder / "split.json", Path(places.cache_dir).expanduser()
     if not path.exists():
         raise ArgumentError(f"{folder} has no split.json: what it was trained on is unknown")
     manifest = read_manifest(path)
     parameters = manifest["parameters"]
-    files = list_sources(source or parameters["source"], data_path, cache)
+    files = list_sources(places.source or parameters["source"], places.data_path, cache)
     pieces = usable_pieces(load_pieces(files, cache, programs_of(parameters["programs"])))
     if parameters["normalize_key"]:
         pieces = normalized_keys(pieces, cache)
     known = sides_by_content(manifest)
     # By name, or by content where the folder is called otherwise now.
     rows = zip(pieces["piece_id"][:], pieces["content"][:], strict=True)
-    return pieces, [side_of(manifest, name) or known.get(content, "") for name, content in rows], manifest
+    return Split(pieces, [side_of(manifest, name) or known.get(content, "") for name, content in rows], manifest)
 
 
 def programs_of(name: str) -> tuple[int, ...] | None:

@@ -8,31 +8,33 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
-from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
 
-from pianogen_hf.data.manifest import split_manifest, write_manifest
+from pianogen_hf.data.manifest import write_manifest
 from pianogen_hf.data.provenance import Provenance, refusal
 from pianogen_hf.errors import ArgumentError, one_line
+from pianogen_hf.folders import moved_aside
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.records import recorded, without_place, write_json
 from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import write_midi
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.training.arguments import DataArguments, PianoTrainingArguments, without_token
+from pianogen_hf.training.arguments import DataArguments, ModelArguments, PianoTrainingArguments, without_token
 from pianogen_hf.training.callbacks import DurationCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.mixing import MixtureSampler
 from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages
 from pianogen_hf.training.trainer import PianoTrainer
+from pianogen_hf.training.ways import way_of_training
 from pianogen_hf.workflows.examples import kinds_of, make_chunks, make_tokenizer, owners_of
-from pianogen_hf.workflows.model_to_train import check_resumed, make_model, try_model, way_of_training
+from pianogen_hf.workflows.model_to_train import check_resumed, make_model, try_model
 from pianogen_hf.workflows.pace import within_minutes
-from pianogen_hf.workflows.split import load_split, provenance_of, split_parameters
+from pianogen_hf.workflows.split import Split, load_split, provenance_of
 from pianogen_hf.workflows.train_end import finish, publisher, push
 
 
@@ -56,75 +58,128 @@ def train(argv: list[str], callbacks: Sequence[TrainerCallback] = ()) -> int:
     return 0
 
 
-def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
-    argv = without_token(stage.argv)  # what is recorded
-    model_args, data_args, training_args = stage.arguments()
-    transformers.logging.set_verbosity(training_args.get_process_log_level())
-    if training_args.disable_tqdm:
-        datasets.disable_progress_bars()
-        transformers.logging.disable_progress_bar()
-    set_seed(training_args.seed)
-    resume = _resume_point(training_args)
-    card_text = _card_text(training_args.card_text)
-    is_main = training_args.process_index == 0
-    if is_main and stage.total > 1:
-        print(f"{stage.name}, in {stage.folder}")
-    with training_args.main_process_first(desc="preparing the data"):
-        earlier = earlier_stages(stage)  # not before: another process may just be writing what the last one measured
-        pieces, sides, report = load_split(data_args)
-        manifest = split_manifest(pieces, sides, split_parameters(data_args))
-        if is_main:
-            _say_what_was_read(report, manifest)
-        started_from = resume or model_args.model_name_or_path
-        provenance = _provenance(
-            started_from,
-            None if resume else model_args.model_revision,
-            resume is not None,
-            pieces,
-            sides,
-            manifest,
-            argv,
-            data_args.allow_contamination,
-        )
-        tokenizer = make_tokenizer(model_args, pieces, sides)
-        chunks = make_chunks(data_args, pieces, sides, tokenizer)
-    mixture = _mixture(data_args, pieces, chunks["train"], training_args.seed, is_main)
-    model = make_model(model_args, tokenizer, data_args.chunk_length)
-    if model_args.model_name_or_path is None:
-        try_model(model, tokenizer)
-    kinds = kinds_of(data_args, pieces)
-    way = way_of_training(training_args, model, tokenizer, data_args.chunk_length, kinds)
-    if resume is not None:
-        check_resumed(training_args, manifest, model, resume)
-    publish = publisher(training_args) if training_args.push_to_hub else None
-    # Only now, when all that a user can get wrong is behind us, is anything written.
-    if resume is None and is_main and stage.is_new_run:
-        _move_earlier_run_aside(stage.run_folder)
+@dataclass(frozen=True)
+class _Run:
+    """What a stage is asked to do.
 
-    def write_beside(folder: Path) -> None:
+    Attributes:
+        stage: of the recipe.
+        argv: the command line, as it is recorded.
+        model_args, data_args, args: its arguments, of the model, the data and the Trainer.
+        resume: the checkpoint that it is resumed from; None for a new run.
+        card_text: the hand-written part of the card.
+    """
+
+    stage: Stage
+    argv: list[str]
+    model_args: ModelArguments
+    data_args: DataArguments
+    args: PianoTrainingArguments
+    resume: str | None
+    card_text: str | None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that prints and writes."""
+        return self.args.process_index == 0
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What it is trained on.
+
+    Attributes:
+        split: the pieces.
+        provenance: all that the model will have been trained on.
+        tokenizer: or feature extractor.
+        chunks: examples of each side.
+        earlier: what the stages before this one measured.
+    """
+
+    split: Split
+    provenance: Provenance
+    tokenizer: NotesEncoder
+    chunks: dict[str, Any]
+    earlier: list[dict[str, Any]]
+
+    def write_beside(self, folder: Path) -> None:
         """What every checkpoint tells of its data."""
-        write_manifest(folder / "split.json", manifest)
-        provenance.save(folder)
+        write_manifest(folder / "split.json", self.split.manifest)
+        self.provenance.save(folder)
 
-    if is_main:
-        Path(training_args.output_dir).mkdir(parents=True, exist_ok=True)
-        write_beside(Path(training_args.output_dir))
-        write_json(Path(training_args.output_dir, "reading_report.json"), report)
-    trainer, interrupt = _make_trainer(
-        training_args, model, tokenizer, chunks, manifest["notes"]["validation"], write_beside, mixture, way, publish
-    )
+
+def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
+    run = _begin(stage)
+    with run.args.main_process_first(desc="preparing the data"):
+        data = _prepare(run)
+    mixture = _mixture(run, data)
+    model = _make_model(run, data)
+    kinds = kinds_of(run.data_args, data.split.pieces)
+    way = way_of_training(run.args, model, data.tokenizer, run.data_args.chunk_length, kinds)
+    publish = publisher(run.args) if run.args.push_to_hub else None
+    # Only now, when all that a user can get wrong is behind us, is anything written.
+    if run.is_main:
+        _write_folder(run, data)
+    trainer, interrupt = _make_trainer(run, data, model, mixture, way, publish)
     for callback in callbacks:
         trainer.add_callback(callback)
     began = time.monotonic()
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=run.resume)
     if interrupt.has_stopped:
-        if is_main:
-            command = shlex.join([*argv, "--resume_from_checkpoint", "true"])
-            print(f"Interrupted at step {trainer.state.global_step}. To go on: train.py {command}")
+        if run.is_main:
+            command = shlex.join([*run.argv, "--resume_from_checkpoint", "true"])
+            print(f"Interrupted at step {trainer.state.global_step}. To resume: train.py {command}")
         return 130
-    train_seconds = None if resume else time.monotonic() - began  # of a run without a break only
-    finish(trainer, tokenizer, pieces, sides, argv, data_args.chunk_length, card_text, train_seconds, earlier)
-    return push(trainer) if training_args.push_to_hub else 0
+    seconds = None if run.resume else time.monotonic() - began  # of a run without a break only
+    finish(
+        trainer, data.tokenizer, data.split, run.argv, run.data_args.chunk_length, run.card_text, seconds, data.earlier
+    )
+    return push(trainer) if run.args.push_to_hub else 0
+
+
+def _begin(stage: Stage) -> _Run:
+    """Read its arguments, and set up this process as they say."""
+    model_args, data_args, args = stage.arguments()
+    transformers.logging.set_verbosity(args.get_process_log_level())
+    if args.disable_tqdm:
+        datasets.disable_progress_bars()
+        transformers.logging.disable_progress_bar()
+    set_seed(args.seed)
+    resume, card_text = _resume_point(args), _card_text(args.card_text)
+    run = _Run(stage, without_token(stage.argv), model_args, data_args, args, resume, card_text)
+    if run.is_main and stage.total > 1:
+        print(f"{stage.name}, in {stage.folder}")
+    return run
+
+
+def _prepare(run: _Run) -> _Data:
+    """Read, split, refuse what the model may not see, and cut into examples."""
+    earlier = earlier_stages(run.stage)  # not before: another process may just be writing what the last one measured
+    split = load_split(run.data_args)
+    if run.is_main:
+        _say_what_was_read(split)
+    provenance = _provenance(run, split)
+    tokenizer = make_tokenizer(run.model_args, split)
+    return _Data(split, provenance, tokenizer, make_chunks(run.data_args, split, tokenizer), earlier)
+
+
+def _make_model(run: _Run, data: _Data) -> PreTrainedModel:
+    model = make_model(run.model_args, data.tokenizer, run.data_args.chunk_length)
+    if run.model_args.model_name_or_path is None:
+        try_model(model, data.tokenizer)
+    if run.resume is not None:
+        check_resumed(run.args, data.split.manifest, model, run.resume)
+    return model
+
+
+def _write_folder(run: _Run, data: _Data) -> None:
+    """Make the folder of the run, with what tells of its data."""
+    if run.resume is None and run.stage.is_new_run:
+        _move_earlier_run_aside(run.stage.run_folder)
+    folder = Path(run.args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    data.write_beside(folder)
+    write_json(folder / "reading_report.json", data.split.report)
 
 
 def _resume_point(args: PianoTrainingArguments) -> str | None:
@@ -151,7 +206,8 @@ def _card_text(path: str | None) -> str | None:
         raise ArgumentError(f"card_text {path} can't be read: {one_line(error)}") from error
 
 
-def _say_what_was_read(report: dict[str, Any], manifest: dict[str, Any]) -> None:
+def _say_what_was_read(split: Split) -> None:
+    report = split.report
     print(f"{report['usable']} of {report['files']} files, {report['notes']} notes, {report['hours']} hours")
     if report["without_chosen_programs"]:
         print(f"{report['without_chosen_programs']} of the others hold no notes of the chosen programs")
@@ -163,31 +219,24 @@ def _say_what_was_read(report: dict[str, Any], manifest: dict[str, Any]) -> None
         print(f"left out of the files, or mended: {', '.join(counts)}")
     if report["between_sides"]:
         print(
-            f"{len(report['between_sides'])} pieces left out, because they share music with pieces on different sides; "
-            "all named in reading_report.json"
+            f"{len(report['between_sides'])} pieces left out, because they share music with pieces of different "
+            "splits; all named in reading_report.json"
         )
-    print("pieces per side: " + ", ".join(f"{side} {count}" for side, count in manifest["counts"].items()))
+    print("pieces: " + ", ".join(f"{side} {count}" for side, count in split.manifest["counts"].items()))
 
 
-def _provenance(
-    started_from: str | None,
-    revision: str | None,
-    is_resumed: bool,
-    pieces: Dataset,
-    sides: list[str],
-    manifest: dict[str, Any],
-    argv: list[str],
-    allow_contamination: bool,
-) -> Provenance:
+def _provenance(run: _Run, split: Split) -> Provenance:
     """What the model will have been trained on: refused where that takes in what it is to be evaluated on."""
+    started_from = run.resume or run.model_args.model_name_or_path
+    revision = None if run.resume else run.model_args.model_revision
     before = provenance_of(started_from, revision) if started_from else Provenance.new()
-    if is_resumed and before.runs and before.runs[-1]["split"] == manifest["hash"]:
+    if run.resume and before.runs and before.runs[-1]["split"] == split.manifest["hash"]:
         return before  # the same run goes on
-    overlaps = before.overlap(pieces, sides)
-    if overlaps and not allow_contamination:
+    overlaps = before.overlap(split.pieces, split.sides)
+    if overlaps and not run.data_args.allow_contamination:
         raise ArgumentError(refusal(overlaps, str(started_from)))
-    origin = without_place(started_from) if started_from else None
-    return before.extended(manifest, pieces, sides, overlaps, recorded("train.py", argv), origin)
+    origin, command = without_place(started_from) if started_from else None, recorded("train.py", run.argv)
+    return before.extended(split.manifest, split.pieces, split.sides, overlaps, command, origin)
 
 
 def _move_earlier_run_aside(folder: Path) -> None:
@@ -196,56 +245,57 @@ def _move_earlier_run_aside(folder: Path) -> None:
         return
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise ArgumentError(f"output_dir {folder} holds an earlier run and can't be moved aside from within it")
-    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
-    aside = folder.rename(folder.with_name(f"{folder.name}.old{number}"))
-    print(f"{folder} held an earlier run: moved to {aside} (--resume_from_checkpoint true would have gone on)")
+    aside = moved_aside(folder)
+    print(f"{folder} held an earlier run: moved to {aside} (--resume_from_checkpoint true would have resumed it)")
 
 
 def _make_trainer(
-    args: PianoTrainingArguments,
+    run: _Run,
+    data: _Data,
     model: PreTrainedModel,
-    tokenizer: NotesEncoder,
-    chunks: dict[str, Any],
-    eval_notes: int,
-    write_beside: Callable[[Path], None],
     mixture: MixtureSampler | None,
     way: tuple[type[PianoTrainer], Any],
     publish: Callable[[Path, str], None] | None,
 ) -> tuple[PianoTrainer, InterruptCallback]:
     interrupt = InterruptCallback()
-    callbacks: list[Any] = [interrupt, DurationCallback()]
-    if args.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer_class, collator = way
-    if args.sample_steps is not None:
-
-        def write_sample(model: Any, path: Path) -> None:
-            _write_sample(model, tokenizer, path, args.sample_notes, args.seed)
-
-        callbacks.append(SampleCallback(write_sample, args.sample_steps))
     trainer = trainer_class(
-        eval_notes=eval_notes,
-        write_beside=write_beside,
+        eval_notes=data.split.manifest["notes"]["validation"],
+        write_beside=data.write_beside,
         mixture=mixture,
         publish=publish,
         model=model,
-        args=args,
-        train_dataset=chunks["train"],
-        eval_dataset=chunks["validation"],
-        processing_class=tokenizer,
-        callbacks=callbacks,
+        args=run.args,
+        train_dataset=data.chunks["train"],
+        eval_dataset=data.chunks["validation"],
+        processing_class=data.tokenizer,
+        callbacks=[interrupt, *_callbacks(run.args, data)],
         data_collator=collator,
     )
     return trainer, interrupt
 
 
-def _mixture(args: DataArguments, pieces: Dataset, chunks: Any, seed: int, is_main: bool) -> MixtureSampler | None:
+def _callbacks(args: PianoTrainingArguments, data: _Data) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [DurationCallback()]
+    if args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    if args.sample_steps is not None:
+
+        def write_sample(model: Any, path: Path) -> None:
+            _write_sample(model, data.tokenizer, path, args.sample_notes, args.seed)
+
+        callbacks.append(SampleCallback(write_sample, args.sample_steps))
+    return callbacks
+
+
+def _mixture(run: _Run, data: _Data) -> MixtureSampler | None:
     """What draws train examples where the sources have weights."""
-    if args.source_weights is None:
+    weights = run.data_args.source_weights
+    if weights is None:
         return None
-    owners, names = owners_of(args, pieces, chunks)
-    mixture = MixtureSampler(owners, dict(zip(names, args.source_weights, strict=True)), seed)
-    if mixture.missing and is_main:
+    owners, names = owners_of(run.data_args, data.split.pieces, data.chunks["train"])
+    mixture = MixtureSampler(owners, dict(zip(names, weights, strict=True)), run.args.seed)
+    if mixture.missing and run.is_main:
         print(f"no train piece of {', '.join(mixture.missing)}: the others share all train examples")
     return mixture
 

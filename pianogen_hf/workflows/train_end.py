@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 import torch
 import transformers
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
 
 import pianogen_hf
-from pianogen_hf.data.chunks import chunk_overlap, chunk_size, notes_of
-from pianogen_hf.data.manifest import read_manifest
+from pianogen_hf.data.chunks import chunk_overlap, chunk_size
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.hub.destination import Destination
@@ -24,11 +21,12 @@ from pianogen_hf.publishing.card_facts import hub_datasets
 from pianogen_hf.publishing.model_card import CardError, write_card
 from pianogen_hf.publishing.model_files import FolderError, is_part, select_files
 from pianogen_hf.publishing.push import push_command
-from pianogen_hf.records import recorded, write_json
+from pianogen_hf.records import read_json, recorded, write_json
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import PianoTrainingArguments
 from pianogen_hf.training.stages import stage_record
 from pianogen_hf.training.trainer import PianoTrainer
+from pianogen_hf.workflows.split import Split
 
 _HUB_SECONDS = 60.0  # how long the Hub may take to answer
 
@@ -36,8 +34,7 @@ _HUB_SECONDS = 60.0  # how long the Hub may take to answer
 def finish(
     trainer: PianoTrainer,
     tokenizer: NotesEncoder,
-    pieces: Dataset,
-    sides: list[str],
+    split: Split,
     argv: list[str],
     chunk_length: int,
     card_text: str | None,
@@ -53,15 +50,14 @@ def finish(
     size = chunk_size(tokenizer, chunk_length)
     metrics = {
         **_circumstances(trainer, tokenizer, argv, train_seconds),
-        "source": ", ".join(sorted(set(pieces["source"]))),
-        "hub_datasets": hub_datasets(read_manifest(folder / "split.json")),
+        "source": ", ".join(sorted(set(split.pieces["source"]))),
+        "hub_datasets": hub_datasets(split.manifest),
         "context": {"window": size + 1, "stride": size - chunk_overlap(tokenizer, chunk_length)},
         "validation": {name: scores[f"eval_{name}"] for name in ("bits_per_note", "nats_per_token", "accuracy")},
     }
     if isinstance(tokenizer, pianogen_hf.JSBTokenizer):
         grids = {
-            side: [tokenizer.notes_to_grid(notes) for notes in notes_of(pieces, sides, side)]
-            for side in ("train", "validation")
+            side: [tokenizer.notes_to_grid(notes) for notes in split.notes(side)] for side in ("train", "validation")
         }
         metrics["baselines"] = grid_baselines(grids["train"], grids["validation"], trainer.eval_notes)
     if earlier:
@@ -104,10 +100,9 @@ def scores_table(folder: Path) -> str:
     Raises:
         ArgumentError: if the folder holds no finished run.
     """
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArgumentError(f"{folder} holds no finished run (no metrics.json)") from error
+    metrics = read_json(folder / "metrics.json", default=None)
+    if metrics is None:
+        raise ArgumentError(f"{folder} holds no finished run (no metrics.json)")
     rows = {
         **metrics.get("baselines", {}),
         f"{folder} ({metrics['num_parameters']:,} parameters)": metrics["validation"],

@@ -18,8 +18,8 @@ from pianogen_hf.data.sources.hub import list_hub
 from pianogen_hf.data.sources.lakh import list_archive, list_lakh
 from pianogen_hf.data.sources.maestro import list_maestro
 from pianogen_hf.errors import DataError
+from pianogen_hf.folders import CACHE_DIR
 
-_CACHE_DIR = "~/.cache/pianogen_hf"
 _CHOICES = "bach, folder=PATH, maestro=PATH, lakh=PATH, dataset=PATH or hub=USER/NAME"
 _CONTENTS = {
     "folder": "MIDI files",
@@ -30,7 +30,7 @@ _CONTENTS = {
 
 
 def list_sources(
-    sources: Sequence[str], data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = _CACHE_DIR
+    sources: Sequence[str], data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = CACHE_DIR
 ) -> list[PieceFile]:
     """List the pieces of several sources without reading their music.
 
@@ -46,7 +46,7 @@ def list_sources(
 
 
 def list_each(
-    sources: Sequence[str], data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = _CACHE_DIR
+    sources: Sequence[str], data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = CACHE_DIR
 ) -> list[list[PieceFile]]:
     """What `list_sources` gives, source by source."""
     if not sources:
@@ -66,7 +66,7 @@ def list_each(
 
 
 def list_pieces(
-    source: str, data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = _CACHE_DIR
+    source: str, data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = CACHE_DIR
 ) -> list[PieceFile]:
     """List the pieces of one source without reading their music.
 

@@ -2,30 +2,58 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 import transformers
 
-from pianogen_hf.errors import ArgumentError, DataError, UsageError
+from pianogen_hf.errors import ArgumentError, DataError, UsageError, one_line
 from pianogen_hf.records import recorded
-from pianogen_hf.workflows.compare.job import Budget, Matching
+from pianogen_hf.workflows.compare.job import Budget, Job, Matching
 from pianogen_hf.workflows.compare.plan import OWN_OPTIONS, common_split, plan_job
 from pianogen_hf.workflows.compare.report import write_report
 from pianogen_hf.workflows.compare.runner import Runner
+from pianogen_hf.workflows.split import Split
 
 
-def compare(args: argparse.Namespace, extra: list[str], argv: list[str]) -> int:
-    """Plan, train, measure and report as the options say; what is done is not done again.
+@dataclass(frozen=True)
+class Request:
+    """What a comparison is asked for.
+
+    Attributes:
+        recipes: YAML files.
+        folder: where models and report go.
+        budget: what every model gets. matching: what all of them share.
+        places: options of train.py that say where the data lie.
+        extra: further options of train.py, of all recipes.
+        side: the held-out pieces that are reported; None for test where there is any, else validation.
+        settings: of the evaluation: samples, sample_notes, orders, seed.
+        with_real_music: whether the page lets held-out pieces be heard, too.
+        argv: the command line, which is recorded.
+    """
+
+    recipes: list[str]
+    folder: Path
+    budget: Budget
+    matching: Matching
+    places: list[str]
+    extra: list[str]
+    side: str | None
+    settings: dict[str, int]
+    with_real_music: bool
+    argv: list[str]
+
+
+def compare(request: Request, dry_run: bool = False) -> int:
+    """Plan, train, measure and report; what is done is not done again.
 
     Args:
-        args: of `commands/compare.py`, checked.
-        extra: options of train.py, of all recipes.
-        argv: the command line, which is recorded.
+        request: what is asked for.
+        dry_run: whether only to print the plan.
 
     Returns:
         0, or 1 if a model failed.
@@ -33,34 +61,32 @@ def compare(args: argparse.Namespace, extra: list[str], argv: list[str]) -> int:
     Raises:
         UsageError, ArgumentError, DataError, FileError: for what a user can mend.
     """
-    taken = [word for word in extra if word.startswith("--") and word[2:].split("=")[0] in OWN_OPTIONS]
+    taken = [word for word in request.extra if word.startswith("--") and word[2:].split("=")[0] in OWN_OPTIONS]
     if taken:
         raise UsageError(f"{taken[0]} is what the comparison decides: leave it out (see pianogen compare --help)")
     transformers.logging.set_verbosity_error()
-    folder = Path(args.output).expanduser()
-    places, extra = _places(args), [*extra, "--seed", str(args.seed)]
-    split = common_split([*places, *extra], folder, args.dry_run)
-    side = args.side or ("test" if split[2]["counts"].get("test") else "validation")
-    if not split[2]["counts"].get(side):
+    folder, seed = request.folder, ["--seed", str(request.settings["seed"])]
+    split = common_split([*request.places, *request.extra, *seed], folder, dry_run)
+    counts = split.manifest["counts"]
+    side = request.side or ("test" if counts.get("test") else "validation")
+    if not counts.get(side):
         raise UsageError(f"the split has no {side} pieces: choose another --side, or add files")
-    settings = {
-        "side": side,
-        **{name: getattr(args, name) for name in ("samples", "sample_notes", "orders", "seed")},
-    }
+    settings = {"side": side, **request.settings}
+    places = list(request.places)
     if (folder / "split.json").exists():
         places += ["--split_from", str(folder / "split.json")]
-    jobs, unusable = _jobs(args, places, extra, split)
+    jobs, unusable = _jobs(replace(request, places=places, extra=[*request.extra, *seed]), split)
     runner = Runner(folder, jobs, settings)
-    _print_plan(runner, jobs, unusable, side, split[2])
-    if args.dry_run:
+    _print_plan(runner, jobs, unusable, side, split.manifest)
+    if dry_run:
         return 0
     with _alone(folder):
         failed = None
         try:
             failed = runner.run()
         finally:  # an interrupted comparison reports what it has
-            facts = _facts(args, argv, split[2], side)
-            files = write_report(folder, jobs, unusable, split, settings, facts, not args.no_real_music)
+            facts = _facts(request, split.manifest, side)
+            files = write_report(folder, jobs, unusable, split, settings, facts, request.with_real_music)
     print(_short_table(files[0]))
     print(f"written: {', '.join(map(str, files))}")
     return 1 if failed or unusable else 0
@@ -80,29 +106,16 @@ def _alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _places(args: argparse.Namespace) -> list[str]:
-    """What says where the data lie, for train.py."""
-    options = ["--source", *args.source, "--normalize_key", "false"]
-    for name in ("data_path", "max_pieces", "cache_dir"):
-        if getattr(args, name) is not None:
-            options += [f"--{name}", str(getattr(args, name))]
-    return options
-
-
-def _jobs(
-    args: argparse.Namespace, places: list[str], extra: list[str], split: Any
-) -> tuple[list[Any], dict[str, str]]:
+def _jobs(request: Request, split: Split) -> tuple[list[Job], dict[str, str]]:
     """A job per recipe, and the reason by name for those of which none can be made."""
-    budget = Budget(None if args.minutes is None else 60 * args.minutes, args.tokens)
-    matching = Matching(args.parameters, args.notes_per_step, args.layers, args.heads, args.evaluations)
     jobs, unusable = [], {}
-    for path in args.recipes:
+    for path in request.recipes:
         try:
-            jobs.append(plan_job(path, places, extra, split, matching, budget))
+            jobs.append(plan_job(path, request.places, request.extra, split, request.matching, request.budget))
         except (ArgumentError, DataError) as error:
             unusable[Path(path).stem] = str(error)
         except Exception as error:  # a fault of one architecture or tokenizer is none of the others
-            unusable[Path(path).stem] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            unusable[Path(path).stem] = f"{type(error).__name__}: {one_line(error)}"
     if not jobs:
         raise ArgumentError(f"no recipe can be used: {next(iter(unusable.values()))}")
     return jobs, unusable
@@ -131,23 +144,24 @@ def _print_plan(
         print(f"about {minutes:.0f} minutes" if is_known else "how long it takes is known when one model is trained")
 
 
-def _facts(args: argparse.Namespace, argv: list[str], manifest: dict[str, Any], side: str) -> dict[str, str]:
+def _facts(request: Request, manifest: dict[str, Any], side: str) -> dict[str, str]:
     """How the comparison came about, for the report."""
+    matching = request.matching
     counts = ", ".join(
         f"{name} {count} pieces ({manifest['notes'][name]:,} notes)" for name, count in manifest["counts"].items()
     )
-    chosen = "the best of them by validation" if args.evaluations else "the last weights"
+    chosen = "the best of them by validation" if matching.evaluations else "the last weights"
     return {
-        "command": recorded("pianogen", ["compare", *argv]),
+        "command": recorded("pianogen", ["compare", *request.argv]),
         "data": f"{', '.join(manifest['sources'])}: {counts}",
         "split": manifest["hash"],
-        "reported": f"{side}; {args.evaluations} evaluations during training, {chosen}",
-        "budget": Budget(None if args.minutes is None else 60 * args.minutes, args.tokens).words(),
-        "size": f"{args.parameters:,} parameters, embeddings included; layers {args.layers or 'of the recipe'}, heads "
-        f"{args.heads or 'of the recipe'}",
-        "batch": f"about {args.notes_per_step:,} notes in a step; warm-up in the recipe's share of the steps; the "
+        "reported": f"{side}; {matching.evaluations} evaluations during training, {chosen}",
+        "budget": request.budget.words(),
+        "size": f"{matching.parameters:,} parameters, embeddings included; layers {matching.layers or 'of the recipe'}"
+        f", heads {matching.heads or 'of the recipe'}",
+        "batch": f"about {matching.notes_per_step:,} notes in a step; warm-up in the recipe's share of the steps; the "
         "recipe's learning rate times its width over the width here",
-        "seed": str(args.seed),
+        "seed": str(request.settings["seed"]),
     }
 
 

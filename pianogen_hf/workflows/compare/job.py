@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 
 import pianogen_hf
 from pianogen_hf.data.caching import fingerprint_of
-from pianogen_hf.records import write_json
+from pianogen_hf.records import read_json, write_json
 from pianogen_hf.tokenizers.files import write_whole
 
 _LOGS = 60  # points of a loss curve
@@ -145,7 +144,7 @@ class Job:
     @classmethod
     def load(cls, path: Path) -> Job:
         """What `save` wrote."""
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         values["phases"] = [Phase(**phase) for phase in values["phases"]]
         return cls(**{each.name: values[each.name] for each in fields(cls)})
 

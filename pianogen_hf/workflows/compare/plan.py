@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from pianogen_hf.data.chunks import notes_of
-from pianogen_hf.data.manifest import read_manifest, split_manifest, write_manifest
+from pianogen_hf.data.manifest import read_manifest, write_manifest
 from pianogen_hf.errors import ArgumentError, DataError
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import JsonMap, ModelArguments, PianoTrainingArguments, parse_arguments
@@ -28,7 +27,7 @@ from pianogen_hf.training.recipe import as_options, read_yaml
 from pianogen_hf.workflows.compare.job import Budget, Job, Matching, Phase
 from pianogen_hf.workflows.examples import make_chunks, make_tokenizer
 from pianogen_hf.workflows.model_to_train import make_model
-from pianogen_hf.workflows.split import load_split, split_parameters
+from pianogen_hf.workflows.split import Split, load_split
 
 # What decides the pieces and their sides: one value for all, the command line's or the default, never a recipe's.
 SPLIT_OPTIONS = (
@@ -72,8 +71,8 @@ _SAMPLED_PIECES = 64  # train pieces whose ids per note are counted
 _WIDEST_RATE = 10.0  # the learning rate is raised so much at most for a narrower model
 
 
-def common_split(options: list[str], folder: Path, is_dry: bool) -> tuple[Dataset, list[str], dict[str, Any]]:
-    """Pieces, sides and manifest of the comparison; the first call writes split.json, later ones are held to it.
+def common_split(options: list[str], folder: Path, is_dry: bool) -> Split:
+    """The split of the comparison; the first call writes split.json, later ones are held to it.
 
     Raises:
         ArgumentError, DataError: if the options or the sources can't be used.
@@ -82,24 +81,24 @@ def common_split(options: list[str], folder: Path, is_dry: bool) -> tuple[Datase
     written = folder / "split.json"
     if written.exists():
         data_args.split_from = [str(written)]
-    pieces, sides, _ = load_split(data_args)
-    manifest = split_manifest(pieces, sides, split_parameters(data_args))
+    split = load_split(data_args)
+    found = split.manifest["hash"]
     if not written.exists():
         if not is_dry:
-            write_manifest(written, manifest)
-    elif (before := read_manifest(written)["hash"]) != manifest["hash"]:
+            write_manifest(written, split.manifest)
+    elif (before := read_manifest(written)["hash"]) != found:
         raise DataError(
-            f"{written} holds another split ({before[:12]}, not {manifest['hash'][:12]}): the sources or their options "
-            "have changed; choose another --output"
+            f"{written} holds another split ({before[:12]}, not {found[:12]}): the sources or their options have "
+            "changed; choose another --output"
         )
-    return pieces, sides, manifest
+    return split
 
 
 def plan_job(
     path: str,
     places: list[str],
     extra: list[str],
-    split: tuple[Dataset, list[str], dict[str, Any]],
+    split: Split,
     matching: Matching,
     budget: Budget,
 ) -> Job:
@@ -116,19 +115,18 @@ def plan_job(
     Raises:
         ArgumentError, DataError: if the recipe can't be used as it is, in one line.
     """
-    pieces, sides, manifest = split
     recipe, stages = _stages_of(path)
     parsed = [parse_arguments([*as_options({**recipe, **stage}), *places, *extra]) for stage in stages]
     model_args, data_args, _ = parsed[0]
     if model_args.model_name_or_path:
         raise ArgumentError(f"{path} goes on from a model, whose size can't be matched: take it out")
-    encoder = make_tokenizer(model_args, pieces, sides)
+    encoder = make_tokenizer(model_args, split)
     settings, own, matched = _matched(path, model_args, encoder, data_args.chunk_length, matching)
-    tokens_per_note = _tokens_per_note(encoder, pieces, sides)
+    tokens_per_note = _tokens_per_note(encoder, split)
     rate = 1.0 if _gives(extra, "learning_rate") else _rate_factor(own, matched.config)
     phases = []
     for stage, (_, stage_data, training) in zip(stages, parsed, strict=True):
-        examples = make_chunks(stage_data, pieces, sides, encoder)["train"]
+        examples = make_chunks(stage_data, split, encoder)["train"]
         wanted_tokens = matching.notes_per_step * tokens_per_note
         phases.append(_phase(stage, training, examples, encoder.input_name, wanted_tokens, rate))
     return Job(
@@ -144,10 +142,10 @@ def plan_job(
         encoder=type(encoder).__name__,
         vocab_size=int(matched.config.vocab_size),
         tokens_per_note=tokens_per_note,
-        train_notes=manifest["notes"]["train"],
+        train_notes=split.manifest["notes"]["train"],
         budget=asdict(budget),
         evaluations=matching.evaluations,
-        split=manifest["hash"],
+        split=split.manifest["hash"],
     )
 
 
@@ -233,10 +231,10 @@ def _tokens_per_example(dataset: Any, input_name: str) -> float:
     return float(np.mean([len(row[input_name]) - row["first_label"] for row in rows]))
 
 
-def _tokens_per_note(tokenizer: NotesEncoder, pieces: Dataset, sides: list[str]) -> float:
-    """Ids that a note of a train piece takes, the end of the piece included."""
-    train = [row for row, side in enumerate(sides) if side == "train"]
+def _tokens_per_note(tokenizer: NotesEncoder, split: Split) -> float:
+    """Tokens that a note of a train piece takes, the end of the piece included."""
+    train = split.rows("train")
     chosen = [train[index] for index in _spread(len(train), _SAMPLED_PIECES)]
-    notes = list(notes_of(pieces.select(chosen), ["train"] * len(chosen), "train"))
+    notes = list(notes_of(split.pieces.select(chosen), ["train"] * len(chosen), "train"))
     ids = sum(len(tokenizer.piece_steps(each)) - 1 for each in notes)
     return ids / max(sum(len(each) for each in notes), 1)

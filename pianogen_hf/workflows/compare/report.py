@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from datasets import Dataset
 
 import pianogen_hf
 from pianogen_hf.data.chunks import notes_of
+from pianogen_hf.errors import FileError
 from pianogen_hf.evaluation.compare import comparison_tables, ranked, ranking
 from pianogen_hf.evaluation.learning_curves import loss_curve
 from pianogen_hf.evaluation.samples import sample_faults
 from pianogen_hf.evaluation.tables import markdown
+from pianogen_hf.records import read_json
 from pianogen_hf.rendering.comparison_page import comparison_page
 from pianogen_hf.rendering.loss_curves import save_loss_curves
 from pianogen_hf.tokenizers.files import write_whole
@@ -28,6 +28,7 @@ from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.training.budget import read_log
 from pianogen_hf.workflows.compare.job import Job
 from pianogen_hf.workflows.compare.runner import failure_of
+from pianogen_hf.workflows.split import Split
 
 SHOWN = 3  # pieces of each model that can be seen and heard
 _REAL = "Real music, held out"
@@ -37,7 +38,7 @@ def write_report(
     folder: Path,
     jobs: Sequence[Job],
     unusable: dict[str, str],
-    split: tuple[Dataset, list[str], dict[str, Any]],
+    split: Split,
     settings: dict[str, Any],
     facts: dict[str, str],
     with_real_music: bool = True,
@@ -48,7 +49,7 @@ def write_report(
         folder: of the comparison.
         jobs: its models.
         unusable: recipes that could not even be planned, with the reason.
-        split: pieces, sides and manifest.
+        split: what all of them were trained on.
         settings: of the evaluation.
         facts: what the command knows of how it came about.
         with_real_music: whether the page lets the beginnings of held-out pieces be heard, too.
@@ -64,7 +65,8 @@ def write_report(
     }
     curves = {name: curve for name, curve in curves.items() if curve["train"]["bits"]}
     facts = {**facts, **_machine(models)}
-    title = f"{len(jobs)} recipes compared on {split[2]['counts'].get(settings['side'], 0)} {settings['side']} pieces"
+    side = settings["side"]
+    title = f"{len(jobs)} recipes compared on {split.manifest['counts'].get(side, 0)} {side} pieces"
     pictures, png = {}, None
     if curves:
         png = save_loss_curves(curves, folder / "loss.png").read_bytes()
@@ -85,14 +87,14 @@ def _model(folder: Path, job: Job) -> dict[str, Any]:
 
 
 def _as_json(folder: Path, job: Job) -> dict[str, Any]:
-    return json.loads((folder / job.name / "job.json").read_text(encoding="utf-8"))
+    return read_json(folder / job.name / "job.json")
 
 
 def _read(path: Path, job: Job) -> dict[str, Any] | None:
     """What a task wrote; None if it is not done, or was of another plan."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except FileError:
         return None
     return found if found["job"] == job.hash() else None
 
@@ -116,10 +118,9 @@ def _machine(models: Sequence[dict[str, Any]]) -> dict[str, str]:
 # Music ----------------------------------------------------------------------------------------------------------------
 
 
-def _real_music(split: tuple[Dataset, list[str], dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+def _real_music(split: Split, settings: dict[str, Any]) -> dict[str, Any]:
     """The beginnings of some held-out pieces, evenly over all of them, as long as the generated ones."""
-    pieces, sides, _ = split
-    rows = [row for row, side in enumerate(sides) if side == settings["side"]]
+    pieces, rows = split.pieces, split.rows(settings["side"])
     chosen = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int))]
     music = notes_of(pieces.select(chosen), ["real"] * len(chosen), "real")
     shown = [

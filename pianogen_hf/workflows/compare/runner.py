@@ -18,6 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pianogen_hf.errors import FileError
+from pianogen_hf.folders import moved_aside
+from pianogen_hf.records import read_json
 from pianogen_hf.tokenizers.files import write_whole
 from pianogen_hf.training.budget import read_log
 from pianogen_hf.workflows.compare.job import Job
@@ -83,8 +86,8 @@ class Runner:
 
     def _is_done(self, job: Job, task: str) -> bool:
         try:
-            done = json.loads((self.folder / job.name / TASKS[task]).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            done = read_json(self.folder / job.name / TASKS[task])
+        except FileError:
             return False
         wanted = self.settings if task == "evaluate" else done.get("settings")
         return done["job"] == job.hash() and done.get("settings") == wanted
@@ -93,9 +96,8 @@ class Runner:
         """The model's folder, with the job; one of another job is kept under another name."""
         folder = self.folder / job.name
         written = folder / "job.json"
-        if written.exists() and json.loads(written.read_text(encoding="utf-8"))["hash"] != job.hash():
-            number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.old{n}").exists())
-            aside = folder.rename(folder.with_name(f"{folder.name}.old{number}"))
+        if written.exists() and read_json(written)["hash"] != job.hash():
+            aside = moved_aside(folder)
             print(f"{job.name} was of another plan: moved to {aside}")
         job.save(written)
         write_whole(folder / "settings.json", json.dumps(self.settings, sort_keys=True).encode())
@@ -171,8 +173,8 @@ def _interrupt(number: int, frame: Any) -> None:
 def failure_of(folder: Path) -> str | None:
     """Why the model of this folder failed last time, or None."""
     try:
-        return json.loads((folder / _FAILED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / _FAILED)
+    except FileError:
         return None
 
 

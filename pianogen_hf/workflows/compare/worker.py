@@ -11,8 +11,6 @@ FOLDER holds `job.json` and, for evaluate, `settings.json`. What is done is not 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import shutil
@@ -25,17 +23,18 @@ import torch
 import transformers
 
 from pianogen_hf.data.manifest import read_manifest
-from pianogen_hf.errors import PianogenError, one_line
+from pianogen_hf.errors import one_line, reports_errors
 from pianogen_hf.evaluation.samples import sample_faults
 from pianogen_hf.generation.continuation import Length, continue_notes
-from pianogen_hf.records import write_json
+from pianogen_hf.records import read_json, write_json
 from pianogen_hf.tokenizers.midi import write_midi
 from pianogen_hf.training.arguments import parse_arguments
 from pianogen_hf.training.budget import BudgetCallback, Measured, PaceCallback, read_log
 from pianogen_hf.workflows.compare.job import Job, write_recipe
 from pianogen_hf.workflows.heldout import own_side
 from pianogen_hf.workflows.loading import load_model
-from pianogen_hf.workflows.measure import TOP_P, Evaluation, weights_hash
+from pianogen_hf.workflows.measure import TOP_P, Evaluation, Settings, weights_hash
+from pianogen_hf.workflows.split import Places
 from pianogen_hf.workflows.train import train
 
 _ENDLESS = 1_000_000  # steps of a run that is there to be timed
@@ -43,22 +42,12 @@ _HARD_STOP = 1.15  # times the budget: a machine that has become slower since it
 _TIMED_NOTES = 100  # whose generation is timed
 
 
+@reports_errors()
 def main(argv: list[str] | None = None) -> int:
     """Do one task; returns the exit code, that of train.py where it ran."""
     task, folder = sys.argv[1:] if argv is None else argv
     transformers.logging.set_verbosity_error()
-    try:
-        return {"measure": _measure, "train": _train, "evaluate": _evaluate}[task](Path(folder))
-    except PianogenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return {"measure": _measure, "train": _train, "evaluate": _evaluate}[task](Path(folder))
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -172,17 +161,16 @@ def _evaluation(folder: Path, job: Job, settings: dict[str, Any]) -> Evaluation:
     _, data_args, _ = parse_arguments(job.options)
     model_folder, side = folder / "model", settings["side"]
     model, encoder = load_model(model_folder)
-    heldout = own_side(model_folder, side, data_args.source, data_args.data_path, data_args.cache_dir, None)
-    args = argparse.Namespace(
-        window=read_json(model_folder / "metrics.json")["context"]["window"],
-        batch_size=16,
-        precision="float32",
+    heldout = own_side(model_folder, side, Places(data_args.source, data_args.data_path, data_args.cache_dir))
+    window = read_json(model_folder / "metrics.json")["context"]["window"]
+    measured = Settings(
+        window,
         orders=settings["orders"],
         num_samples=settings["samples"],
         notes=settings["sample_notes"],
         seed=settings["seed"],
     )
-    return Evaluation(model, encoder, weights_hash(model_folder), heldout, folder / "evaluation" / side, args)
+    return Evaluation(model, encoder, weights_hash(model_folder), heldout, folder / "evaluation" / side, measured)
 
 
 def _samples(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
@@ -193,7 +181,7 @@ def _samples(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a model can't do, its likelihood is still worth a row in the report
         return {"pieces": [], "why_none": f"{type(error).__name__}: {one_line(error)}"}
     pieces = []
-    for seed, notes in enumerate(generated, evaluation.args.seed):
+    for seed, notes in enumerate(generated, evaluation.settings.seed):
         path = folder / f"seed-{seed:05d}.mid"
         write_midi(notes, path)
         pieces.append({"seed": seed, "file": f"{folder.name}/{path.name}", "faults": sample_faults(notes)})

@@ -1,0 +1,80 @@
+"""How models are trained: a Trainer and a collator for each training objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from pianogen_hf.errors import ArgumentError
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN, objective_of
+from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
+from pianogen_hf.training.arguments import PianoTrainingArguments
+from pianogen_hf.training.collator import ChunkCollator, RowCollator
+from pianogen_hf.training.continuous import ContinuousNotesTrainer
+from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
+from pianogen_hf.training.note_transformer import ArrangingCollator, NoteTransformerTrainer
+from pianogen_hf.training.trainer import PianoTrainer
+
+TRAINERS: dict[str, type[PianoTrainer]] = {
+    NEXT_TOKEN: PianoTrainer,
+    ANY_ORDER: MaskedPianoTrainer,
+    NEXT_NOTE: ContinuousNotesTrainer,
+    NOTE_AMONG_GIVEN: NoteTransformerTrainer,
+}
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What collators may need to know.
+
+    Attributes:
+        config: of the model.
+        pad_token_id: of the tokenizer; None of a feature extractor.
+        length: steps of a training example.
+        kinds: class of the kind of music of each piece that has one, by `piece_id`.
+        seed: of what is drawn.
+    """
+
+    config: PreTrainedConfig
+    pad_token_id: Any
+    length: int
+    kinds: Mapping[str, int]
+    seed: int
+
+
+COLLATORS: dict[str, Callable[[Batches], Any]] = {
+    NEXT_TOKEN: lambda batches: ChunkCollator(batches.pad_token_id),
+    ANY_ORDER: lambda batches: MaskingCollator(batches.pad_token_id, batches.config.mask_token_id, batches.seed),
+    NEXT_NOTE: lambda batches: RowCollator(),
+    NOTE_AMONG_GIVEN: lambda batches: ArrangingCollator(batches.length, batches.kinds, batches.seed),
+}
+
+
+def way_of_training(
+    args: PianoTrainingArguments,
+    model: PreTrainedModel,
+    tokenizer: NotesEncoder,
+    chunk_length: int,
+    kinds: Mapping[str, int],
+) -> tuple[type[PianoTrainer], Any]:
+    """The Trainer class and the collator that suit a model.
+
+    Args:
+        args: of the run.
+        model: what is trained.
+        tokenizer: its tokenizer or feature extractor.
+        chunk_length: steps of a training example.
+        kinds: class of the kind of music of each piece that has one, by `piece_id`.
+
+    Raises:
+        ArgumentError: for what a model that does not predict next tokens can't do.
+    """
+    objective = objective_of(model)
+    if args.label_smoothing_factor and objective != NEXT_TOKEN:
+        raise ArgumentError("label_smoothing_factor is for models that predict the next token: leave it out")
+    pad_token_id = tokenizer.config_settings().get("pad_token_id")
+    batches = Batches(model.config, pad_token_id, chunk_length, kinds, args.seed)
+    return TRAINERS[objective], COLLATORS[objective](batches)
