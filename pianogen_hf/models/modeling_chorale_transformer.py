@@ -41,7 +41,6 @@ from .configuration_chorale_transformer import ChoraleTransformerConfig
 from .modeling_note_transformer import (
     NoteTransformerAttention,
     NoteTransformerDecoderLayer,
-    NoteTransformerMLP,
     rms_norm,
 )
 
@@ -202,12 +201,8 @@ class ChoraleTransformerPreTrainedModel(CarriesCode, PreTrainedModel):
             bound = (3 / module.in_features) ** 0.5
             init.uniform_(module.weight, -bound, bound)
         # Branches add nothing at first, and all distances are equally likely.
-        if isinstance(module, NoteTransformerAttention):
-            init.zeros_(module.o_proj.weight)  # type: ignore[arg-type]
-        elif isinstance(module, NoteTransformerMLP):
-            init.zeros_(module.down_proj.weight)  # type: ignore[arg-type]
-        elif isinstance(module, ChoraleTransformerIntervalHead):
-            init.zeros_(module.weight)
+        if getattr(module, "begins_at_zero", False) or isinstance(module, ChoraleTransformerIntervalHead):
+            init.zeros_(module.weight)  # type: ignore[arg-type]
         elif isinstance(module, ChoraleTransformerForCausalLM):
             init.normal_(module.lm_head.weight, std=self.config.initializer_range)
 
