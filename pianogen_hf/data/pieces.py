@@ -41,7 +41,7 @@ PIECE_FEATURES = Features(
         "error": Value("string"),  # why the file could not be used; empty if it could
     }
 )
-_CACHE_VERSION = 4  # raised when what a cached row holds changes
+_CACHE_VERSION = 5  # raised when what a cached row holds changes
 _WITHOUT = "no notes of the chosen programs"
 _FINGERPRINT_SETTINGS = (WINDOW, MIN_KINDS, FULL_NOTES, KEPT_ONE_IN)
 
