@@ -75,13 +75,13 @@ def test_the_folder_of_a_model_is_tried_before_its_card_is_to_be_written(monkeyp
     make = tempfile.TemporaryFile
 
     def read_only(dir: Path):
-        if dir == Path(pg.BUNDLED_MODEL):
+        if dir == Path(pg.BACH_MODEL):
             raise OSError(30, "Read-only file system", str(dir))
         return make(dir=dir)
 
     monkeypatch.setattr("tempfile.TemporaryFile", read_only)
     assert main(["audit", "--record"]) == 2
-    line = f"error: {pg.BUNDLED_MODEL} can't be written (Read-only file system): give another --model\n"
+    line = f"error: {pg.BACH_MODEL} can't be written (Read-only file system): give another --model\n"
     assert capsys.readouterr().err == line
 
 
@@ -103,5 +103,5 @@ def test_a_mistyped_command_is_told_what_it_may_have_meant(typed, meant, capsys)
 def test_the_bundled_model_is_not_written_to_by_an_evaluation(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evaluated").write_text("a file in the way")
-    assert main(["evaluate", "--model", pg.BUNDLED_MODEL]) == 2
+    assert main(["evaluate", "--model", pg.BACH_MODEL]) == 2
     assert capsys.readouterr().err.startswith("error: evaluated can't be written")
