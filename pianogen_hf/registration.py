@@ -28,9 +28,9 @@ def register() -> None:
         hf.AutoConfig.register(config_class.model_type, config_class)
     for model_class in exported(hf.PreTrainedModel):
         getattr(hf, str(auto_class(model_class))).register(model_class.config_class, model_class)
-    for extractor_class in exported(hf.SequenceFeatureExtractor):
-        config_class = getattr(pg, extractor_class.__name__.replace("FeatureExtractor", "Config"))
-        hf.AutoFeatureExtractor.register(config_class, extractor_class)
+    # Models of rows share one feature extractor.
+    for config_class in {each.config_class for each in exported(hf.PreTrainedModel) if _takes_rows(each)}:
+        hf.AutoFeatureExtractor.register(config_class, pg.ContinuousNotesFeatureExtractor)
         hf.AutoTokenizer.register(config_class, tokenizer_class=_NoTokenizer)
     # Any tokenizer serves any model: AutoTokenizer finds it by the class name in tokenizer_config.json. Registered with
     # our configs, it would also be found where that file is missing, and give way to code in a checkpoint.
@@ -45,6 +45,10 @@ def exported(base: type) -> list[Any]:
 
     parts = (getattr(pg, name) for name in pg.__all__)
     return [part for part in parts if isinstance(part, type) and issubclass(part, base) and part is not base]
+
+
+def _takes_rows(model_class: Any) -> bool:
+    return model_class.main_input_name == "input_values"
 
 
 class _NoTokenizer:

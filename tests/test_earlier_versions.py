@@ -20,7 +20,7 @@ BUNDLED_TOKENS = [1, *[36, 31, 28, 24] * 6]
 LOSSES = {3: 3.471576690673828, 4: 3.4245400428771973}  # of the steps that it went on with
 
 
-@pytest.mark.parametrize(("folder", "tokens"), [(pg.BUNDLED_MODEL, BUNDLED_TOKENS), (SAVED / "checkpoint-2", [1] * 25)])
+@pytest.mark.parametrize(("folder", "tokens"), [(pg.BACH_MODEL, BUNDLED_TOKENS), (SAVED / "checkpoint-2", [1] * 25)])
 def test_it_writes_the_same_tokens(folder, tokens):
     model, tokenizer = load_model(folder)
     start = torch.tensor([[tokenizer.bos_token_id]], device=model.device)

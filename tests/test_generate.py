@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import shutil
@@ -262,8 +261,8 @@ def test_one_line_says_what_of_a_prompt_was_left_out(tmp_path, capsys):
     )
     parts.table["track"] = parts.table["channel"] = [0, 1, 2]
     pg.write_midi(parts, tmp_path / "rich.mid")
-    prompt = argparse.Namespace(prompt=str(tmp_path / "rich.mid"), programs="piano")
-    assert len(_read_prompt(prompt)) == 1
+    prompt = str(tmp_path / "rich.mid")
+    assert len(_read_prompt(prompt, "piano")) == 1
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "1 notes taken" in said
     assert "1 notes of other instruments" in said and "1 drum notes" in said

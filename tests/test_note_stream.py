@@ -277,7 +277,8 @@ def test_beside_is_below_or_above_all_that_sounds(side, options):
     model = make_model(hurry=3.0)
     with torch.no_grad():
         model.heads.time_shift_head.fc2.bias[0] += 6
-    given = some_given(40, pitches=(55, 65))
+    given = some_given(40, first_sec=0.0, pitches=(55, 65))
+    given[:, DURATION] = 30.0  # so that some of them sound whenever a note is written
     notes = write(stream_of(model, given=given, processors=(beside(given, side), warped(**options))), 25)
     heard = [(note, sounding(given, note[ONSET])) for note in notes]
     assert sum(len(rows) > 0 for _, rows in heard) > 3

@@ -138,7 +138,7 @@ def test_a_model_loads_in_bfloat16(model_class, tmp_path):
     model.to(torch.bfloat16).save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert {each.dtype for each in loaded.parameters()} == {torch.bfloat16}
-    assert (nats_of(loaded, rows) - nats_of(model, rows)).abs().max() < 0.02  # buffers are not saved
+    assert (nats_of(loaded, rows) - nats_of(model, rows)).abs().max() < 0.05  # buffers are not saved
     assert loaded.generate(rows[:, :-1], max_new_tokens=3, min_new_tokens=3, seed=0).isfinite().all()
 
 

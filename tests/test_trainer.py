@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch.nn.modules.module import _IncompatibleKeys as IncompatibleKeys
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, set_seed
@@ -285,6 +286,7 @@ def test_a_weight_that_is_stored_once_is_not_called_missing_and_one_that_is_gone
     said = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
+    transformers.logging.set_verbosity_warning()  # commands of other tests ask for silence
     log = logging.getLogger("transformers.trainer")
     log.addHandler(handler)
     try:

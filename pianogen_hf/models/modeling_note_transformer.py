@@ -664,6 +664,7 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
             is_note = (targets >= 0) & (targets < NUM_PITCHES)
             counts = is_note[..., None].repeat(1, 1, 4)  # (batch, length - 1, 4)
             counts[..., TIME_SHIFT] |= targets == self.config.eos_token_id
+            counts &= (places.last_written[:, :-1] >= 0)[..., None]  # what a cached row predicts was asked there
             nats = torch.where(counts, nats, 0.0)
             loss = nats.sum() / (num_items_in_batch if num_items_in_batch is not None else (targets != -100).sum())
 

@@ -17,6 +17,7 @@ _OBJECTIVES = {
     "PianoEncoderForMaskedLM": ANY_ORDER,
     "ContinuousNotesForCausalLM": NEXT_NOTE,
     "NoteTransformerForCausalLM": NOTE_AMONG_GIVEN,
+    "OnnxNoteEngine": NOTE_AMONG_GIVEN,  # what runs its exported graph
 }
 OBJECTIVES = (NEXT_TOKEN, *_OBJECTIVES.values())
 
