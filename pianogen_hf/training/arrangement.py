@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pianogen_hf.models.modeling_note_transformer import END_ROW, NUM_PITCHES
 from pianogen_hf.models.note_controls import (
     CONTROLS,
     GAP_LEFT,
@@ -28,7 +29,7 @@ from pianogen_hf.models.note_controls import (
     seconds_left_class,
 )
 from pianogen_hf.models.note_rows import met_order, time_shifts, written_onsets
-from pianogen_hf.tokenizers.feature_extraction_continuous_notes import DURATION, END, PITCH, TIME_SHIFT
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import DURATION, PITCH, TIME_SHIFT
 
 _FILL, _ACCOMPANY = 0.25, 0.25  # shares of windows; the others are continued
 _GAP_SEC = (2.0, 20.0)
@@ -36,9 +37,8 @@ _LOOKAHEAD_SEC = 5.0
 _PARTLY_GIVEN = 0.3  # share of gaps of which some notes are given
 _GAP_IS_TOLD = 0.8  # how often it is said where a gap ends
 _WITHOUT_CONTROLS, _CONTROL = 0.45, 0.5  # share of windows without any, and chance of each control in the others
-_NUM_PITCHES = 128
 _IS_TIME = np.isin(np.arange(len(CONTROLS)), (SECONDS_LEFT, GAP_LEFT))
-_END_ROW = np.array([[0, END, 0, 0]], dtype=np.float32)
+_END_ROW = np.array([END_ROW], dtype=np.float32)
 
 
 @dataclass
@@ -126,7 +126,7 @@ def _fill(rows: np.ndarray, onset: np.ndarray, first_label: int, generator: np.r
     last_start = onset[-1] - min(length, 0.8 * (onset[-1] - onset[first_label - 1]))
     start = generator.uniform(onset[first_label - 1], max(last_start, onset[first_label - 1]))
     in_gap = (onset >= start) & (onset < start + length) & (np.arange(len(rows)) >= first_label)
-    is_note = rows[:, PITCH] < _NUM_PITCHES
+    is_note = rows[:, PITCH] < NUM_PITCHES
     past, future = np.flatnonzero((onset < start) | (np.arange(len(rows)) < first_label)), (onset >= start + length)
     future = np.flatnonzero(future & is_note & ~in_gap)
     if np.count_nonzero(in_gap & is_note) < 2 or len(future) == 0:
@@ -151,7 +151,7 @@ def _accompany(rows: np.ndarray, onset: np.ndarray, first_label: int, generator:
     """A part of the texture is given from some row on, seen some time ahead."""
     index = np.arange(len(rows))
     begin = first_label if generator.random() < 0.5 else int(generator.integers(first_label, len(rows)))
-    is_given = _part(rows, onset, generator) & (rows[:, PITCH] < _NUM_PITCHES) & (index >= begin)
+    is_given = _part(rows, onset, generator) & (rows[:, PITCH] < NUM_PITCHES) & (index >= begin)
     if not is_given.any() or not (~is_given & (index >= begin)).any():
         return None
     draw = generator.random()
@@ -184,7 +184,7 @@ def _ask(
     """Fill in controls, computed from stretches of the notes that are to be written."""
     asked, gap_asked = generator.random(len(CONTROLS)) < _CONTROL, generator.random() < _GAP_IS_TOLD
     is_silent = generator.random() < _WITHOUT_CONTROLS
-    targets = np.flatnonzero(arranged.is_target & (arranged.rows[:, PITCH] < _NUM_PITCHES))
+    targets = np.flatnonzero(arranged.is_target & (arranged.rows[:, PITCH] < NUM_PITCHES))
     cuts = np.sort(generator.integers(1, max(len(targets), 2), generator.integers(0, 3)))
     control_ids, clock = arranged.control_ids, written_onsets(onset, task.is_given)
     if task.gap_end is not None and gap_asked:
