@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction
 
 from pianogen_hf.models.order_agnostic import draw_named_mask, label_nats
@@ -92,14 +91,9 @@ class MaskedPianoTrainer(PianoTrainer):
         self.compute_loss_func = None
         self.preprocess_logits_for_metrics = masked_token_scores  # type: ignore[assignment]
 
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """The parent's, with masks that are the same each time."""
-        for_training = self.data_collator
-        self.data_collator = MaskingCollator(for_training.pad_token_id, for_training.mask_token_id, _EVALUATION_SEED)
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = for_training
+    def _eval_collator(self) -> MaskingCollator:
+        """Masks that are the same each time."""
+        return MaskingCollator(self.data_collator.pad_token_id, self.data_collator.mask_token_id, _EVALUATION_SEED)
 
     def _metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         nats, is_right = prediction.predictions  # type: ignore[misc]

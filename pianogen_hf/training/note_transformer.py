@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from pianogen_hf.models.note_controls import CONTROLS
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import PITCH
@@ -120,11 +119,6 @@ class NoteTransformerTrainer(ContinuousNotesTrainer):
             inputs["attention_mask"] = additive_causal_mask(inputs["attention_mask"])
         return inputs
 
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """The parent's, without tasks."""
-        for_training = self.data_collator
-        self.data_collator = RowCollator()  # type: ignore[assignment]
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = for_training
+    def _eval_collator(self) -> RowCollator:
+        """Windows without tasks."""
+        return RowCollator()

@@ -116,6 +116,19 @@ class PianoTrainer(Trainer):
         with torch.compiler.set_stance("force_eager"):
             return super().evaluation_loop(*args, **kwargs)
 
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """The parent's, with batches as `_eval_collator` makes them."""
+        for_training = self.data_collator
+        self.data_collator = self._eval_collator()
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = for_training
+
+    def _eval_collator(self) -> Any:
+        """What makes batches of evaluation: what makes those of training, where a subclass does not say otherwise."""
+        return self.data_collator
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.write_beside is not None:
