@@ -11,7 +11,7 @@ from typing import Any
 
 from pianogen_hf.errors import ArgumentError, FileError
 from pianogen_hf.records import read_json
-from pianogen_hf.training.arguments import Arguments, parse_stages
+from pianogen_hf.training.arguments import Arguments, PianoTrainingArguments, parse_stages
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,26 @@ def plan_stages(argv: list[str]) -> list[Stage]:
         )
         for index in range(done, total)
     ]
+
+
+def resume_point(args: PianoTrainingArguments) -> str | None:
+    """The checkpoint to go on from, or None for a new run.
+
+    Raises:
+        ArgumentError: if there is none, or it is no checkpoint.
+    """
+    wanted = args.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() in ("false", "none", ""):
+        return None
+    if str(wanted).lower() != "true":
+        if not Path(wanted, "trainer_state.json").exists():
+            raise ArgumentError(f"{wanted} is no checkpoint of an interrupted run (it holds no trainer_state.json)")
+        return wanted
+    # The state is written last: without it the run was killed while it saved, and an earlier checkpoint is the last.
+    complete = [path.parent for path in Path(args.output_dir).glob("checkpoint-[0-9]*/trainer_state.json")]
+    if not complete:
+        raise ArgumentError(f"{args.output_dir} holds no checkpoint to go on from: leave out --resume_from_checkpoint")
+    return str(max(complete, key=lambda path: int(path.name.split("-")[1])))
 
 
 def _has_checkpoint(folder: Path) -> bool:

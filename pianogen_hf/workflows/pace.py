@@ -11,7 +11,7 @@ from pathlib import Path
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.records import read_json
 from pianogen_hf.training.budget import Measured, PaceCallback
-from pianogen_hf.training.stages import Stage
+from pianogen_hf.training.stages import Stage, resume_point
 
 _TIMED_SHARE, _LEAST_SEC, _MOST_SEC = 0.05, 2.0, 20.0  # of the minutes, for timing
 # A run that is there to be timed: without end, evaluation, checkpoint or sample.
@@ -37,14 +37,18 @@ def within_minutes(stage: Stage, train_stage: Callable[[Stage, list[PaceCallback
         train_stage: trains a stage, with callbacks.
 
     Raises:
-        ArgumentError: if the recipe has stages, which would have to share the minutes.
+        ArgumentError: if the recipe has stages, which would have to share the minutes; or as for `resume_point`.
     """
-    minutes = stage.arguments()[2].minutes
-    if minutes is None:
+    args = stage.arguments()[2]
+    if args.minutes is None:
         return stage
     if stage.total > 1:
         raise ArgumentError("minutes are for a recipe without stages: give max_steps in each of them")
-    steps = _steps_of(stage) if stage.resumes else _timed_steps(stage, minutes, train_stage)
+    checkpoint = resume_point(args)
+    if checkpoint is None:
+        steps = _timed_steps(stage, args.minutes, train_stage)
+    else:
+        steps = int(read_json(Path(checkpoint, "trainer_state.json"))["max_steps"])
     return replace(stage, argv=[*without_minutes(stage.argv), "--max_steps", str(steps)])
 
 
@@ -68,10 +72,3 @@ def _timed_steps(stage: Stage, minutes: float, train_stage: Callable[[Stage, lis
     finally:
         shutil.rmtree(trial, ignore_errors=True)
     raise ArgumentError("the run was interrupted while its steps were timed")
-
-
-def _steps_of(stage: Stage) -> int:
-    states = sorted(stage.folder.glob("checkpoint-[0-9]*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
-    if not states:
-        raise ArgumentError(f"{stage.folder} holds no checkpoint to go on from: leave out --resume_from_checkpoint")
-    return int(read_json(states[-1])["max_steps"])

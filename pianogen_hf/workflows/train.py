@@ -28,7 +28,7 @@ from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import DataArguments, ModelArguments, PianoTrainingArguments, without_token
 from pianogen_hf.training.callbacks import DurationCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.mixing import MixtureSampler
-from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages
+from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages, resume_point
 from pianogen_hf.training.trainer import PianoTrainer
 from pianogen_hf.training.ways import way_of_training
 from pianogen_hf.workflows.examples import kinds_of, make_chunks, make_tokenizer, owners_of
@@ -145,7 +145,7 @@ def _begin(stage: Stage) -> _Run:
         datasets.disable_progress_bars()
         transformers.logging.disable_progress_bar()
     set_seed(args.seed)
-    resume, card_text = _resume_point(args), _card_text(args.card_text)
+    resume, card_text = resume_point(args), _card_text(args.card_text)
     run = _Run(stage, without_token(stage.argv), model_args, data_args, args, resume, card_text)
     if run.is_main and stage.total > 1:
         print(f"{stage.name}, in {stage.folder}")
@@ -180,22 +180,6 @@ def _write_folder(run: _Run, data: _Data) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data.write_beside(folder)
     write_json(folder / "reading_report.json", data.split.report)
-
-
-def _resume_point(args: PianoTrainingArguments) -> str | None:
-    """The checkpoint to go on from, or None for a new run."""
-    wanted = args.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() in ("false", "none", ""):
-        return None
-    if str(wanted).lower() != "true":
-        if not Path(wanted, "trainer_state.json").exists():
-            raise ArgumentError(f"{wanted} is no checkpoint of an interrupted run (it holds no trainer_state.json)")
-        return wanted
-    # The state is written last: without it the run was killed while it saved, and an earlier checkpoint is the last.
-    complete = [path.parent for path in Path(args.output_dir).glob("checkpoint-[0-9]*/trainer_state.json")]
-    if not complete:
-        raise ArgumentError(f"{args.output_dir} holds no checkpoint to go on from: leave out --resume_from_checkpoint")
-    return str(max(complete, key=lambda path: int(path.name.split("-")[1])))
 
 
 def _card_text(path: str | None) -> str | None:
