@@ -22,6 +22,7 @@ import torch
 from pianogen_hf.models.modeling_note_transformer import END_ROW, NUM_PITCHES
 from pianogen_hf.models.note_controls import (
     CONTROLS,
+    FEWEST_NOTES,
     GAP_LEFT,
     KIND,
     SECONDS_LEFT,
@@ -185,14 +186,13 @@ def _ask(
     asked, gap_asked = generator.random(len(CONTROLS)) < _CONTROL, generator.random() < _GAP_IS_TOLD
     is_silent = generator.random() < _WITHOUT_CONTROLS
     targets = np.flatnonzero(arranged.is_target & (arranged.rows[:, PITCH] < NUM_PITCHES))
-    cuts = np.sort(generator.integers(1, max(len(targets), 2), generator.integers(0, 3)))
     control_ids, clock = arranged.control_ids, written_onsets(onset, task.is_given)
     if task.gap_end is not None and gap_asked:
         left = torch.from_numpy(task.gap_end - clock[task.begin - 1 :])
         control_ids[task.begin - 1 :, GAP_LEFT] = seconds_left_class(left).numpy()
     if is_silent:
         return
-    borders = np.unique([0, *cuts, np.searchsorted(targets, task.begin), len(targets)])
+    borders = np.unique([0, *_cuts(len(targets), generator), np.searchsorted(targets, task.begin), len(targets)])
     for first, last in zip(borders[:-1], borders[1:], strict=True):
         stretch = targets[first:last]
         begin = targets[first - 1] if first else 0
@@ -202,3 +202,13 @@ def _ask(
         control_ids[begin:until, asked] = np.where(_IS_TIME, control_ids[begin:until], values)[:, asked]
     if end is not None and asked[SECONDS_LEFT]:
         control_ids[:, SECONDS_LEFT] = seconds_left_class(torch.from_numpy(end - clock)).numpy()
+
+
+def _cuts(num_notes: int, generator: np.random.Generator) -> np.ndarray:
+    """Where what is asked changes. Stretches are of any order of length from a few notes to all.
+
+    Hundreds of notes that were heard say nearly all about hundreds that follow; what the next few are like they do not
+    say, and from these a model learns to listen to what is asked.
+    """
+    length = FEWEST_NOTES * max(num_notes / FEWEST_NOTES, 1) ** generator.random()
+    return np.arange(generator.uniform(0, length), num_notes, length).astype(int)
