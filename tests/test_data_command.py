@@ -12,6 +12,12 @@ from pianogen_hf.commands.data import main
 from pianogen_hf.data import built
 from pianogen_hf.data.manifest import read_manifest
 
+LAZY_RECIPES = [
+    path
+    for path in sorted((Path(pg.__file__).parent.parent / "configs").glob("*.yaml"))
+    if "lazy" in path.read_text(encoding="utf-8")
+]
+
 
 def write_pieces(folder, numbers):
     """A piece of 40 notes for each number."""
@@ -80,6 +86,18 @@ def test_a_tokenizer_that_is_asked_for_brings_chunks(build, tmp_path, asked_by):
     assert set(chunks) == {"train", "validation", "test"} and max(map(len, chunks["train"]["input_ids"])) == 33
     assert (tmp_path / "built" / "tokenizer" / "tokenizer_config.json").exists()
     assert read_manifest(tmp_path / "built" / "split.json")["parameters"]["chunk_length"] == 33
+
+
+@pytest.mark.parametrize("recipe", LAZY_RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_that_augments_lazily_builds_chunks_of_the_music_as_it_is(build, tmp_path, capsys, recipe):
+    assert build(str(recipe), "--stage=1") == 0
+    assert "augmentation lazy draws versions of it while training" in capsys.readouterr().out
+    folder = tmp_path / "built"
+    parameters = read_manifest(folder / "split.json")["parameters"]
+    assert (parameters["transpose"], parameters["stretch"]) == ([0, 0], [1.0, 1.0])
+    train = {name for name, side in sides(folder).items() if side == "train"}
+    assert set(load_from_disk(str(folder / "chunks"))["train"]["piece_id"]) == train
+    assert main(["check", str(folder)]) == 0
 
 
 def test_a_data_set_grows_and_no_piece_changes_side(build, music, tmp_path):
@@ -210,6 +228,17 @@ def stats(tmp_path, *options):
     assert main(["stats", *map(str, options), "--output", str(picture), "--cache_dir", str(tmp_path / "cache")]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     return json.loads(picture.with_suffix(".json").read_text())
+
+
+def test_check_names_files_that_can_not_be_used(build, music, tmp_path, capsys):
+    (music / "broken.mid").write_text("no music")
+    report = tmp_path / "report.json"
+    for where in (["--source", f"folder={music}", "--cache_dir", str(tmp_path / "cache")], [str(tmp_path / "built")]):
+        assert where[0] == "--source" or build() == 0
+        capsys.readouterr()
+        assert main(["check", *where, "--output", str(report)]) == 0
+        assert "left out: music/broken.mid: not a MIDI file" in capsys.readouterr().out
+        assert set(json.loads(report.read_text())["unusable"]) == {"music/broken.mid"}
 
 
 def test_stats_tell_sources_apart_and_list_what_is_broken(music, tmp_path, capsys):

@@ -130,8 +130,11 @@ def test_test_is_looked_at_on_request_only_and_every_look_is_recorded(trained, t
 def test_a_folder_of_other_music_is_measured_and_what_is_known_of_it_told(trained, tmp_path, capsys):
     pg.write_midi(some_notes(77, 30), tmp_path / "other" / "a.mid")
     pg.write_midi(some_notes(78, 30), tmp_path / "other" / "b.mid")
+    (tmp_path / "other" / "c.mid").write_text("no music")
     assert run(trained, "--data", str(tmp_path / "other"), output=tmp_path) == 0
     out = capsys.readouterr().out
+    unusable = json.loads((tmp_path / "evaluation" / "data-other" / "unusable.json").read_text())
+    assert list(unusable) == ["other/c.mid"] and f"1 files left out, all named in {tmp_path}" in out
     assert "copying was not measured" in out and "unknown how many" in out  # this model has no provenance
     record = json.loads((tmp_path / "metrics.json").read_text())["evaluation"]["data-other"]
     assert record["likelihood"]["clean"] is None and record["statistics"]["settings"]["floor_pieces"] == 1

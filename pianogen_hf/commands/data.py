@@ -162,6 +162,8 @@ def _print_findings(report: Report, output: str | None) -> None:
     for sources, families in report.shared.items():
         number = sum(map(len, families))
         print(f"{sources} share music: {number} pieces in {len(families)} families, such as {families[0][0]}")
+    if report.unusable:
+        say_unusable(report.unusable, output or "the file that --output would write")
     counts = ", ".join(f"{side} {count}" for side, count in report.counts.items())
     print(f"checked: {', '.join(report.checked)} ({counts})")
     official = sum(finding.official for finding in report.findings)

@@ -211,6 +211,14 @@ def reading_report(pieces: Dataset) -> dict[str, Any]:
     }
 
 
+def unusable_line(unusable: dict[str, str], where: str) -> str | None:
+    """One line on the files that can't be used: how many, the file that names them all, one of them and why."""
+    if not unusable:
+        return None
+    example, reason = next(iter(unusable.items()))
+    return f"{len(unusable)} files left out, all named in {where}; e.g. {example}: {reason}"
+
+
 def _figures_per_source(pieces: Dataset) -> dict[str, dict[str, Any]]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(pieces["source"]))}
     owners = [numbers[name] for name in pieces["source"]]

@@ -103,10 +103,11 @@ def _check_keys(config: dict[str, Any], known: Collection[str], where: str) -> N
 
 
 def _merged(common: dict[str, Any], stage: dict[str, Any], typed: Collection[str]) -> dict[str, Any]:
-    """Keys of the recipe and of a stage. Weights are those of certain sources: other sources come without them."""
+    """Keys of the recipe and of a stage. Weights and kinds are those of certain sources: others come without them."""
     merged = {**common, **stage}
-    if "source" in typed or ("source" in stage and "source_weights" not in stage):
-        merged.pop("source_weights", None)
+    for name in ("source_weights", "source_kinds"):
+        if "source" in typed or ("source" in stage and name not in stage):
+            merged.pop(name, None)
     return merged
 
 

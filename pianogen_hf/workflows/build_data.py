@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,20 @@ def build_data(
     manifest, tokenizer, chunks = split.manifest, None, None
     if model_args is not None:
         tokenizer = make_tokenizer(model_args, split)
+        data_args = _prebuilt(data_args)
         chunks = make_chunks(data_args, split, tokenizer)
         parameters = split_parameters(data_args) | _chunk_parameters(model_args, data_args)
         manifest = split_manifest(split.pieces, split.sides, parameters)
     write_built(folder, split.pieces, split.sides, manifest, split.report, chunks, tokenizer)
     return manifest, split.report, {side: len(rows) for side, rows in (chunks or {}).items()}
+
+
+def _prebuilt(args: DataArguments) -> DataArguments:
+    """What is drawn anew in every epoch of training can't lie on disk: chunks are then those of the music as it is."""
+    if args.augmentation != "lazy":
+        return args
+    print("train chunks are those of the music as it is: augmentation lazy draws versions of it while training")
+    return replace(args, augmentation="prebuilt", transpose=[0, 0], velocity=[0, 0], stretch=[1.0, 1.0])
 
 
 def _chunk_parameters(model_args: ModelArguments, data_args: DataArguments) -> dict[str, Any]:

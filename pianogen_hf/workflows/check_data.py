@@ -33,6 +33,7 @@ from pianogen_hf.data.sides import SIDES
 from pianogen_hf.data.sources.hub import fetch, is_published
 from pianogen_hf.errors import ArgumentError, DataError
 from pianogen_hf.hub.errors import limit_waiting
+from pianogen_hf.records import read_json
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import parse_arguments
 from pianogen_hf.workflows.loading import load_encoder
@@ -51,6 +52,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
     shared: dict[str, list[list[str]]] = field(default_factory=dict)  # families of several sources
+    unusable: dict[str, str] = field(default_factory=dict)  # files that could not be looked at, and why
 
     def add(self, check: str, findings: list[Finding]) -> None:
         """Record a check and what it found."""
@@ -65,6 +67,7 @@ class Report:
             "checked": self.checked,
             "findings": [finding.report() for finding in self.findings],
             "families_of_several_sources": self.shared,
+            "unusable": self.unusable,
         }
 
 
@@ -81,6 +84,7 @@ def check_sources(argv: list[str], model: str | None) -> Report:
     _, data_args, _ = parse_arguments(argv)
     split = load_split(data_args)
     report = _new_report(split.sides)
+    report.unusable = split.report["unusable"]
     if split.report["between_sides"]:  # they would join two sides
         report.counts["left out"] = len(split.report["between_sides"])
     _check_pieces(report, split.pieces, split.sides)
@@ -124,6 +128,7 @@ def check_folder(folder: Path, tokenizer: str | None, model: str | None) -> Repo
 def _check_built(folder: Path, model: str | None) -> Report:
     pieces, sides = read_pieces(folder)
     report = _new_report(sides)
+    report.unusable = read_json(folder / "reading_report.json", default={}).get("unusable", {})
     parameters: dict[str, Any] = {}
     try:
         manifest = read_manifest(folder / "split.json")

@@ -12,6 +12,7 @@ import transformers
 from transformers.utils import logging
 
 import pianogen_hf
+from pianogen_hf.data.pieces import unusable_line
 from pianogen_hf.errors import UsageError
 from pianogen_hf.evaluation.distributions import densities
 from pianogen_hf.evaluation.music_metrics import METRICS
@@ -25,6 +26,8 @@ from pianogen_hf.workflows.heldout import HeldOut, any_folder, benchmark_file, o
 from pianogen_hf.workflows.loading import load_model
 from pianogen_hf.workflows.measure import Evaluation, Settings, weights_hash
 from pianogen_hf.workflows.split import Places
+
+UNUSABLE = "unusable.json"  # names the files that were left out, beside the figures of the others
 
 
 def evaluate(
@@ -73,8 +76,8 @@ def evaluate(
     before = read_json(output / "metrics.json", default={}) or read_json(folder / "metrics.json", default={})
     measured = Settings(window or _window(before, loaded), **settings)
     heldout = _held_out(folder, side, data, places, max_pieces)
-    _say_what_was_seen(heldout, before)
     place = output / "evaluation" / heldout.label
+    _say_what_was_seen(heldout, before, place / UNUSABLE)
     evaluation = Evaluation(loaded, encoder, weights_hash(folder), heldout, place, measured)
     record = _measure(evaluation, only)
     record["measured"] = _circumstances(evaluation, argv)
@@ -109,7 +112,11 @@ def _window(metrics: dict[str, Any], model: Any) -> int:
     return int(window)
 
 
-def _say_what_was_seen(heldout: HeldOut, before: dict[str, Any]) -> None:
+def _say_what_was_seen(heldout: HeldOut, before: dict[str, Any], unusable: Path) -> None:
+    unusable.unlink(missing_ok=True)
+    if line := unusable_line(heldout.unusable, str(unusable)):
+        write_json(unusable, heldout.unusable)
+        print(line)
     print(f"{len(heldout.pieces)} {heldout.label} pieces of {heldout.source}", end="")
     known = "unknown how many" if heldout.related is None else len(heldout.related)
     print(f"; {known} share music with what the model was trained on")

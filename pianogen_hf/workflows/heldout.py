@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, Features
 
 from pianogen_hf.data.families import fingerprint, join_families
-from pianogen_hf.data.pieces import PIECE_FEATURES, content_hash, load_pieces, usable_pieces
+from pianogen_hf.data.pieces import PIECE_FEATURES, content_hash, load_pieces, reading_report, usable_pieces
 from pianogen_hf.data.provenance import Provenance
 from pianogen_hf.data.sources.jsb_file import LEAKS, read_jsb_file
 from pianogen_hf.data.sources.listing import list_sources
@@ -32,6 +32,7 @@ class HeldOut:
         related: names of those that share music with what the model was trained on; None where that is unknown.
         is_whole: whether these are all pieces of the side.
         train: the pieces it was trained on; empty where they are not at hand.
+        unusable: why each file that can't be used was left out, by name.
     """
 
     label: str
@@ -41,6 +42,7 @@ class HeldOut:
     related: frozenset[str] | None
     is_whole: bool
     train: Dataset
+    unusable: dict[str, str] = field(default_factory=dict)
 
     def train_notes(self, limit: int | None = None, seed: int = 0) -> dict[str, Notes]:
         """Train pieces by name: all, or some that the seed picks."""
@@ -79,6 +81,7 @@ def own_side(folder: Path, side: str, places: Places, max_pieces: int | None = N
         frozenset(name for name in names if family_of.get(name) in trained),
         is_whole=max_pieces is None or max_pieces >= len(rows),
         train=split.pieces.select(split.rows("train")),
+        unusable=split.report["unusable"],
     )
 
 
@@ -125,6 +128,7 @@ def any_folder(folder: Path, data: str, cache_dir: str, max_pieces: int | None) 
         frozenset(each.piece for each in overlaps) if is_known else None,
         is_whole=len(chosen) == len(pieces),
         train=pieces.select([]),
+        unusable=reading_report(read)["unusable"],
     )
 
 

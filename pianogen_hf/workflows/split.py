@@ -136,13 +136,15 @@ def split_of_model(folder: Path, places: Places) -> Split:
     manifest = read_manifest(path)
     parameters = manifest["parameters"]
     files = list_sources(places.source or parameters["source"], places.data_path, cache)
-    pieces = usable_pieces(load_pieces(files, cache, programs_of(parameters["programs"])))
+    read = load_pieces(files, cache, programs_of(parameters["programs"]))
+    pieces = usable_pieces(read)
     if parameters["normalize_key"]:
         pieces = normalized_keys(pieces, cache)
     known = sides_by_content(manifest)
     # By name, or by content where the folder is called otherwise now.
     rows = zip(pieces["piece_id"][:], pieces["content"][:], strict=True)
-    return Split(pieces, [side_of(manifest, name) or known.get(content, "") for name, content in rows], manifest)
+    sides = [side_of(manifest, name) or known.get(content, "") for name, content in rows]
+    return Split(pieces, sides, manifest, reading_report(read))
 
 
 def programs_of(name: str) -> tuple[int, ...] | None:

@@ -17,6 +17,7 @@ import transformers
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
 
 from pianogen_hf.data.manifest import write_manifest
+from pianogen_hf.data.pieces import unusable_line
 from pianogen_hf.data.provenance import Provenance, refusal
 from pianogen_hf.errors import ArgumentError, one_line
 from pianogen_hf.folders import moved_aside
@@ -195,9 +196,8 @@ def _say_what_was_read(split: Split) -> None:
     print(f"{report['usable']} of {report['files']} files, {report['notes']} notes, {report['hours']} hours")
     if report["without_chosen_programs"]:
         print(f"{report['without_chosen_programs']} of the others hold no notes of the chosen programs")
-    if report["unusable"]:
-        example, reason = next(iter(report["unusable"].items()))
-        print(f"{len(report['unusable'])} files left out, all named in reading_report.json; e.g. {example}: {reason}")
+    if line := unusable_line(report["unusable"], "reading_report.json"):
+        print(line)
     if report["remarks"]:
         counts = (f"{each['count']} {name} (in {each['files']} files)" for name, each in report["remarks"].items())
         print(f"left out of the files, or mended: {', '.join(counts)}")
