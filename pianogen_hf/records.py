@@ -39,6 +39,12 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
+def change_in_words(change: dict[str, Any]) -> str:
+    """A change of options at a step of a run, as one says it: learning_rate 1e-05 (before 0.0003)."""
+    values = {name: value for name, value in change.items() if name != "step"}
+    return ", ".join(f"{name} {new} (before {old})" for name, (old, new) in values.items())
+
+
 def recorded(program: str, argv: list[str]) -> str:
     """A command as metrics.json and cards tell it: they are published, so of absolute paths only the end is told."""
     return shlex.join([program, *map(without_place, argv)])

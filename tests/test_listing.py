@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pianogen_hf.data.sources import listing
 from pianogen_hf.data.sources.folder import PieceFile
-from pianogen_hf.data.sources.listing import list_pieces, list_sources
+from pianogen_hf.data.sources.listing import list_pieces, list_sources, passed_over
+from pianogen_hf.data.sources.walking import passed_over_lines
 from pianogen_hf.errors import DataError
 
 
@@ -167,6 +168,76 @@ def test_a_table_without_file_name_is_somebody_elses(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "filename,work,split\na.mid,Sonata,test\n"),
+        ("Metadata.CSV", "File Name,Work,Split\na.mid,Sonata,Test\n"),
+        ("metadata.csv", "\ufefffile-name,work,split\na.mid,sonata,test\n"),
+        ("metadata.jsonl", '{"file_name": "a.mid", "work": "Sonata", "split": "test", "opus": 2}\n\n'),
+        ("METADATA.jsonl", '{"fileName": "a.mid", "work": "Sonata", "split": "test", "year": null}'),
+    ],
+)
+def test_a_table_is_honoured_however_its_name_and_columns_are_spelt(tmp_path, name, text):
+    folder = touch(tmp_path / "m", "a.mid", "b.mid")
+    (folder / name).write_text(text, encoding="utf-8")
+    files = list_pieces("folder", folder)
+    assert sides(files) == {"a.mid": "test", "b.mid": ""} and works(files)["a.mid"] == "m/sonata"
+    assert passed_over(["folder"], folder) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "filename,split\nelsewhere/gone.mid,fold 3\n"),
+        ("metadata.csv", "title,split\nSonata,train\n"),
+        ("metadata.tsv", "file_name\tsplit\na.mid\ttest\n"),
+        ("metadata.json", "[]"),
+    ],
+)
+def test_a_table_that_says_nothing_of_these_files_is_named_as_ignored(tmp_path, name, text):
+    folder = touch(tmp_path / "m", "a.mid")
+    (folder / name).write_text(text, encoding="utf-8")
+    assert sides(list_pieces("folder", folder)) == {"a.mid": ""}
+    assert list(passed_over([f"folder={folder}"])) == [f"m/{name}"]
+
+
+@pytest.mark.parametrize("text", ["no json", "[1, 2]", '{"file_name": "gone.mid"}', "\0"])
+def test_lines_of_json_that_are_wrong_are_refused_in_one_line(tmp_path, text):
+    (touch(tmp_path / "m", "a.mid") / "metadata.jsonl").write_text(text)
+    assert "metadata.jsonl" in refused("folder", tmp_path / "m")
+
+
+@pytest.mark.parametrize("kind", ["folder", "lakh"])
+def test_what_this_package_has_written_is_passed_over_and_named(tmp_path, kind):
+    """A run, one that was moved aside, a comparison, a data set, an evaluation: none of it was made by a composer."""
+    folder = touch(tmp_path / "m", "a.mid", "b/c.mid", "samples/d.mid", "theory.old/e.mid")
+    touch(folder, "runs/x/split.json", "runs/x/samples/step-1.mid", "runs/x.old2/samples/step-1.mid")
+    touch(folder, "stages/stage-1/provenance.json", "stages/stage-1/samples/s.mid", "data.partial/x.mid")
+    touch(folder, "evaluated/metrics.json", "evaluated/evaluation/validation/generated/1/0.mid")
+    assert list(sides(list_pieces(kind, folder))) == ["a.mid", "b/c.mid", "samples/d.mid", "theory.old/e.mid"]
+    names = ["data.partial", "evaluated", "runs/x", "runs/x.old2", "stages/stage-1"]
+    assert sorted(passed_over([kind], folder)) == [f"m/{name}" for name in names]
+
+
+def test_a_run_that_is_asked_for_by_name_is_read_but_for_what_its_model_wrote(tmp_path):
+    run = touch(tmp_path / "m", "split.json", "provenance.json", "a.mid", "samples/step-1.mid", "evaluation/v/0.mid")
+    assert list(sides(list_pieces("folder", run))) == ["a.mid"]
+    assert list(sides(list_pieces("folder", run / "samples"))) == ["step-1.mid"]
+
+
+def test_files_of_other_kinds_are_counted(tmp_path):
+    touch(tmp_path / "m", "a.mid", "b.mid.gz", "c.MID.GZ", "d.rmi", "e.mxl", "README")
+    assert passed_over(["folder", "bach"], tmp_path / "m") == {
+        "m/files with .gz": "2 not read",
+        "m/files with .mxl": "1 not read",
+        "m/files with no suffix": "1 not read",
+    }
+    assert passed_over_lines({str(number): "x" for number in range(9)})[-1] == (
+        "... and 4 more, all in reading_report.json"
+    )
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("file_name,split\na.mid,train\ngone.mid,test\nlost.mid,test\n", "2 file(s) that are not there"),
@@ -176,7 +247,7 @@ def test_a_table_without_file_name_is_somebody_elses(tmp_path):
         (f"file_name,split\n{'n' * 5000}.mid,train\n", "not there"),
         ("file_name,split\na.mid,fold 3\n", "the split 'fold 3'"),
         ("file_name,split\na.mid,train\n./a.mid,test\n", "two rows for './a.mid'"),
-        ("file_name,split\ntrain/b.mid,test\n", "lies in train, but metadata.csv says test"),
+        ("file_name,split\ntrain/b.mid,test\n", "lies in train, but its table says test"),
         ("file_name;split\na.mid;test\n", "put commas"),
         ("file_name\tsplit\na.mid\ttest\n", "put commas"),
     ],

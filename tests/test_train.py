@@ -39,6 +39,8 @@ SIZES = {
     "max_relative_distance": 16,
 }
 
+WITHOUT_DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+
 
 def write_pieces(folder, count, seed=0):
     """Pieces of 30 to 70 notes."""
@@ -394,6 +396,95 @@ def test_a_run_whose_model_changed_can_not_be_resumed(finished, options, tmp_pat
     folder = shutil.copytree(finished, tmp_path / "model")
     changed = options(folder, model_config=json.dumps({**SIZES, "hidden_size": 32}), resume_from_checkpoint="true")
     assert "hidden_size 16" in one_line_error(changed, capsys)
+
+
+def state_of(folder):
+    return read_json(newest_checkpoint(folder) / "trainer_state.json")
+
+
+def rates(folder):
+    return {each["step"]: each["learning_rate"] for each in state_of(folder)["log_history"] if "learning_rate" in each}
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "muon"])
+def test_what_is_asked_anew_at_a_resume_takes_effect_and_is_told(options, tmp_path, capsys, optim):
+    """The rate falls to 0 in a straight line over all steps, old and new, from the new height."""
+    folder = tmp_path / "model"
+    shared = {"optim": optim, "lr_scheduler_type": "linear", "logging_steps": 1, "save_steps": 2}
+    assert main(options(folder, learning_rate=1e-3, max_steps=2, **shared)) == 0
+    shared |= {"learning_rate": 1e-4, "weight_decay": 0.1, "max_steps": 5, "save_steps": 1, "logging_steps": 1}
+    capsys.readouterr()
+    assert main(options(folder, **shared, resume_from_checkpoint="true")) == 0
+    told = capsys.readouterr().out
+    assert "from step 2 on: " in told and "learning_rate 0.0001 (before 0.001)" in told
+    assert [rates(folder)[step] for step in (3, 4, 5)] == pytest.approx([6e-5, 4e-5, 2e-5])
+    assert {path.name for path in folder.glob("checkpoint-*")} >= {f"checkpoint-{step}" for step in (2, 3, 4, 5)}
+    groups = torch.load(folder / "checkpoint-5" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert max(group["weight_decay"] for group in groups) == 0.1
+    metrics = read_json(folder / "metrics.json")
+    assert "0.001" in metrics["command"] and "resume" not in metrics["command"]
+    assert metrics["changes"] == [
+        {
+            "step": 2,
+            "learning_rate": [1e-3, 1e-4],
+            "max_steps": [2, 5],
+            "save_steps": [2, 1],
+            "weight_decay": [0.0, 0.1],
+        }
+    ]
+    assert "From step 2 on" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_steps": 1}, "is at step 2, and is to end at step 1"),
+        ({"optim": "muon"}, "optim adamw_torch, the run now asks for muon"),
+        ({"per_device_train_batch_size": 4}, "batches of 2, the run now asks for 4"),
+        ({"model_type": "gpt2"}, "model_type music_transformer, the run now asks for gpt2"),
+        ({"tokenizer": "RemiTokenizer"}, "tokenizer PerformanceTokenizer, the run now asks for RemiTokenizer"),
+        ({"minutes": 5}, "minutes None, the run now asks for 5"),
+    ],
+)
+def test_what_can_not_change_at_a_resume_is_refused_by_name(finished, options, tmp_path, capsys, changes, said):
+    folder = shutil.copytree(finished, tmp_path / "model")
+    values = {"sample_steps": 1, "sample_notes": 3, "max_steps": 4, "resume_from_checkpoint": "true", **changes}
+    assert said in one_line_error(options(folder, **values), capsys)
+
+
+def test_batches_divided_otherwise_keep_their_place_in_the_data(options, tmp_path):
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    undisturbed = {"model_config": json.dumps(SIZES | WITHOUT_DROPOUT), "max_steps": 4, "save_steps": 2}
+    assert main(options(straight, **undisturbed)) == 0
+    assert main(options(resumed, **undisturbed)) == 0
+    shutil.rmtree(resumed / "checkpoint-4")
+    divided = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    assert main(options(resumed, **undisturbed, **divided, resume_from_checkpoint="true")) == 0
+    one, two = load_file(straight / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+    assert "changes" not in read_json(resumed / "metrics.json")
+
+
+def test_other_examples_begin_anew_at_a_resume(finished, options, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "model")
+    assert main(options(folder, max_steps=3, transpose=None, seed=5, resume_from_checkpoint="true")) == 0
+    assert "the data begin anew" in capsys.readouterr().out
+
+
+def test_a_run_killed_after_its_last_step_takes_no_further_one(finished, options, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    assert main(options(folder, resume_from_checkpoint="true")) == 0
+    assert weights_equal(finished, folder) and read_json(folder / "metrics.json")["steps"] == 2
+
+
+def test_a_checkpoint_with_half_a_state_is_passed_over(finished, options, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "model")
+    killed = shutil.copytree(folder / "checkpoint-2", folder / "checkpoint-3")
+    state = (killed / "trainer_state.json").read_bytes()
+    (killed / "trainer_state.json").write_bytes(state[: len(state) // 2])
+    assert main(options(folder, max_steps=3, resume_from_checkpoint="true")) == 0
+    assert read_json(folder / "metrics.json")["changes"][0]["step"] == 2
 
 
 # Mistakes -------------------------------------------------------------------------------------------------------------

@@ -96,6 +96,10 @@ def _wants_tokenizer(argv: list[str]) -> bool:
 
 def _say_what_was_built(folder: Path, manifest: dict[str, Any], report: dict[str, Any], chunks: dict[str, int]) -> None:
     print(f"{report['usable']} of {report['files']} files, {report['notes']:,} notes, {report['hours']:,} hours")
+    from pianogen_hf.data.sources.walking import passed_over_lines
+
+    for line in passed_over_lines(report["passed_over"]):
+        print(line)
     say_unusable(report["unusable"], f"{folder}/reading_report.json")
     if report["between_sides"]:
         print(f"{len(report['between_sides'])} pieces left out: they share music with pieces on different sides")

@@ -14,7 +14,7 @@ from pianogen_hf.models.objectives import objective_of_classes
 from pianogen_hf.publishing.evaluation_facts import evaluation_facts
 from pianogen_hf.publishing.usage import USAGES
 from pianogen_hf.publishing.words import NOT_MEASURED, NOT_RECORDED, code, digits, fixed, number
-from pianogen_hf.records import read_json
+from pianogen_hf.records import change_in_words, read_json
 
 # The sources that the package knows by name: what they are, and their terms. A folder is its owner's to describe.
 _KNOWN = {
@@ -255,8 +255,10 @@ def _training(metrics: dict[str, Any]) -> dict[str, str]:
     weights = metrics.get("source_weights", {})
     shares = {"Shares of the sources": ", ".join(f"{code(name)} {weight:g}" for name, weight in weights.items())}
     stages = {f"Stage {number}": _stage(each) for number, each in enumerate(metrics.get("stages", ()), 1)}
+    changes = {f"From step {each['step']:,} on": change_in_words(each) for each in metrics.get("changes", ())}
     return {
         "Command": code(metrics["command"]) if "command" in metrics else NOT_RECORDED,
+        **changes,
         "Seed": said("seed"),
         "Steps": f"{digits(metrics.get('steps'))}; sequences in each: {said('batch_size')}",
         "Hardware": f"{said('device')}; processes: {said('world_size')}; threads in each: {said('threads')}",

@@ -25,6 +25,7 @@ class Stage:
         earlier: the folders of the stages before it, the nearest first.
         resumes: whether it goes on from a checkpoint of its own.
         is_new_run: whether it is the first of a run that begins anew, before which an earlier run is moved aside.
+        minutes: that it was asked for, where the command line now has the steps that they are.
     """
 
     argv: list[str]
@@ -35,6 +36,7 @@ class Stage:
     earlier: list[Path]
     resumes: bool
     is_new_run: bool
+    minutes: float | None = None
 
     @property
     def name(self) -> str:
@@ -47,6 +49,7 @@ class Stage:
             self.argv if self.total == 1 else [*self.argv, "--stage", str(self.number)]
         )[0]
         training.output_dir = str(self.folder)
+        training.minutes = training.minutes if self.minutes is None else self.minutes
         if not self.resumes:
             training.resume_from_checkpoint = None
         if self.number < self.total:
@@ -102,18 +105,28 @@ def resume_point(args: PianoTrainingArguments) -> str | None:
     if wanted is None or str(wanted).lower() in ("false", "none", ""):
         return None
     if str(wanted).lower() != "true":
-        if not Path(wanted, "trainer_state.json").exists():
+        if not is_complete(Path(wanted)):
             raise ArgumentError(f"{wanted} is no checkpoint of an interrupted run (it holds no trainer_state.json)")
         return wanted
-    # The state is written last: without it the run was killed while it saved, and an earlier checkpoint is the last.
-    complete = [path.parent for path in Path(args.output_dir).glob("checkpoint-[0-9]*/trainer_state.json")]
+    complete = [path for path in Path(args.output_dir).glob("checkpoint-[0-9]*") if is_complete(path)]
     if not complete:
         raise ArgumentError(f"{args.output_dir} holds no checkpoint to go on from: leave out --resume_from_checkpoint")
     return str(max(complete, key=lambda path: int(path.name.split("-")[1])))
 
 
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end.
+
+    Its state is written last, and without it, or with half of it, the run was killed while it saved.
+    """
+    try:
+        return "global_step" in read_json(checkpoint / "trainer_state.json", default={})
+    except FileError:
+        return False
+
+
 def _has_checkpoint(folder: Path) -> bool:
-    return any(folder.glob("checkpoint-[0-9]*/trainer_state.json"))
+    return any(map(is_complete, folder.glob("checkpoint-[0-9]*")))
 
 
 def earlier_stages(stage: Stage) -> list[dict[str, Any]]:

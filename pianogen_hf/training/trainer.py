@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -21,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SchedulerType
 from transformers.utils.hub import PushInProgress
 
+from pianogen_hf.errors import ArgumentError
 from pianogen_hf.training.arguments import MUON, PianoTrainingArguments
 from pianogen_hf.training.callbacks import EpochCallback
 from pianogen_hf.training.collator import IGNORED
@@ -104,6 +106,52 @@ class PianoTrainer(Trainer):
             num_decay_steps = round(self.args.decay_share * num_training_steps)
             self.args.lr_scheduler_kwargs = {"num_decay_steps": num_decay_steps, "decay_type": "linear"}
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As the parent, but what the run is asked for now holds, and not what it was asked for before."""
+        asked = [{name: value for name, value in group.items() if name != "params"} for group in self._groups()]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = getattr(self.lr_scheduler, "lr_lambdas", None)
+        if checkpoint is None or schedule is None:
+            return
+        for group, options in zip(self._groups(), asked, strict=True):
+            group.update(options)
+        self.lr_scheduler.base_lrs = [group["initial_lr"] for group in asked]
+        for group, rate, share in zip(self._groups(), self.lr_scheduler.base_lrs, schedule, strict=True):
+            group["lr"] = rate * share(self.lr_scheduler.last_epoch)
+        self.lr_scheduler._last_lr = [group["lr"] for group in self._groups()]  # what is logged
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Groups of parameters of the optimizer, each with its options."""
+        return self.optimizer.param_groups
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """As the parent, but a resumed run logs, saves and evaluates as often as it is asked to now.
+
+        Raises:
+            ArgumentError: if it is to end before the step that it has reached.
+        """
+        warns = logging.getLogger("transformers.trainer_utils")  # of what would else hold no longer
+        warns.disabled, before = True, warns.disabled
+        try:
+            reached = super()._init_training_state(*args, **kwargs)
+        finally:
+            warns.disabled = before
+        step, end = self.state.global_step, self.state.max_steps
+        if step > end:
+            raise ArgumentError(
+                f"the run to go on from is at step {step}, and is to end at step {end} now: ask for more max_steps (or "
+                "num_train_epochs), or name an earlier checkpoint"
+            )
+        self.state.compute_steps(self.args, end)
+        return reached
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As the parent, but a run that was killed after its last step takes no further one."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
         """The parent's, with a generator of its own: making workers must not change what dropout draws next."""

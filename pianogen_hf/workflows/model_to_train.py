@@ -70,18 +70,32 @@ def try_model(model: PreTrainedModel, tokenizer: NotesEncoder) -> None:
 
 
 def check_resumed(
-    args: PianoTrainingArguments, manifest: dict[str, Any], model: PreTrainedModel, checkpoint: str
+    args: PianoTrainingArguments,
+    manifest: dict[str, Any],
+    model: PreTrainedModel,
+    checkpoint: str,
+    begins_data_anew: bool,
 ) -> None:
     """A resumed run goes on with the model it began with, and best with the data, too.
 
     Every process looks for itself: if only one of them gave up, the others would wait for it.
+
+    Args:
+        args: of the Trainer; told here where the data are to begin anew.
+        manifest: of the split.
+        model: made as the run now asks.
+        checkpoint: that it goes on from.
+        begins_data_anew: whether the run asks for other examples than it began with.
+
+    Raises:
+        ArgumentError: if the model has other sizes.
     """
     before = load_pretrained(AutoConfig, checkpoint).to_dict()
     for name, value in model.config.to_dict().items():
         if type(value) is int and before.get(name) != value:  # sizes: with another one the weights would not fit
             raise ArgumentError(f"{checkpoint} has {name} {before.get(name)}, the run now asks for {value}")
     written = Path(checkpoint, "split.json")
-    if written.exists() and read_manifest(written)["hash"] != manifest["hash"]:
+    if begins_data_anew or (written.exists() and read_manifest(written)["hash"] != manifest["hash"]):
         args.ignore_data_skip = True  # there is no place in these data that the run had reached
         if args.process_index == 0:
             print(f"the data are not those of {checkpoint}: weights, optimizer and step go on, the data begin anew")

@@ -49,7 +49,7 @@ def within_minutes(stage: Stage, train_stage: Callable[[Stage, list[PaceCallback
         steps = _timed_steps(stage, args.minutes, train_stage)
     else:
         steps = int(read_json(Path(checkpoint, "trainer_state.json"))["max_steps"])
-    return replace(stage, argv=[*without_minutes(stage.argv), "--max_steps", str(steps)])
+    return replace(stage, argv=[*without_minutes(stage.argv), "--max_steps", str(steps)], minutes=args.minutes)
 
 
 def without_minutes(argv: list[str]) -> list[str]:

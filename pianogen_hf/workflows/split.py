@@ -22,7 +22,7 @@ from pianogen_hf.data.manifest import read_manifest, side_of, sides_by_content, 
 from pianogen_hf.data.pieces import load_pieces, reading_report, usable_pieces
 from pianogen_hf.data.provenance import Provenance
 from pianogen_hf.data.sources.hub import fetch, is_published, pinned, published_names, without_revision
-from pianogen_hf.data.sources.listing import list_sources
+from pianogen_hf.data.sources.listing import list_sources, passed_over
 from pianogen_hf.data.splits import assign_sides, limited_sides
 from pianogen_hf.errors import ArgumentError, DataError
 from pianogen_hf.folders import CACHE_DIR
@@ -91,6 +91,7 @@ def load_split(args: DataArguments) -> Split:
     earlier = _earlier_sides(args.split_from, pieces) if args.split_from else _kept_sides(kept)
     sides = assign_sides(pieces, args.validation_fraction, args.test_fraction, args.split_seed, earlier)
     report = reading_report(read)
+    report["passed_over"] = passed_over(args.source, args.data_path)
     report["between_sides"] = [name for name, side in zip(pieces["piece_id"][:], sides, strict=True) if not side]
     pieces, sides = _select(pieces, sides, [row for row, side in enumerate(sides) if side])
     if not args.split_from and not all(pieces["official_split"][:]):

@@ -19,16 +19,18 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from pianogen_hf.data.manifest import write_manifest
 from pianogen_hf.data.pieces import unusable_line
 from pianogen_hf.data.provenance import Provenance, refusal
+from pianogen_hf.data.sources.walking import passed_over_lines
 from pianogen_hf.errors import ArgumentError, one_line
 from pianogen_hf.folders import moved_aside
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
-from pianogen_hf.records import recorded, without_place, write_json
+from pianogen_hf.records import change_in_words, recorded, without_place, write_json
 from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import write_midi
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import DataArguments, ModelArguments, PianoTrainingArguments, without_token
 from pianogen_hf.training.callbacks import DurationCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.mixing import MixtureSampler
+from pianogen_hf.training.run_record import RunRecord, read_run_record, run_record
 from pianogen_hf.training.stages import Stage, earlier_stages, plan_stages, resume_point
 from pianogen_hf.training.trainer import PianoTrainer
 from pianogen_hf.training.ways import way_of_training
@@ -69,6 +71,7 @@ class _Run:
         model_args, data_args, args: its arguments, of the model, the data and the Trainer.
         resume: the checkpoint that it is resumed from; None for a new run.
         card_text: the hand-written part of the card.
+        record: of what it is asked for, and what that was before it was resumed.
     """
 
     stage: Stage
@@ -78,6 +81,7 @@ class _Run:
     args: PianoTrainingArguments
     resume: str | None
     card_text: str | None
+    record: RunRecord
 
     @property
     def is_main(self) -> bool:
@@ -95,6 +99,7 @@ class _Data:
         tokenizer: or feature extractor.
         chunks: examples of each side.
         earlier: what the stages before this one measured.
+        record: of the run.
     """
 
     split: Split
@@ -102,10 +107,12 @@ class _Data:
     tokenizer: NotesEncoder
     chunks: dict[str, Any]
     earlier: list[dict[str, Any]]
+    record: RunRecord
 
     def write_beside(self, folder: Path) -> None:
-        """What every checkpoint tells of its data."""
+        """What every checkpoint tells of its data and its run."""
         write_manifest(folder / "split.json", self.split.manifest)
+        self.record.save(folder)
         self.provenance.save(folder)
 
 
@@ -133,7 +140,14 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
         return 130
     seconds = None if run.resume else time.monotonic() - began  # of a run without a break only
     finish(
-        trainer, data.tokenizer, data.split, run.argv, run.data_args.chunk_length, run.card_text, seconds, data.earlier
+        trainer,
+        data.tokenizer,
+        data.split,
+        run.record,
+        run.data_args.chunk_length,
+        run.card_text,
+        seconds,
+        data.earlier,
     )
     return push(trainer) if run.args.push_to_hub else 0
 
@@ -146,10 +160,16 @@ def _begin(stage: Stage) -> _Run:
         datasets.disable_progress_bars()
         transformers.logging.disable_progress_bar()
     set_seed(args.seed)
-    resume, card_text = resume_point(args), _card_text(args.card_text)
-    run = _Run(stage, without_token(stage.argv), model_args, data_args, args, resume, card_text)
+    resume, card_text, argv = resume_point(args), _card_text(args.card_text), without_token(stage.argv)
+    record = run_record((model_args, data_args, args), recorded("train.py", argv))
+    before = read_run_record(Path(resume)) if resume else None
+    if before is not None:
+        record = record.resumed(before, Path(str(resume)))
+    run = _Run(stage, argv, model_args, data_args, args, resume, card_text, record)
     if run.is_main and stage.total > 1:
         print(f"{stage.name}, in {stage.folder}")
+    if run.is_main and before is not None and record.changes != before.changes:
+        print(f"from step {record.changes[-1]['step']} on: {change_in_words(record.changes[-1])}")
     return run
 
 
@@ -161,7 +181,7 @@ def _prepare(run: _Run) -> _Data:
         _say_what_was_read(split)
     provenance = _provenance(run, split)
     tokenizer = make_tokenizer(run.model_args, split)
-    return _Data(split, provenance, tokenizer, make_chunks(run.data_args, split, tokenizer), earlier)
+    return _Data(split, provenance, tokenizer, make_chunks(run.data_args, split, tokenizer), earlier, run.record)
 
 
 def _make_model(run: _Run, data: _Data) -> PreTrainedModel:
@@ -169,7 +189,7 @@ def _make_model(run: _Run, data: _Data) -> PreTrainedModel:
     if run.model_args.model_name_or_path is None:
         try_model(model, data.tokenizer)
     if run.resume is not None:
-        check_resumed(run.args, data.split.manifest, model, run.resume)
+        check_resumed(run.args, data.split.manifest, model, run.resume, run.record.begins_data_anew)
     return model
 
 
@@ -196,6 +216,8 @@ def _say_what_was_read(split: Split) -> None:
     print(f"{report['usable']} of {report['files']} files, {report['notes']} notes, {report['hours']} hours")
     if report["without_chosen_programs"]:
         print(f"{report['without_chosen_programs']} of the others hold no notes of the chosen programs")
+    for line in passed_over_lines(report["passed_over"]):
+        print(line)
     if line := unusable_line(report["unusable"], "reading_report.json"):
         print(line)
     if report["remarks"]:

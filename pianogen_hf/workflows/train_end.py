@@ -21,9 +21,10 @@ from pianogen_hf.publishing.card_facts import hub_datasets
 from pianogen_hf.publishing.model_card import CardError, write_card
 from pianogen_hf.publishing.model_files import FolderError, is_part, select_files
 from pianogen_hf.publishing.push import push_command
-from pianogen_hf.records import read_json, recorded, write_json
+from pianogen_hf.records import read_json, write_json
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import PianoTrainingArguments
+from pianogen_hf.training.run_record import RunRecord
 from pianogen_hf.training.stages import stage_record
 from pianogen_hf.training.trainer import PianoTrainer
 from pianogen_hf.workflows.split import Split
@@ -35,7 +36,7 @@ def finish(
     trainer: PianoTrainer,
     tokenizer: NotesEncoder,
     split: Split,
-    argv: list[str],
+    record: RunRecord,
     chunk_length: int,
     card_text: str | None,
     train_seconds: float | None,
@@ -49,7 +50,7 @@ def finish(
         return
     size = chunk_size(tokenizer, chunk_length)
     metrics = {
-        **_circumstances(trainer, tokenizer, argv, train_seconds),
+        **_circumstances(trainer, tokenizer, record, train_seconds),
         "source": ", ".join(sorted(set(split.pieces["source"]))),
         "hub_datasets": hub_datasets(split.manifest),
         "context": {"window": size + 1, "stride": size - chunk_overlap(tokenizer, chunk_length)},
@@ -68,14 +69,15 @@ def finish(
 
 
 def _circumstances(
-    trainer: PianoTrainer, tokenizer: NotesEncoder, argv: list[str], train_seconds: float | None
+    trainer: PianoTrainer, tokenizer: NotesEncoder, record: RunRecord, train_seconds: float | None
 ) -> dict[str, Any]:
     """How the figures came about; the time only of a run without a break."""
     device = trainer.args.device
     weights = {} if trainer.mixture is None else {"source_weights": trainer.mixture.weights}
     return {
         **weights,
-        "command": recorded("train.py", argv),
+        "command": record.command,
+        **({"changes": record.changes} if record.changes else {}),
         "seed": trainer.args.seed,
         "steps": trainer.state.global_step,
         "world_size": trainer.args.world_size,

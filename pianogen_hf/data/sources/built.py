@@ -6,8 +6,9 @@ from pathlib import Path
 
 from datasets import DatasetDict
 
-from pianogen_hf.data.sources.folder import PieceFile, official_side
+from pianogen_hf.data.sources.folder import PieceFile
 from pianogen_hf.data.sources.hub import is_published, list_published
+from pianogen_hf.data.sources.tables import official_side
 from pianogen_hf.errors import DataError, one_line
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import posixpath
-import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pianogen_hf.data.sides import SIDE_NAMES, SIDES
+from pianogen_hf.data.sides import SIDE_NAMES
+from pianogen_hf.data.sources.tables import is_table, official_side, table_rows
+from pianogen_hf.data.sources.walking import files_below
 from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import MIDI_SUFFIXES
 
@@ -46,30 +44,16 @@ def list_folder(folder: Path, name: str | None = None) -> list[PieceFile]:
     if not paths:
         raise DataError(f"{folder} holds no MIDI files ({', '.join(MIDI_SUFFIXES)}): give a folder that does")
     source = name or as_text(Path(Path(os.path.abspath(folder)).name or "folder"))
-    entries = _metadata(folder, [path for path in files if path.name == "metadata.csv"], paths)
+    entries = _metadata(folder, [path for path in files if is_table(path.name)], paths)
     pieces = []
     for path in paths:
         name = as_text(path.relative_to(folder))
         work, side = entries.get(_normal(name), ("", ""))
         place = SIDE_NAMES.get(name.partition("/")[0].lower(), "") if "/" in name else ""
         if side and place and side != place:
-            raise DataError(f"{path} lies in {place}, but metadata.csv says {side}: move it, or mend its split")
+            raise DataError(f"{path} lies in {place}, but its table says {side}: move it, or mend its split")
         pieces.append(PieceFile(f"{source}/{name}", source, str(path), work and f"{source}/{work}", side or place))
     return pieces
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file in a folder and its subfolders, links that lead nowhere included: reading will say what they are.
-
-    Pipes and devices, on which reading would wait for ever, are no files.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: {error.strerror}") from error
-
-    for place, _, names in os.walk(folder, onerror=refuse):
-        paths = (Path(place, name) for name in names)
-        yield from (path for path in paths if path.is_file() or (path.is_symlink() and not path.exists()))
 
 
 def as_text(path: Path) -> str:
@@ -91,7 +75,7 @@ def _metadata(folder: Path, tables: list[Path], paths: list[Path]) -> dict[str, 
     entries: dict[str, tuple[str, str]] = {}
     for table in sorted(tables, key=lambda path: len(path.parts)):
         own: dict[str, tuple[str, str]] = {}
-        for row in _table_rows(table):
+        for row in table_rows(table):
             name = _normal(posixpath.join(as_text(table.parent.relative_to(folder)), row["file_name"]))
             work = " ".join(row.get("work", "").split()).casefold()
             entry = (work, official_side(row.get("split", ""), table))
@@ -110,35 +94,3 @@ def _metadata(folder: Path, tables: list[Path], paths: list[Path]) -> dict[str, 
 def _is_other_file(path: Path) -> bool:
     """Whether it is there but no MIDI file: a table may name recordings and scores beside them."""
     return path.suffix.lower() not in MIDI_SUFFIXES and os.path.exists(path)
-
-
-def _table_rows(table: Path) -> list[dict[str, str]]:
-    """Rows of a metadata.csv that name a file, its columns in lower case; none of a table without `file_name`."""
-    try:
-        data = table.read_bytes()
-        lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), skipinitialspace=True))
-    except UnicodeDecodeError as error:
-        if b"file_name" not in data.replace(b"\0", b""):
-            return []
-        raise DataError(f"{table} is not UTF-8: save it as such") from error
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{table} can't be read: {error}") from error
-    columns = [name.strip().lower() for name in lines[0]] if lines else []
-    if "file_name" not in columns:
-        if any("file_name" in re.split("[;\t]", name) for name in columns):
-            raise DataError(f"{table}: put commas between its columns")
-        return []
-    rows = [dict(zip(columns, map(str.strip, line), strict=False)) for line in lines[1:]]
-    return [row for row in rows if row.get("file_name")]
-
-
-def official_side(value: str, table: Path) -> str:
-    """The side that a table names, or "" for none.
-
-    Raises:
-        DataError: for any other word, with the table that has it.
-    """
-    side = value.strip().lower()
-    if side and side not in SIDE_NAMES:
-        raise DataError(f"{table} has the split {value!r}: it must be one of {', '.join(SIDES)}")
-    return SIDE_NAMES.get(side, "")

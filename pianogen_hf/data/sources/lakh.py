@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from pianogen_hf.data.sources.archives import archive_rows, row_names
-from pianogen_hf.data.sources.folder import PieceFile, as_text, files_below
+from pianogen_hf.data.sources.folder import PieceFile, as_text
+from pianogen_hf.data.sources.walking import files_below
 from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import MIDI_SUFFIXES
 

@@ -11,9 +11,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pianogen_hf.data.sources import walking
 from pianogen_hf.data.sources.bach import list_bach
 from pianogen_hf.data.sources.built import list_built
-from pianogen_hf.data.sources.folder import PieceFile, list_folder
+from pianogen_hf.data.sources.folder import PieceFile, as_text, list_folder
 from pianogen_hf.data.sources.hub import list_hub
 from pianogen_hf.data.sources.lakh import list_archive, list_lakh
 from pianogen_hf.data.sources.maestro import list_maestro
@@ -65,6 +66,18 @@ def list_each(
     return files
 
 
+def passed_over(sources: Sequence[str], data_path: str | os.PathLike | None = None) -> dict[str, str]:
+    """What lies in the folders of the sources and is not read, by name, and why (see `walking.py`)."""
+    reasons: dict[str, str] = {}
+    for source in sources:
+        kind, _, path = source.partition("=")
+        folder = Path(os.path.expanduser(path or data_path or ""))
+        if kind in ("folder", "lakh") and folder.is_dir():
+            name = as_text(Path(folder.absolute().name))
+            reasons |= {f"{name}/{place}": reason for place, reason in walking.passed_over(folder).items()}
+    return reasons
+
+
 def list_pieces(
     source: str, data_path: str | os.PathLike | None = None, cache_dir: str | os.PathLike = CACHE_DIR
 ) -> list[PieceFile]:
@@ -79,8 +92,9 @@ def list_pieces(
         cache_dir: where an archive is unpacked to.
 
     In a folder, the top-level subfolders train, validation (valid, val, dev) and test are official sides. A
-    `metadata.csv` with a column `file_name` may name the `work` that a file is a version of, and its `split`; files
-    that it does not name have no work. Without that column it is somebody else's table, and ignored.
+    `metadata.csv` or `metadata.jsonl` with a column `file_name` may name the `work` that a file is a version of, and
+    its `split`; files that it does not name have no work. Without that column it is somebody else's table, and ignored.
+    Folders in which this package has written music are passed over.
 
     Raises:
         DataError: for an unknown source, a folder that is not what the source needs, a table that names a file that is
