@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_and_tokenizers import some_rows, tiny_model
 
+from pianogen_hf.models.configuration_note_transformer import NoteTransformerConfig
 from pianogen_hf.models.key_finding import key_of
 from pianogen_hf.models.modeling_note_transformer import NotePlaces, NoteTransformerForCausalLM
 from pianogen_hf.models.note_controls import (
@@ -47,7 +48,7 @@ def window(length: int, seed: int, place: str = "whole") -> np.ndarray:
 def onsets_of(arranged) -> np.ndarray:
     """Where the model takes the rows to lie, in steps."""
     roles = torch.from_numpy(arranged.is_given.astype(np.int64))[None]
-    return NotePlaces.of(torch.from_numpy(arranged.rows)[None], roles, 100).onset[0].numpy()
+    return NotePlaces.of(torch.from_numpy(arranged.rows)[None], roles, NoteTransformerConfig()).onset[0].numpy()
 
 
 def kind_of(arranged, rows) -> str:
@@ -147,7 +148,7 @@ def test_what_is_asked_for_can_be_scored(seed, length, place, first_label):
     assert output.nats.isfinite().all() and output.loss.isfinite()
 
 
-MODEL = tiny_model(NoteTransformerForCausalLM, 130)
+MODEL = tiny_model(NoteTransformerForCausalLM, 130, num_recent_offsets=4)
 
 
 def test_all_tasks_come_up_as_often_as_they_should():
@@ -332,7 +333,7 @@ def test_the_kind_of_music_is_that_of_the_piece():
 def test_a_mask_that_is_written_out_is_the_mask_that_the_model_makes():
     batch = ArrangingCollator(32)([example(number, 12 + number) for number in range(4)])
     labels, mask = batch.pop("labels"), batch.pop("attention_mask")
-    model = tiny_model(NoteTransformerForCausalLM, 130, attn_implementation="eager")
+    model = tiny_model(NoteTransformerForCausalLM, 130, num_recent_offsets=4, attn_implementation="eager")
     plain, written = (model(**batch, labels=labels, attention_mask=each) for each in (mask, additive_causal_mask(mask)))
     torch.testing.assert_close(written.last_hidden_state[mask.bool()], plain.last_hidden_state[mask.bool()])
     torch.testing.assert_close(written.loss, plain.loss)

@@ -43,9 +43,17 @@ ROWS = torch.tensor(  # a written row and given ones in turn, as a gap is filled
 ROLES = torch.tensor([[0, 0, 1, 1, 0, 1, 0, 0]])
 
 
+RECENT = torch.tensor([70.0, 12.0, 200.0, -30.0])  # where the latest rows end, in steps
+
+
 def make_model(**settings) -> NoteTransformerForCausalLM:
     torch.manual_seed(0)
-    return loosened(tiny_model(NoteTransformerForCausalLM, 130, **settings))
+    shared = 4 if settings.get("is_cascade", True) else 0
+    return loosened(tiny_model(NoteTransformerForCausalLM, 130, num_recent_offsets=shared, **settings))
+
+
+def recent_of(model, *shape: int) -> torch.Tensor:
+    return RECENT[: model.config.num_recent_offsets].expand(*shape, -1)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +77,7 @@ def masses(model, notes: torch.Tensor, column: int, written_pitch: int = 50) -> 
     """Probability of each note's field after each of three hidden states, shape (3, notes)."""
     hidden = torch.randn(3, 1, 32, generator=torch.Generator().manual_seed(3)).expand(-1, len(notes), -1)
     before = torch.full((3, len(notes)), written_pitch)
-    nats = model.heads.nats(hidden, notes.expand(3, -1, -1), before)[0]
+    nats = model.heads.nats(hidden, notes.expand(3, -1, -1), before, recent_of(model, 3, len(notes)))[0]
     assert nats.dtype == torch.float32
     return torch.exp(-nats[..., column].double())
 
@@ -129,9 +137,14 @@ def test_the_cascade_is_what_a_computation_by_hand_gives(model):
     hidden = hidden + heads.embed_pitch.weight[67]
     nats.append(-logits(heads.velocity_head, hidden).log_softmax(-1)[90 - 1])
     hidden = hidden + heads.embed_velocity.weight[90]
-    nats.append(-logits(heads.duration_head, hidden).log_softmax(-1)[duration] + math.log(4))
+    # The rows that end 220 and 300 steps after the last onset may end together with this one, the others are over.
+    by_class, shared = logits(heads.duration_head, hidden), logits(heads.offset_head, hidden)
+    first, third = shared[0] + shared[4 + duration], shared[2] + shared[4 + 64 + 32 + (229 - 128) // 4]
+    log_probs = torch.cat([by_class, torch.stack([first, third])]).log_softmax(-1)
+    nats.append(-torch.logaddexp(log_probs[duration] - math.log(4), log_probs[-2]))
     hidden = torch.randn(32, generator=torch.Generator().manual_seed(1))
-    found, found_logits = heads.nats(hidden[None], row[None], torch.tensor([64]))
+    recent = torch.tensor([[220.0, 40.0, 300.0, 70.0]])
+    found, found_logits = heads.nats(hidden[None], row[None], torch.tensor([64]), recent)
     torch.testing.assert_close(found[0], torch.stack(nats))
     torch.testing.assert_close(found_logits[0], pitch)
 
@@ -140,10 +153,11 @@ def test_the_cascade_is_what_a_computation_by_hand_gives(model):
 def test_samples_follow_the_likelihood(model):
     rows = some_rows(1, 9)[:, :-1]
     hidden = model(rows).last_hidden_state[:, -1].expand(4000, -1)
-    new = model.sample(hidden, rows[:, -1].expand(4000, -1), 1.0, 1.0, True, torch.Generator().manual_seed(0))
+    new = model.sample(hidden, rows.expand(4000, -1, -1), 1.0, 1.0, True, torch.Generator().manual_seed(0))
     notes = new[new[:, PITCH] < BEGIN]
     before = rows[0, -1, PITCH].long()
-    nats, _ = model.heads.nats(hidden[: len(notes)], notes, before.expand(len(notes)))
+    recent = NotePlaces.of(rows, None, model.config).recent_offsets[:, -1]
+    nats, _ = model.heads.nats(hidden[: len(notes)], notes, before.expand(len(notes)), recent.expand(len(notes), -1))
     assert nats.isfinite().all()
     share = (new[:, PITCH] == END).float().mean().item()
     end = model.heads.time_shift_head(hidden[:1]).softmax(-1)[0, END_CLASS].item()
@@ -156,7 +170,8 @@ def test_samples_follow_the_likelihood(model):
 def masses_of_low_velocity(model, hidden, row, before) -> float:
     rows = row.repeat(39, 1)
     rows[:, VELOCITY] = torch.arange(1.0, 40.0)
-    return torch.exp(-model.heads.nats(hidden.expand(39, -1), rows, before.expand(39))[0][:, VELOCITY]).sum().item()
+    nats, _ = model.heads.nats(hidden.expand(39, -1), rows, before.expand(39), recent_of(model, 39))
+    return torch.exp(-nats[:, VELOCITY]).sum().item()
 
 
 @pytest.mark.parametrize(
@@ -198,9 +213,9 @@ def test_a_window_from_the_middle_of_a_piece_is_scored_like_any_other(model):
     assert output.nats.isfinite().all()
     first = window.clone()
     first[0, 0, TIME_SHIFT] = 12.0  # from when on the window counts is no matter but to its first row
-    other = NotePlaces.of(first, None, 100)
+    other = NotePlaces.of(first, None, model.config)
     assert torch.equal(
-        other.onset - other.onset[:, :1], NotePlaces.of(window, None, 100).onset - 100 * window[:, :1, 0]
+        other.onset - other.onset[:, :1], NotePlaces.of(window, None, model.config).onset - 100 * window[:, :1, 0]
     )
 
 
@@ -208,16 +223,44 @@ def test_a_window_from_the_middle_of_a_piece_is_scored_like_any_other(model):
 
 
 def test_places_of_given_rows_are_told_from_the_last_written_one():
-    places = NotePlaces.of(ROWS, ROLES, 100)
+    places = NotePlaces.of(ROWS, ROLES, NoteTransformerConfig(num_recent_offsets=3))
     assert places.onset.tolist() == [[0, 50, 150, 250, 75, 65, 75, 375]]
     assert places.written_onset.tolist() == [[0, 50, 50, 50, 75, 75, 75, 375]]
     assert places.written_pitch.tolist() == [[-1, 60, 60, 60, 62, 62, 64, 40]]
     assert places.index.tolist() == [[0, 1, 1, 1, 2, 2, 3, 4]]
+    offsets = (places.recent_offsets + places.written_onset[..., None])[0]
+    ends = (places.onset[0] + 100 * ROWS[0, :, DURATION]).round()
+    assert offsets.tolist() == [[*ends[: row + 1].flip(0)[:3].tolist(), 0, 0][:3] for row in range(8)]
+
+
+def test_offsets_are_remembered_from_call_to_call(model):
+    rows = some_rows(2, 9)
+    whole = NotePlaces.of(rows, None, model.config)
+    first = NotePlaces.of(rows[:, :4], None, model.config)
+    second = NotePlaces.of(rows[:, 4:], None, model.config, first)
+    assert torch.equal(second.recent_offsets, whole.recent_offsets[:, 4:])
+
+
+@torch.no_grad()
+def test_a_note_ends_with_the_others_that_a_pedal_holds(model):
+    """Once sharing an offset is likely, a chord under one pedal costs less, and what is drawn ends together."""
+    rows = torch.tensor([[0, BEGIN, 0, 0], [0.5, 60, 64, 1.37], [0.25, 64, 64, 1.12], [0.25, 67, 64, 0.87]])[None]
+    alone = rows.clone()
+    alone[0, :, DURATION] += torch.tensor([0, 0, 0.03, 0.07])
+    shares = make_model()
+    shares.heads.offset_head.fc2.bias += 9
+    shares.heads.time_shift_head.fc2.bias[10] += 20
+    together, apart = (shares(each, labels=labels_of(each)).nats[0, 1:, DURATION] for each in (rows, alone))
+    assert (together < 2).all() and (apart > 7).all()
+    new = shares.sample(shares(rows).last_hidden_state[:, -1], rows, 0.0, 1.0, False, None)[0]
+    assert new[TIME_SHIFT] == pytest.approx(0.1)
+    assert 1.0 + new[TIME_SHIFT] + new[DURATION] == pytest.approx(0.5 + 1.37, abs=1e-4)
 
 
 def test_without_roles_all_rows_are_written():
     rows = some_rows(2, 9)
-    none, zeros = NotePlaces.of(rows, None, 100), NotePlaces.of(rows, torch.zeros(2, 9, dtype=torch.long), 100)
+    config, roles = NoteTransformerConfig(), torch.zeros(2, 9, dtype=torch.long)
+    none, zeros = NotePlaces.of(rows, None, config), NotePlaces.of(rows, roles, config)
     assert torch.equal(none.onset, zeros.onset) and torch.equal(none.onset, (100 * rows[..., 0]).round().cumsum(1))
     assert torch.equal(none.written_pitch, zeros.written_pitch) and torch.equal(none.index, zeros.index)
 
@@ -231,7 +274,7 @@ def test_only_distances_count_of_index_onset_and_pitch(model):
     for shift in (0, 11):
         turn = rotary(index + shift, onset + 100 * shift, pitch + shift)
         scores.append(apply_rotary(query, *turn) @ apply_rotary(key, *turn).transpose(-1, -2))
-    assert_close(scores[1], scores[0])
+    torch.testing.assert_close(scores[1], scores[0], atol=1e-3, rtol=1e-3)
     moved = rotary(index, onset.flip(1), pitch)
     assert (apply_rotary(query, *moved) @ apply_rotary(key, *moved).transpose(-1, -2) - scores[0]).abs().max() > 0.1
 
@@ -366,6 +409,8 @@ def test_outputs_stand_in_their_declared_order(model):
         {"rotary_shares": [1, -1, 1]},
         {"hidden_dropout": 1.0},
         {"attention_dropout": -0.1},
+        {"num_recent_offsets": -1},
+        {"num_recent_offsets": 4, "is_cascade": False},
     ],
 )
 def test_config_refuses_what_makes_no_model(wrong):

@@ -33,8 +33,9 @@ from pianogen_hf.workflows.loading import load_engine
 
 ENCODER = ContinuousNotesFeatureExtractor()
 KINDS = {
-    "plain": {},
+    "plain": {"num_recent_offsets": 4},
     "parallel heads": {"is_cascade": False},
+    "no shared offsets": {},
     "index alone": {"rotary_shares": (1, 0, 0)},
     "another grid": {"sampling_rate": 50},
 }
@@ -147,7 +148,7 @@ def test_the_engine_can_end_a_piece_as_the_model_does():
         cache = model.new_cache()
         with torch.inference_mode():
             hidden_state = model.read(cache, *random_rows(3))
-            row = model.draw_note(hidden_state, 60, lambda column, logits: len(logits) - 1)
+            row = model.draw_note(hidden_state, 60, np.zeros(4), lambda column, logits: len(logits) - 1)
         return row.tolist() == [0, 129, 0, 0]
 
     assert ends(engine_of()) and ends(model_of())

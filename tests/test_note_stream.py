@@ -29,7 +29,7 @@ EMPTY = np.zeros((0, 4))
 def make_model(context: int = 128, hurry: float = 4.0) -> NoteTransformerForCausalLM:
     """A model whose time shifts are mostly short."""
     torch.manual_seed(0)
-    model = loosened(tiny_model(NoteTransformerForCausalLM, 130))
+    model = loosened(tiny_model(NoteTransformerForCausalLM, 130, num_recent_offsets=4))
     model.config.max_position_embeddings = context
     with torch.no_grad():
         model.heads.time_shift_head.fc2.bias[:50] += hurry
@@ -121,8 +121,8 @@ def test_a_chord_of_all_keys_is_more_than_the_window_and_no_obstacle():
     assert (notes[:, ONSET] >= 1.0).all()
 
 
-def test_notes_given_in_time_while_it_plays_are_as_good_as_notes_given_before(model):
-    given = some_given(20)
+def test_notes_given_in_time_while_it_plays_are_as_good_as_notes_given_before():
+    model, given = make_model(hurry=9.0), some_given(20)  # no note comes a second after the last
     whole = stream_of(model, given=given, lookahead_sec=0.0)
     live = stream_of(model, given=given[:0], lookahead_sec=0.0)
     for index in range(20):  # a player whose notes are known a second before their time
@@ -212,7 +212,7 @@ def test_where_there_is_no_step_of_the_grid_there_is_no_note(model):
 def test_chords_go_upwards_and_stop_at_the_highest_key():
     model = make_model(hurry=0.0)
     with torch.no_grad():
-        model.heads.time_shift_head.fc2.bias[0] += 6
+        model.heads.time_shift_head.fc2.bias[0] += 8
     notes = write(stream_of(model), 50)
     chord = np.diff(notes[:, ONSET]) == 0
     assert chord.sum() > 25 and (np.diff(notes[:, PITCH])[chord] > 0).all()
@@ -274,14 +274,14 @@ def sounding(given: np.ndarray, onset: float) -> np.ndarray:
 @pytest.mark.parametrize("options", [{}, {"top_p": 0.5}, {"temperature": 0.0}])
 def test_beside_is_below_or_above_all_that_sounds(side, options):
     """Also where the likeliest keys lie elsewhere, or a chord has climbed to the given notes."""
-    model = make_model(hurry=3.0)
+    model = make_model(hurry=7.0)
     with torch.no_grad():
-        model.heads.time_shift_head.fc2.bias[0] += 6
+        model.heads.time_shift_head.fc2.bias[0] += 3
     given = some_given(40, first_sec=0.0, pitches=(55, 65))
     given[:, DURATION] = 30.0  # so that some of them sound whenever a note is written
     notes = write(stream_of(model, given=given, processors=(beside(given, side), warped(**options))), 25)
     heard = [(note, sounding(given, note[ONSET])) for note in notes]
-    assert sum(len(rows) > 0 for _, rows in heard) > 3
+    assert sum(len(rows) > 0 for _, rows in heard) > 1
     for note, rows in heard:
         pitches = rows[:, PITCH]
         assert (pitches > note[PITCH]).all() if side == "below" else (pitches < note[PITCH]).all()

@@ -16,7 +16,7 @@ import torch
 
 from pianogen_hf.generation.drawing import draw
 from pianogen_hf.models.configuration_note_transformer import NoteTransformerConfig
-from pianogen_hf.models.modeling_note_transformer import END_CLASS, NUM_PITCHES, PITCH, TIME_SHIFT
+from pianogen_hf.models.modeling_note_transformer import DURATION, END_CLASS, NUM_PITCHES, PITCH, TIME_SHIFT
 from pianogen_hf.models.note_controls import (
     CONTROLS,
     DENSITY,
@@ -125,15 +125,22 @@ class NoteModel(Protocol):
         """
 
     def draw_note(
-        self, hidden_state: Any, written_pitch: int, draw_class: Callable[[int, np.ndarray], int]
+        self,
+        hidden_state: Any,
+        written_pitch: int,
+        recent_offsets: np.ndarray,
+        draw_class: Callable[[int, np.ndarray], int],
     ) -> np.ndarray:
         """Draw one note, or the end.
 
         Args:
             hidden_state: what `read` gave.
             written_pitch: pitch of the note written before, or -1.
+            recent_offsets: where the latest rows read end, the latest first, in steps after the onset of the note
+                written before, shape (config.num_recent_offsets,).
             draw_class: called with a column (`TIME_SHIFT` ...) and its logits, float32, shape (num_classes,), in the
-                order of the columns; gives a class. The last class of a time shift is the end.
+                order of the columns; gives a class. The last class of a time shift is the end; those of a duration are
+                followed by ending together with each of the latest rows.
 
         Returns:
             A row, shape (4,), float32.
@@ -184,6 +191,7 @@ class NoteStream:
         self._length = 0  # rows in the cache
         self._num_read = 0  # written notes among them, and among what a window left out
         self._hidden_state: Any = None  # of the last row, in the model's own form
+        self._offsets = np.zeros(0)  # of the latest rows in the cache, the latest first, in steps
         self._seen_until = 0  # given notes that the model has met
         self._shown = len(self.given)  # given notes that this window may meet
 
@@ -239,7 +247,8 @@ class NoteStream:
             shifts: list[int] = []
             try:
                 draw_class = self._draw_class(may_end, (least, most), refused, shifts)
-                note = self.model.draw_note(self._hidden_state, before, draw_class).astype(np.float64)
+                recent = self._offsets - round(self.clock * self._rate)
+                note = self.model.draw_note(self._hidden_state, before, recent, draw_class).astype(np.float64)
             except _NothingLeft:
                 if not shifts:
                     return None
@@ -299,6 +308,7 @@ class NoteStream:
         new = self.written[self._num_read :]
         if self._cache is None or self._runs_out() or self._length + len(new) > self._window:
             self._cache, self._length = self.model.new_cache(), 0
+            self._offsets = np.zeros(self.model.config.num_recent_offsets)
             self._feed(*self._whole_window())
         elif new:
             before = self.written[-2][ONSET] if len(self.written) > 1 else self._past_end
@@ -311,6 +321,8 @@ class NoteStream:
         """Rows, their roles and the written onset at each of them, for the model to read."""
         self._hidden_state = self.model.read(self._cache, rows, is_given, self._control_ids(clock))
         self._length += len(rows)
+        offsets = np.rint((clock + np.where(is_given, rows[:, TIME_SHIFT], 0) + rows[:, DURATION]) * self._rate)
+        self._offsets = np.concatenate([offsets[::-1], self._offsets])[: len(self._offsets)]
 
     def _runs_out(self) -> bool:
         """Whether there is more to give, and little of what this window may meet still lies ahead."""

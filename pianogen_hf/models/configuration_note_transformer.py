@@ -24,6 +24,8 @@ class NoteTransformerConfig(PreTrainedConfig):
             sequence, its onset and its pitch. `(1, 0, 0)` is the usual rotary embedding.
         is_cascade: Whether each field of a note is drawn in sight of the fields before it. False draws all four from
             the hidden state alone, which serves as a comparison.
+        num_recent_offsets: How many of the latest rows' offsets a note may share, as notes under one pedal do; 0 for
+            models made before there was such a choice. It needs the cascade.
         control_sizes: Number of values of each control, "not asked" (0) included; see `NoteControls`.
         hidden_dropout: Dropout probability of the embeddings and of each residual branch.
         attention_dropout: Dropout probability of the attention weights.
@@ -37,8 +39,8 @@ class NoteTransformerConfig(PreTrainedConfig):
         eos_token_id: Event of the row after the last note.
 
     Raises:
-        ValueError: If a size is not positive, if heads are not of equal, even size, or if the shares are not three
-            numbers of at least 0.
+        ValueError: If a size is not positive, if heads are not of equal, even size, if the shares are not three
+            numbers of at least 0, or if offsets are to be shared without the cascade.
 
     Example:
         >>> model = NoteTransformerForCausalLM(NoteTransformerConfig(hidden_size=128, num_hidden_layers=2))
@@ -55,6 +57,7 @@ class NoteTransformerConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
     rotary_shares: list[int | float] | tuple[int | float, ...] = (3, 3, 2)
     is_cascade: bool = True
+    num_recent_offsets: int = 0
     control_sizes: list[int] | tuple[int, ...] = CONTROL_SIZES
     hidden_dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
@@ -94,6 +97,10 @@ class NoteTransformerConfig(PreTrainedConfig):
         shares = self.rotary_shares
         if len(shares) != 3 or min(shares) < 0 or sum(shares) <= 0:
             raise ValueError(f"rotary_shares must be three numbers of at least 0, not all 0, got {shares}.")
+        if self.num_recent_offsets < 0 or (self.num_recent_offsets and not self.is_cascade):
+            raise ValueError(
+                f"num_recent_offsets must be at least 0, and 0 without is_cascade, got {self.num_recent_offsets}."
+            )
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")

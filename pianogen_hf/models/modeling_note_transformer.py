@@ -21,7 +21,8 @@ The next written note is predicted field by field, each head knowing the fields 
 
 Times are classes (see `time_classes.py`), pitches are drawn from logits of the pitch itself plus logits of its distance
 to the pitch written before. A note at the onset of the one before it is higher, because chords are written upwards: no
-probability goes to others.
+probability goes to others. A duration is one of the classes, or as long as it takes to end together with one of the
+latest notes: what a pedal holds ends with the pedal, and half the notes of a performance end so.
 """
 
 import math
@@ -102,6 +103,8 @@ class NotePlaces:
             `index`; -1 where there is none.
         written_onset: Onset of the last written row so far, the row itself included, shape as `onset`.
         written_pitch: Pitch of that row, int64, shape as `onset`; -1 where it is no note.
+        recent_offsets: Where this row and those before it end, whatever their role, the latest first, in steps after
+            `written_onset`, float32, shape `(batch, length, num_recent_offsets)`.
     """
 
     index: torch.Tensor
@@ -109,29 +112,40 @@ class NotePlaces:
     last_written: torch.Tensor
     written_onset: torch.Tensor
     written_pitch: torch.Tensor
+    recent_offsets: torch.Tensor
 
     @classmethod
     def of(
         cls,
         input_values: torch.Tensor,
         token_type_ids: torch.Tensor | None,
-        sampling_rate: int,
+        config: NoteTransformerConfig,
         past: "NotePlaces | None" = None,
     ) -> "NotePlaces":
         """Places of rows of shape `(batch, length, 4)` that follow those of `past`."""
-        shift = torch.round(input_values[..., TIME_SHIFT].float() * sampling_rate)
+        shift, duration = torch.round(input_values[..., (TIME_SHIFT, DURATION)].float() * config.sampling_rate).unbind(
+            -1
+        )
         pitch = input_values[..., PITCH].long()
         pitch = torch.where(pitch < NUM_PITCHES, pitch, -1)
         is_written = torch.ones_like(pitch, dtype=torch.bool) if token_type_ids is None else token_type_ids == WRITTEN
         index, clock = is_written.long().cumsum(1) - 1, (shift * is_written).cumsum(1)
         before = pitch.new_full((len(pitch), 1), -1)
+        offsets = clock.new_zeros(len(pitch), config.num_recent_offsets)  # the latest last; none, where time begins
         if past is not None:
+            offsets = (past.recent_offsets[:, -1] + past.written_onset[:, -1:]).flip(1)
             index, clock = index + past.index[:, -1:] + 1, clock + past.written_onset[:, -1:]
             before = past.written_pitch[:, -1:]
         order = torch.arange(1, pitch.shape[1] + 1, device=pitch.device)
         last = torch.where(is_written, order, 0).cummax(1).values
         written_pitch = torch.cat([before, pitch], 1).gather(1, last)
-        return cls(index, clock + shift * ~is_written, last - 1, clock, written_pitch)
+        onset = clock + shift * ~is_written
+        offsets = torch.cat([offsets, onset + duration], 1)[:, 1:]
+        if config.num_recent_offsets:
+            recent = offsets.unfold(1, config.num_recent_offsets, 1).flip(2) - clock[..., None]
+        else:
+            recent = clock.new_zeros(*clock.shape, 0)
+        return cls(index, onset, last - 1, clock, written_pitch, recent)
 
 
 def rms_norm(hidden_states: torch.Tensor, eps: float) -> torch.Tensor:
@@ -373,6 +387,8 @@ class NoteTransformerHeads(nn.Module):
         self.pitch_head = NoteTransformerFieldHead(config, NUM_PITCHES + 2 * NUM_PITCHES - 1)
         self.velocity_head = NoteTransformerFieldHead(config, NUM_VELOCITIES - 1)
         self.duration_head = NoteTransformerFieldHead(config, NUM_TIME_CLASSES)
+        if config.num_recent_offsets:
+            self.offset_head = NoteTransformerFieldHead(config, config.num_recent_offsets + NUM_TIME_CLASSES)
         self.embed_time_shift = nn.Embedding(NUM_TIME_CLASSES, config.hidden_size)
         self.embed_pitch = nn.Embedding(NUM_PITCHES, config.hidden_size)
         self.embed_velocity = nn.Embedding(NUM_VELOCITIES, config.hidden_size)
@@ -400,8 +416,29 @@ class NoteTransformerHeads(nn.Module):
         is_below = (shift == 0)[..., None] & (pitches <= written_pitch[..., None])
         return logits.masked_fill(is_below & (written_pitch < NUM_PITCHES - 1)[..., None], -torch.inf)
 
+    def duration_logits(self, hidden_states: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+        """Logits of the classes of durations, then of ending together with each of the latest notes.
+
+        Args:
+            hidden_states: Shape `(..., hidden_size)`, knowing the fields before.
+            left: How long each of the latest notes still sounds, in steps, shape `(..., num_recent_offsets)`.
+
+        Returns:
+            Shape `(..., num_classes + num_recent_offsets)`, minus infinity for notes that have ended.
+        """
+        logits = self.duration_head(hidden_states)
+        if not self.config.num_recent_offsets:
+            return logits
+        by_order, by_time = self.offset_head(hidden_states).split([left.shape[-1], NUM_TIME_CLASSES], dim=-1)
+        shared = by_order + by_time.gather(-1, time_class((left - 1).clamp(min=0)))
+        return torch.cat([logits, shared.masked_fill(left < 1, -torch.inf)], dim=-1)
+
     def nats(
-        self, hidden_states: torch.Tensor, notes: torch.Tensor, written_pitch: torch.Tensor
+        self,
+        hidden_states: torch.Tensor,
+        notes: torch.Tensor,
+        written_pitch: torch.Tensor,
+        recent_offsets: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the notes cost, if each follows its hidden state.
 
@@ -409,6 +446,8 @@ class NoteTransformerHeads(nn.Module):
             hidden_states: Shape `(..., hidden_size)`.
             notes: Shape `(..., 4)`; the fields after the time shift mean nothing in a row that ends a piece.
             written_pitch: Pitch of the note written before each of them, or -1, shape `(...)`.
+            recent_offsets: Where the latest rows before each of them end, shape `(..., num_recent_offsets)`; see
+                `NotePlaces`.
 
         Returns:
             Nats, shape `(..., 4)`, and logits of the pitch, shape `(..., 128)`.
@@ -423,15 +462,20 @@ class NoteTransformerHeads(nn.Module):
         pitch_logits = self.pitch_logits(hidden_states, shift, written_pitch)
         hidden_states = self.given(hidden_states, self.embed_pitch, pitch)
         velocity_logits = self.velocity_head(hidden_states)
-        duration_logits = self.duration_head(self.given(hidden_states, self.embed_velocity, velocity))
-
         steps = torch.round(notes[..., (TIME_SHIFT, DURATION)].float() * rate).long()
         within = residual_nats((steps - steps.new_tensor([0, 1])).clamp(min=0))
+        left = recent_offsets.long() - steps[..., TIME_SHIFT, None]
+        hidden_states = self.given(hidden_states, self.embed_velocity, velocity)
+        # Whatever way leads to the duration adds to its probability.
+        log_probs = self.duration_logits(hidden_states, left).log_softmax(-1)
+        by_class = log_probs.gather(-1, duration[..., None]) - within[..., 1, None]
+        by_offset = log_probs[..., NUM_TIME_CLASSES:].masked_fill(left != steps[..., 1, None], -torch.inf)
+        duration_nats = -torch.cat([by_class, by_offset], dim=-1).logsumexp(-1)
         nats = [
             _cross_entropy(shift_logits, torch.where(is_end, END_CLASS, shift)) + within[..., 0] * ~is_end,
             _cross_entropy(pitch_logits, pitch),
             _cross_entropy(velocity_logits, (velocity - 1).clamp(min=0)),
-            _cross_entropy(duration_logits, duration) + within[..., 1],
+            duration_nats,
         ]
         return torch.stack(nats, dim=-1), pitch_logits
 
@@ -439,6 +483,7 @@ class NoteTransformerHeads(nn.Module):
         self,
         hidden_states: torch.Tensor,
         written_pitch: torch.Tensor,
+        recent_offsets: torch.Tensor,
         draw_class: Callable[[int, torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         """Draw one note, or the end, after each hidden state.
@@ -446,8 +491,10 @@ class NoteTransformerHeads(nn.Module):
         Args:
             hidden_states: Shape `(batch, hidden_size)`.
             written_pitch: Pitch of the note written before, or -1, shape `(batch,)`.
+            recent_offsets: Where the latest rows end, shape `(batch, num_recent_offsets)`; see `NotePlaces`.
             draw_class: Called with a column (`TIME_SHIFT` ...) and its logits, shape `(batch, num_classes)`, in the
-                order of the columns; gives classes, shape `(batch,)`. The last class of a time shift is the end.
+                order of the columns; gives classes, shape `(batch,)`. The last class of a time shift is the end; those
+                of a duration are followed by ending together with each of the latest rows.
 
         Returns:
             Rows, shape `(batch, 4)`, float32.
@@ -460,9 +507,14 @@ class NoteTransformerHeads(nn.Module):
         hidden_states = self.given(hidden_states, self.embed_pitch, pitch)
         velocity = draw_class(VELOCITY, self.velocity_head(hidden_states)) + 1
         hidden_states = self.given(hidden_states, self.embed_velocity, velocity)
-        duration = draw_class(DURATION, self.duration_head(hidden_states))
+        shift_steps = middle_step(shift)
+        left = recent_offsets.long() - shift_steps[:, None]
+        duration = draw_class(DURATION, self.duration_logits(hidden_states, left))
+        plain = middle_step(duration.clamp(max=NUM_TIME_CLASSES - 1)) + 1
+        steps = torch.cat([plain[:, None], left], 1)
+        steps = steps.gather(1, (duration[:, None] - NUM_TIME_CLASSES + 1).clamp(min=0))[:, 0]
         rate = self.config.sampling_rate
-        fields = [middle_step(shift) / rate, pitch, velocity, (middle_step(duration) + 1) / rate]
+        fields = [shift_steps / rate, pitch, velocity, steps / rate]
         rows = torch.stack([each.float() for each in fields], dim=-1)
         return torch.where(is_end[:, None], rows.new_tensor(END_ROW), rows)
 
@@ -552,7 +604,7 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         let_grow(past_key_values)
-        places = places_of(input_values, token_type_ids, self.config.sampling_rate, past_key_values)
+        places = places_of(input_values, token_type_ids, self.config, past_key_values)
         inputs_embeds = self.embeddings(input_values, token_type_ids, control_ids)
         causal_mask = create_causal_mask(
             config=self.config,
@@ -584,10 +636,13 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
 
 
 def places_of(
-    input_values: torch.Tensor, token_type_ids: torch.Tensor | None, sampling_rate: int, past_key_values: Cache | None
+    input_values: torch.Tensor,
+    token_type_ids: torch.Tensor | None,
+    config: NoteTransformerConfig,
+    past_key_values: Cache | None,
 ) -> NotePlaces:
     """Places of rows after those that a cache holds."""
-    return NotePlaces.of(input_values, token_type_ids, sampling_rate, getattr(past_key_values, "note_places", None))
+    return NotePlaces.of(input_values, token_type_ids, config, getattr(past_key_values, "note_places", None))
 
 
 class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and gives rows
@@ -642,7 +697,7 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         if input_values is None:
             raise ValueError("You must specify input_values")
         # Before the cache learns of the new rows.
-        places = places_of(input_values, token_type_ids, self.config.sampling_rate, past_key_values)
+        places = places_of(input_values, token_type_ids, self.config, past_key_values)
         outputs: BaseModelOutputWithPast = self.model(
             input_values=input_values,
             attention_mask=attention_mask,
@@ -656,9 +711,12 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         loss = logits = nats = None
         if labels is not None:
             assert outputs.last_hidden_state is not None
-            predicting = places.last_written[:, :-1, None].clamp(min=0).expand(-1, -1, self.config.hidden_size)
+            predicting = places.last_written[:, :-1, None].clamp(min=0)
             nats, logits = self.heads.nats(
-                outputs.last_hidden_state.gather(1, predicting), input_values[:, 1:], places.written_pitch[:, :-1]
+                _rows_at(predicting, outputs.last_hidden_state),
+                input_values[:, 1:],
+                places.written_pitch[:, :-1],
+                _rows_at(predicting, places.recent_offsets),
             )
             targets = labels[:, 1:]
             is_note = (targets >= 0) & (targets < NUM_PITCHES)
@@ -704,15 +762,22 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         return outputs.last_hidden_state[:, -1]
 
     def draw_note(
-        self, hidden_state: torch.Tensor, written_pitch: int, draw_class: Callable[[int, np.ndarray], int]
+        self,
+        hidden_state: torch.Tensor,
+        written_pitch: int,
+        recent_offsets: np.ndarray,
+        draw_class: Callable[[int, np.ndarray], int],
     ) -> np.ndarray:
         """Draw one note, or the end.
 
         Args:
             hidden_state: What `read` gave.
             written_pitch: Pitch of the note written before, or -1.
+            recent_offsets: Where the latest rows end, the latest first, in steps after the onset of the note written
+                before, shape `(num_recent_offsets,)`.
             draw_class: Called with a column (`TIME_SHIFT` ...) and its logits, float32, shape `(num_classes,)`, in the
-                order of the columns; gives a class. The last class of a time shift is the end.
+                order of the columns; gives a class. The last class of a time shift is the end; those of a duration are
+                followed by ending together with each of the latest rows.
 
         Returns:
             A row, shape `(4,)`, float32.
@@ -722,7 +787,8 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
             return torch.tensor([draw_class(column, logits[0].float().cpu().numpy())], device=logits.device)
 
         pitch = torch.tensor([written_pitch], device=hidden_state.device)
-        return self.heads.sample(hidden_state, pitch, draw_one)[0].cpu().numpy()
+        recent = torch.from_numpy(recent_offsets)[None].to(hidden_state.device)
+        return self.heads.sample(hidden_state, pitch, recent, draw_one)[0].cpu().numpy()
 
     def sample(
         self,
@@ -734,9 +800,14 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         generator: torch.Generator | None,
     ) -> torch.Tensor:
         """Draw the note after each row; see [`GeneratesRows.sample`]."""
-        pitch = rows[:, PITCH].long()
+        latest = NotePlaces.of(rows[:, -max(self.config.num_recent_offsets, 1) :], None, self.config)
         draw_class = class_drawer(temperature, top_p, allow_end, generator)
-        return self.heads.sample(hidden_states, torch.where(pitch < NUM_PITCHES, pitch, -1), draw_class)
+        return self.heads.sample(hidden_states, latest.written_pitch[:, -1], latest.recent_offsets[:, -1], draw_class)
+
+
+def _rows_at(places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values, shape `(batch, length, size)`, of the rows at some places, shape `(batch, number, 1)`."""
+    return values.gather(1, places.expand(-1, -1, values.shape[-1]))
 
 
 def class_drawer(

@@ -32,7 +32,7 @@ class GeneratesRows:
 
         Args:
             hidden_states: Shape `(batch, hidden_size)`.
-            rows: The rows that they are of, shape `(batch, 4)`.
+            rows: All rows so far, of which they are of the last, shape `(batch, length, 4)`; padding on the left.
             temperature: See `generate`.
             top_p: See `generate`.
             allow_end: Whether a piece may end here.
@@ -97,7 +97,7 @@ class GeneratesRows:
             if has_ended.all():
                 break
             hidden_states = window.last_hidden_state(rows, mask)
-            new = self.sample(hidden_states, rows[:, -1], temperature, top_p, count >= min_new_tokens, generator)
+            new = self.sample(hidden_states, rows, temperature, top_p, count >= min_new_tokens, generator)
             elapsed += new[:, TIME_SHIFT]
             if max_new_seconds is not None:
                 has_ended |= elapsed >= max_new_seconds

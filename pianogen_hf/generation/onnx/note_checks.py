@@ -68,10 +68,11 @@ def check_greedy_notes(engine: OnnxNoteEngine, model: NoteTransformerForCausalLM
         behind.append(logits.amax(-1) - logits.gather(-1, classes[:, column, None])[:, 0])
         return classes[:, column]
 
-    before = rows[len(given) - 1 : -1, PITCH].long()
+    places = NotePlaces.of(rows[None, :-1], None, model.config)
+    before, recent = (each[0, len(given) - 1 :] for each in (places.written_pitch, places.recent_offsets))
     with torch.inference_mode():
         hidden_states = model.model(rows[None, :-1], use_cache=False).last_hidden_state[0, len(given) - 1 :]
-        drawn = model.heads.sample(hidden_states, torch.where(before < NUM_PITCHES, before, -1), follow)
+        drawn = model.heads.sample(hidden_states, before, recent, follow)
     differs = (torch.stack(behind, -1) > _NEAR).any(-1) | (drawn != rows[len(given) :]).any(-1)
     if bool(differs.any()):
         place = int(differs.nonzero()[0])
@@ -90,15 +91,17 @@ def total_note_nats(
         model: whose heads are asked.
         pieces: rows, each of shape (length, 4).
     """
-    total, size, rate = 0.0, model.config.max_position_embeddings - 1, model.config.sampling_rate
+    total, size = 0.0, model.config.max_position_embeddings - 1
     for rows in tqdm(pieces, desc="Measuring", unit="piece", leave=False, disable=None):
         for begin in range(0, len(rows) - 1, size):
             window = rows[begin : begin + size + 1].astype(np.float32)
             targets = torch.from_numpy(window)[None]
-            places = NotePlaces.of(targets, None, rate)
+            places = NotePlaces.of(targets, None, model.config)
             with torch.inference_mode():
                 hidden_states = hidden_states_of(window[:-1])[None]
-                nats, _ = model.heads.nats(hidden_states, targets[:, 1:], places.written_pitch[:, :-1])
+                nats, _ = model.heads.nats(
+                    hidden_states, targets[:, 1:], places.written_pitch[:, :-1], places.recent_offsets[:, :-1]
+                )
                 nats[targets[:, 1:, PITCH] >= NUM_PITCHES, TIME_SHIFT + 1 :] = 0  # an end has no other field
             total += float(nats.double().sum())
     return total
@@ -115,8 +118,10 @@ def _written(engine: OnnxNoteEngine, prompt: np.ndarray, number: int, draw_class
     cache, rows = engine.new_cache(len(prompt) + number), list(prompt)
     hidden_state = engine.read(cache, prompt, *_nothing_asked(engine, len(prompt)))
     while True:
-        before = int(rows[-1][PITCH])
-        rows.append(engine.draw_note(hidden_state, before if before < NUM_PITCHES else -1, draw_class))
+        latest = torch.from_numpy(np.stack(rows[-max(engine.config.num_recent_offsets, 1) :]))[None]
+        places = NotePlaces.of(latest, None, engine.config)
+        before, recent = int(places.written_pitch[0, -1]), places.recent_offsets[0, -1].numpy()
+        rows.append(engine.draw_note(hidden_state, before, recent, draw_class))
         if len(rows) == len(prompt) + number:
             return np.stack(rows)
         hidden_state = engine.read(cache, rows[-1][None], *_nothing_asked(engine, 1))

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file
 
-from pianogen_hf.generation.onnx.note_heads import NoteHeads
+from pianogen_hf.generation.onnx.note_heads import CLASS_OF_STEPS, NoteHeads
 from pianogen_hf.generation.onnx.session import bind, exported_file, open_session, opening
 from pianogen_hf.models.configuration_note_transformer import NoteTransformerConfig
 from pianogen_hf.models.modeling_note_transformer import (
@@ -27,11 +26,10 @@ from pianogen_hf.models.modeling_note_transformer import (
     VELOCITY,
     NoteTransformerRotaryEmbedding,
 )
-from pianogen_hf.models.time_classes import FIRST_OPEN, NUM_TIME_CLASSES, time_class
+from pianogen_hf.models.time_classes import FIRST_OPEN, NUM_TIME_CLASSES
 
 _CHUNK = 128  # rows of a window at a time: more would compute much of the future, which is masked
 _INPUTS = ("class_ids", "cosines", "sines", "total_length", "last_key")
-_CLASS_OF_STEPS = time_class(torch.arange(FIRST_OPEN + 1)).numpy()  # what is longer has the class of the last
 
 
 class OnnxNoteEngine:
@@ -93,10 +91,14 @@ class OnnxNoteEngine:
         return self.hidden_states(cache, rows, is_given, control_ids)[-1]
 
     def draw_note(
-        self, hidden_state: np.ndarray, written_pitch: int, draw_class: Callable[[int, np.ndarray], int]
+        self,
+        hidden_state: np.ndarray,
+        written_pitch: int,
+        recent_offsets: np.ndarray,
+        draw_class: Callable[[int, np.ndarray], int],
     ) -> np.ndarray:
         """Draw one note, or the end; see `NoteModel`."""
-        return self.heads.draw_note(hidden_state, written_pitch, draw_class)
+        return self.heads.draw_note(hidden_state, written_pitch, recent_offsets, draw_class)
 
     def hidden_states(
         self, cache: NoteCache, rows: np.ndarray, is_given: np.ndarray, control_ids: np.ndarray
@@ -121,10 +123,10 @@ class OnnxNoteEngine:
         """Places of all fields in the table of embeddings, int64, shape (length, 5 + num_controls)."""
         ids = np.empty((len(rows), len(self._first_ids)), np.int64)
         steps = np.rint(np.abs(rows) * np.float32(self.config.sampling_rate)).astype(np.int64)
-        ids[:, TIME_SHIFT] = _CLASS_OF_STEPS[np.minimum(steps[:, TIME_SHIFT], FIRST_OPEN)]
+        ids[:, TIME_SHIFT] = CLASS_OF_STEPS[np.minimum(steps[:, TIME_SHIFT], FIRST_OPEN)]
         ids[:, PITCH] = rows[:, PITCH]
         ids[:, VELOCITY] = np.clip(rows[:, VELOCITY], 0, NUM_VELOCITIES - 1)
-        ids[:, DURATION] = _CLASS_OF_STEPS[np.clip(steps[:, DURATION] - 1, 0, FIRST_OPEN)]
+        ids[:, DURATION] = CLASS_OF_STEPS[np.clip(steps[:, DURATION] - 1, 0, FIRST_OPEN)]
         ids[:, 4] = is_given * (1 + (rows[:, TIME_SHIFT] < 0))
         ids[:, 5:] = control_ids
         return ids + self._first_ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
 
 from pianogen_hf.generation.note_stream import MIDDLE_STEPS
 from pianogen_hf.models.configuration_note_transformer import NoteTransformerConfig
@@ -18,8 +19,11 @@ from pianogen_hf.models.modeling_note_transformer import (
     TIME_SHIFT,
     VELOCITY,
 )
+from pianogen_hf.models.time_classes import FIRST_OPEN, NUM_TIME_CLASSES, time_class
 
 FIELDS = ("time_shift", "pitch", "velocity", "duration")  # by column
+_OFFSET = len(FIELDS)  # place of the head of shared offsets
+CLASS_OF_STEPS = time_class(torch.arange(FIRST_OPEN + 1)).numpy()  # what is longer has the class of the last
 
 
 class NoteHeads:
@@ -37,16 +41,25 @@ class NoteHeads:
         ]
         # What the heads after it are told of a field that was drawn.
         self._told = [weights[f"embed_{name}.weight"] for name in FIELDS[:DURATION]]
+        self._num_recent_offsets = config.num_recent_offsets
+        if self._num_recent_offsets:
+            parts = ("fc1.weight", "fc2.weight", "fc2.bias")
+            self._heads.append(tuple(weights[f"offset_head.{part}"] for part in parts))
         self._is_cascade, self._rate = config.is_cascade, config.sampling_rate
 
     def draw_note(
-        self, hidden_state: np.ndarray, written_pitch: int, draw_class: Callable[[int, np.ndarray], int]
+        self,
+        hidden_state: np.ndarray,
+        written_pitch: int,
+        recent_offsets: np.ndarray,
+        draw_class: Callable[[int, np.ndarray], int],
     ) -> np.ndarray:
         """Draw one note, or the end; see `NoteModel`.
 
         Args:
             hidden_state: shape (hidden_size,).
             written_pitch: see there.
+            recent_offsets: see there.
             draw_class: see there.
         """
         shift = draw_class(TIME_SHIFT, self._logits(TIME_SHIFT, hidden_state))
@@ -57,14 +70,27 @@ class NoteHeads:
         hidden_state = self._knowing(PITCH, hidden_state, pitch)
         velocity = draw_class(VELOCITY, self._logits(VELOCITY, hidden_state)) + 1
         hidden_state = self._knowing(VELOCITY, hidden_state, velocity)
-        duration = draw_class(DURATION, self._logits(DURATION, hidden_state))
-        times = np.array([MIDDLE_STEPS[shift], MIDDLE_STEPS[duration] + 1], np.float32) / np.float32(self._rate)
+        left = recent_offsets.astype(np.int64) - MIDDLE_STEPS[shift]
+        duration = draw_class(DURATION, self._duration_logits(hidden_state, left))
+        is_shared = duration >= NUM_TIME_CLASSES
+        steps = left[duration - NUM_TIME_CLASSES] if is_shared else MIDDLE_STEPS[duration] + 1
+        times = np.array([MIDDLE_STEPS[shift], steps], np.float32) / np.float32(self._rate)
         return np.array([times[0], pitch, velocity, times[1]], np.float32)
 
     def _logits(self, column: int, hidden_state: np.ndarray) -> np.ndarray:
         first, second, bias = self._heads[column]
         inner = np.maximum(first @ hidden_state, 0)
         return second @ (inner * inner) + bias
+
+    def _duration_logits(self, hidden_state: np.ndarray, left: np.ndarray) -> np.ndarray:
+        """Logits of classes, then of ending together with each of the latest notes, minus infinity if it is over."""
+        logits = self._logits(DURATION, hidden_state)
+        if not self._num_recent_offsets:
+            return logits
+        shared = self._logits(_OFFSET, hidden_state)
+        by_order, by_time = shared[: self._num_recent_offsets], shared[self._num_recent_offsets :]
+        shared = by_order + by_time[CLASS_OF_STEPS[np.clip(left - 1, 0, FIRST_OPEN)]]
+        return np.concatenate([logits, np.where(left < 1, np.float32(-np.inf), shared)])
 
     def _knowing(self, column: int, hidden_state: np.ndarray, value: int) -> np.ndarray:
         return hidden_state + self._told[column][value] if self._is_cascade else hidden_state
