@@ -42,7 +42,7 @@ KNOBS = {
 
 @pytest.fixture(scope="module")
 def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_space(tmp_path_factory.mktemp("space") / "page", pg.BACH_MODEL)
+    return write_space(tmp_path_factory.mktemp("space") / "page", pg.PIANO_MODEL)
 
 
 @pytest.fixture(scope="module")
