@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import filelock
 import pytest
 import yaml
 from tqdm import tqdm
@@ -85,15 +84,6 @@ def test_two_recipes_of_one_name_and_a_missing_one_are_refused(recipes, tmp_path
     for files, words in (([path, path], "2 recipes are called chorale"), ([path + "x"], "is no file")):
         assert main(["compare", *files, "--tokens", "1k", "--output", str(tmp_path / "out")]) == 2
         assert words in capsys.readouterr().err
-
-
-def test_a_second_comparison_in_a_folder_is_refused(recipes, cache_dir, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    with filelock.FileLock(tmp_path / "out" / "lock"):
-        assert (
-            main(["compare", *command(recipes, cache_dir, tmp_path / "out", "--tokens", "1k", names=["chorale"])]) == 2
-        )
-    assert "another comparison works in" in capsys.readouterr().err
 
 
 def test_a_log_gets_a_line_of_progress_now_and_then(tmp_path):

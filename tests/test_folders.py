@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import socket
+import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +18,7 @@ import pytest
 import pianogen_hf as pg
 from pianogen_hf.commands import main
 from pianogen_hf.errors import FileError
-from pianogen_hf.folders import check_writable
+from pianogen_hf.folders import FolderLock, check_writable
 
 # What each command writes to; {bad} lies below a regular file, where not even root can make a folder.
 COMMANDS = [
@@ -105,3 +112,107 @@ def test_the_bundled_model_is_not_written_to_by_an_evaluation(monkeypatch, tmp_p
     (tmp_path / "evaluated").write_text("a file in the way")
     assert main(["evaluate", "--model", pg.BACH_MODEL]) == 2
     assert capsys.readouterr().err.startswith("error: evaluated can't be written")
+
+
+# Two processes in one folder -----------------------------------------------------------------------------------------
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from pianogen_hf.folders import FolderLock
+FolderLock(Path(sys.argv[1]), "there", "--output").__enter__()
+if "fork" in sys.argv and os.fork():
+    print(os.getpid(), flush=True)
+    os._exit(0)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """Starts a process that holds the lock; returns it and the number of the process that took it."""
+    processes = []
+
+    def start(*options):
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "run" / ".lock"), *options]
+        environment = {**os.environ, "PYTHONPATH": str(Path(pg.__file__).parent.parent)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+        processes.append(process)
+        return process, int(process.stdout.readline())
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def lock(tmp_path):
+    return FolderLock(tmp_path / "run" / ".lock", "the run", "--output_dir")
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path, hold):
+    _, pid = hold()
+    with pytest.raises(FileError) as caught, lock(tmp_path):
+        pass
+    assert str(caught.value).startswith(f"the run is in use (process {pid} on {socket.gethostname()}, since ")
+    assert str(caught.value).endswith("give another --output_dir")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", ".lock.json"}
+
+
+def test_the_lock_of_a_killed_process_is_stale(tmp_path, hold):
+    process, _ = hold()
+    process.kill()
+    process.wait()
+    with lock(tmp_path):
+        assert json.loads((tmp_path / "run" / ".lock.json").read_text())["pid"] == os.getpid()
+
+
+def test_the_lock_that_a_worker_has_inherited_from_a_dead_process_is_stale(tmp_path, hold):
+    process, pid = hold("fork")
+    process.wait()
+    with lock(tmp_path):
+        assert json.loads((tmp_path / "run" / ".lock.json").read_text())["pid"] == os.getpid() != pid
+
+
+@pytest.mark.parametrize(("age", "is_stale"), [(30, False), (3600, True)])
+def test_the_lock_of_another_machine_is_stale_when_nobody_has_kept_it_young(tmp_path, age, is_stale):
+    told = tmp_path / "run" / ".lock.json"
+    told.parent.mkdir()
+    told.write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": "Monday"}))
+    os.utime(told, (time.time() - age,) * 2)
+    if is_stale:
+        with lock(tmp_path):
+            pass
+        return
+    with pytest.raises(FileError, match="process 7 on elsewhere, since Monday"), lock(tmp_path):
+        pass
+
+
+def test_a_lock_leaves_nothing_behind_but_what_others_put_there(tmp_path):
+    with lock(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+    with lock(tmp_path) as held, held.set_aside():
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "model").touch()
+        (tmp_path / "run").rename(tmp_path / "run.old1")
+    assert [path.name for path in tmp_path.iterdir()] == ["run.old1"]
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("train --output_dir {out} --source bach", "out/.lock"),
+        ("compare {recipe} --tokens 1k --output {out}", "out/.lock"),
+        ("data build --source bach --output {out}", ".out.lock"),
+    ],
+)
+def test_commands_refuse_a_folder_that_another_process_works_in(command, place, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("max_steps: 1\n")
+    with FolderLock(tmp_path / place, "", ""):
+        argv = command.format(out=tmp_path / "out", recipe=tmp_path / "recipe.yaml").split()
+        assert main([*argv, *(["--cache_dir", str(tmp_path / "cache")])]) == 2
+    assert f"out is in use (process {os.getpid()}" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "out").exists()

@@ -740,7 +740,7 @@ def test_accelerate_really_launches_two_processes(options, tmp_path):
     stdout, stderr = process.communicate(timeout=240)
     assert process.returncode == 0, stderr
     assert read_json(tmp_path / "model" / "metrics.json")["world_size"] == 2
-    assert stdout.count("pieces per side") == 1
+    assert stdout.count("pieces: ") == 1
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pianogen_hf.data.built import check_writable, is_built, write_built
 from pianogen_hf.data.manifest import read_manifest, split_manifest
 from pianogen_hf.errors import ArgumentError, DataError
+from pianogen_hf.folders import FolderLock
 from pianogen_hf.training.arguments import DataArguments, ModelArguments
 from pianogen_hf.workflows.examples import make_chunks, make_tokenizer
 from pianogen_hf.workflows.split import Split, load_split, split_parameters
@@ -28,8 +30,16 @@ def build_data(
         The manifest, the report of what was read, and the number of chunks by side.
 
     Raises:
-        ArgumentError, DataError: for what a user can mend.
+        ArgumentError, DataError: for what a user can mend. FileError: if another process builds it.
     """
+    place = Path(os.path.abspath(folder))  # beside it, because a new data set takes the place of the folder
+    with FolderLock(place.with_name(f".{place.name}.lock"), folder, "--output"):
+        return _build(folder, data_args, model_args)
+
+
+def _build(
+    folder: Path, data_args: DataArguments, model_args: ModelArguments | None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
     check_writable(folder)
     extends = is_built(folder)
     if extends:

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import transformers
+from accelerate.utils import broadcast_object_list
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback, set_seed
 
 from pianogen_hf.data.manifest import write_manifest
 from pianogen_hf.data.pieces import unusable_line
 from pianogen_hf.data.provenance import Provenance, refusal
 from pianogen_hf.data.sources.walking import passed_over_lines
-from pianogen_hf.errors import ArgumentError, one_line
-from pianogen_hf.folders import moved_aside
+from pianogen_hf.errors import ArgumentError, FileError, one_line
+from pianogen_hf.folders import FolderLock, moved_aside
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.records import change_in_words, recorded, without_place, write_json
 from pianogen_hf.rendering.piano_roll import save_piano_roll
@@ -118,6 +120,27 @@ class _Data:
 
 def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
     run = _begin(stage)
+    with _held(run) as lock:
+        return _train(run, lock, callbacks)
+
+
+@contextmanager
+def _held(run: _Run) -> Iterator[FolderLock | None]:
+    """Hold the folder of the run against others: the main process does, and all give up together where it can't."""
+    lock, refusal = FolderLock(run.stage.run_folder / ".lock", run.stage.run_folder, "--output_dir"), [""]
+    with ExitStack() as stack:
+        if run.is_main:
+            try:
+                stack.enter_context(lock)
+            except FileError as error:
+                refusal = [str(error)]
+        broadcast_object_list(refusal)
+        if refusal[0]:
+            raise FileError(refusal[0])
+        yield lock if run.is_main else None
+
+
+def _train(run: _Run, lock: FolderLock | None, callbacks: Sequence[TrainerCallback]) -> int:
     with run.args.main_process_first(desc="preparing the data"):
         data = _prepare(run)
     mixture = _mixture(run, data)
@@ -126,8 +149,8 @@ def _train_stage(stage: Stage, callbacks: Sequence[TrainerCallback]) -> int:
     way = way_of_training(run.args, model, data.tokenizer, run.data_args.chunk_length, kinds)
     publish = publisher(run.args) if run.args.push_to_hub else None
     # Only now, when all that a user can get wrong is behind us, is anything written.
-    if run.is_main:
-        _write_folder(run, data)
+    if lock is not None:
+        _write_folder(run, data, lock)
     trainer, interrupt = _make_trainer(run, data, model, mixture, way, publish)
     for callback in callbacks:
         trainer.add_callback(callback)
@@ -193,10 +216,10 @@ def _make_model(run: _Run, data: _Data) -> PreTrainedModel:
     return model
 
 
-def _write_folder(run: _Run, data: _Data) -> None:
+def _write_folder(run: _Run, data: _Data, lock: FolderLock) -> None:
     """Make the folder of the run, with what tells of its data."""
     if run.resume is None and run.stage.is_new_run:
-        _move_earlier_run_aside(run.stage.run_folder)
+        _move_earlier_run_aside(run.stage.run_folder, lock)
     folder = Path(run.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     data.write_beside(folder)
@@ -245,13 +268,14 @@ def _provenance(run: _Run, split: Split) -> Provenance:
     return before.extended(split.manifest, split.pieces, split.sides, overlaps, command, origin)
 
 
-def _move_earlier_run_aside(folder: Path) -> None:
+def _move_earlier_run_aside(folder: Path, lock: FolderLock) -> None:
     """An earlier run in the same folder is kept, and never mixed with this one."""
     if not (folder / "split.json").exists() and not any(folder.glob("stage-*/split.json")):
         return
     if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise ArgumentError(f"output_dir {folder} holds an earlier run and can't be moved aside from within it")
-    aside = moved_aside(folder)
+    with lock.set_aside():
+        aside = moved_aside(folder)
     print(f"{folder} held an earlier run: moved to {aside} (--resume_from_checkpoint true would have resumed it)")
 
 

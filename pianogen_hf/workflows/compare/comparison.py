@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import transformers
 
 from pianogen_hf.errors import ArgumentError, DataError, UsageError, one_line
+from pianogen_hf.folders import FolderLock
 from pianogen_hf.records import recorded
 from pianogen_hf.workflows.compare.job import Budget, Job, Matching
 from pianogen_hf.workflows.compare.plan import OWN_OPTIONS, common_split, plan_job
@@ -65,6 +64,14 @@ def compare(request: Request, dry_run: bool = False) -> int:
     if taken:
         raise UsageError(f"{taken[0]} is what the comparison decides: leave it out (see pianogen compare --help)")
     transformers.logging.set_verbosity_error()
+    if dry_run:
+        return _compare(request, dry_run)
+    # A second comparison would train the same models into the same files.
+    with FolderLock(request.folder / ".lock", request.folder, "--output"):
+        return _compare(request, dry_run)
+
+
+def _compare(request: Request, dry_run: bool) -> int:
     folder, seed = request.folder, ["--seed", str(request.settings["seed"])]
     split = common_split([*request.places, *request.extra, *seed], folder, dry_run)
     counts = split.manifest["counts"]
@@ -80,30 +87,15 @@ def compare(request: Request, dry_run: bool = False) -> int:
     _print_plan(runner, jobs, unusable, side, split.manifest)
     if dry_run:
         return 0
-    with _alone(folder):
-        failed = None
-        try:
-            failed = runner.run()
-        finally:  # an interrupted comparison reports what it has
-            facts = _facts(request, split.manifest, side)
-            files = write_report(folder, jobs, unusable, split, settings, facts, request.with_real_music)
+    failed = None
+    try:
+        failed = runner.run()
+    finally:  # an interrupted comparison reports what it has
+        facts = _facts(request, split.manifest, side)
+        files = write_report(folder, jobs, unusable, split, settings, facts, request.with_real_music)
     print(_short_table(files[0]))
     print(f"written: {', '.join(map(str, files))}")
     return 1 if failed or unusable else 0
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second comparison, which would train the same models into the same files."""
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UsageError(f"another comparison works in {folder}: let it end, or choose another --output") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _jobs(request: Request, split: Split) -> tuple[list[Job], dict[str, str]]:
