@@ -53,11 +53,15 @@ def test_help_names_every_command(word, capsys):
     assert all(command in out for command in ("train", "generate", "scores", "roundtrip"))
 
 
-@pytest.mark.parametrize("command", ["scores", "roundtrip", "generate"])
+@pytest.mark.parametrize("command", [each for each in pianogen.COMMANDS if each != "train"])
 def test_every_command_has_help(command, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main([command, "--help"])
-    assert caught.value.code == 0 and "usage:" in capsys.readouterr().out
+    code = 0
+    try:
+        code = main([command, "--help"])
+    except SystemExit as exit_:
+        code = exit_.code
+    out = capsys.readouterr().out
+    assert code == 0 and "usage:" in out and "%%" not in out
 
 
 def test_train_without_arguments_explains_itself(capsys):

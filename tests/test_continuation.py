@@ -21,7 +21,7 @@ from pianogen_hf.models.modeling_continuous_notes import ContinuousNotesForCausa
 from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM
 from pianogen_hf.models.modeling_piano_encoder import PianoEncoderForMaskedLM
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
-from pianogen_hf.tokenizers.notes import PEDAL_DTYPE, TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Notes
+from pianogen_hf.tokenizers.notes import OTHER_PEDAL_DTYPE, PEDAL_DTYPE, TEMPO_DTYPE, TIME_SIGNATURE_DTYPE, Notes
 from pianogen_hf.tokenizers.tokenization_craykh import CrayKHTokenizer
 from pianogen_hf.tokenizers.tokenization_jsb import VOICES, JSBTokenizer
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
@@ -119,7 +119,9 @@ def check(result: Continuation, prompt: Notes) -> None:
     assert sorted(rows) == sorted(result.new.table.tolist())
     assert len(result.new) > 0 and result.new["duration_tick"].min() > 0
     assert result.new.onset_sec.min() >= result.prompt_end_sec - 1e-6
-    assert np.array_equal(result.notes.tempos, prompt.tempos)
+    tick = result.notes.sec_to_tick(np.array(result.prompt_end_sec))  # from there on the tempo may be another
+    until, before = (tempos[tempos["tick"] < tick] for tempos in (result.notes.tempos, prompt.tempos))
+    assert np.array_equal(until, before)
     assert np.array_equal(result.notes.time_signatures, prompt.time_signatures)
     assert result.notes.ticks_per_quarter == prompt.ticks_per_quarter
 
@@ -206,7 +208,38 @@ def test_bars_follow_the_prompts_signature_and_tempo(scheme):
     check(result, prompt)
     assert prompt.end_tick < result.notes.end_tick <= prompt.end_tick + 2 * 3 * 480
     assert Length(bars=2).end_tick(prompt, prompt.end_tick) == prompt.end_tick + 2 * 3 * 480
-    assert result.notes.end_sec <= prompt.end_sec + 2 * 3 * 60 / 90 + 1e-5
+    mean = prompt.end_sec * 480 / prompt.end_tick  # seconds a quarter
+    assert result.notes.end_sec <= prompt.end_sec + 2 * 3 * mean + 1e-4
+
+
+@pytest.mark.parametrize("scheme", ["performance", "remi"])
+def test_bars_are_in_the_tempo_of_the_last_bars_and_not_in_that_of_the_last_event(scheme):
+    """Ten bars, of which the first two are slow and the last quarter is held: two bars more are fast ones."""
+    tempos = np.array([(0, 2_000_000), (2 * 1920, 500_000), (10 * 1920 - 480, 4_000_000)], dtype=TEMPO_DTYPE)
+    prompt = Notes.from_columns(onset_tick=480 * np.arange(40), duration_tick=480, pitch=60 + np.arange(40) % 12)
+    prompt = replace(prompt, tempos=tempos)
+    result = go_on(scheme, Length(bars=2), prompt, context=2048)[0]
+    check(result, prompt)
+    per_quarter = (31 * 0.5 + 4.0) / 32  # seconds, of the last eight bars
+    assert result.notes.tempos[-1].tolist() == (10 * 1920, round(1e6 * per_quarter))
+    assert result.new.end_sec - result.prompt_end_sec <= 8 * per_quarter + 1e-3
+
+
+@pytest.mark.parametrize("scheme", ["performance", "craykh"])
+def test_a_pedal_held_long_after_the_last_note_puts_no_silence_before_new_music(scheme):
+    prompt = with_pedal(melody(), (960, 127, 0), (960 * 100, 0, 0))
+    result = go_on(scheme, Length(seconds=2.0), prompt)[0]
+    check(result, prompt)
+    assert result.prompt_end_sec <= prompt.end_sec + 2.0 + 1e-3
+    assert result.notes.pedals[-1]["value"] == 0 and result.notes.end_sec <= result.prompt_end_sec + 2.0 + 1e-3
+
+
+def test_soft_and_sostenuto_pedals_come_up_where_new_music_begins():
+    end = melody().end_tick
+    rows = [(0, 127, 0, 67), (480, 0, 0, 67), (960, 100, 1, 66), (end + 9, 127, 0, 67)]
+    prompt = replace(melody(), other_pedals=np.array(rows, dtype=OTHER_PEDAL_DTYPE))
+    result = go_on("remi", Length(notes=5), prompt)[0]
+    assert result.notes.other_pedals.tolist() == [*rows[:3], (end, 0, 1, 66)]
 
 
 @pytest.mark.parametrize("scheme", ["performance", "jsb"])

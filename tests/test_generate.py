@@ -200,7 +200,9 @@ def assert_refused(capfd: pytest.CaptureFixture, folder: Path, argv: list[object
     ("options", "message"),
     [
         (["--notes", 0], "more than 0"),
-        (["--seconds", -3], "more than 0"),
+        (["--seconds", -3], "--seconds must be more than 0, got -3"),
+        (["--notes", 0], "--notes must be more than 0, got 0"),
+        (["--bars", "inf"], "--bars must be more than 0, got inf"),
         (["--seconds", "nan"], "more than 0"),
         (["--bars", "inf"], "more than 0"),
         (["--seconds", "1e12"], "longer than a MIDI file"),

@@ -158,6 +158,26 @@ def test_a_prompt_may_end_anywhere(tmp_path, prompt_end_sec):
     assert (shade > 0.05) == (prompt_end_sec >= 20)
 
 
+def test_a_gap_is_the_only_part_that_is_not_shaded(tmp_path):
+    notes = Notes.from_seconds([0, 9], [1, 1], [60, 60], [90, 90])
+    plain = picture(tmp_path, notes)
+    shaded = picture(tmp_path, notes, prompt_end_sec=4.0, gap_end_sec=6.0)
+    middle = plain.shape[0] // 2 + 17
+    changed = np.abs(plain[middle] - shaded[middle]).max(axis=1) > 4
+    (_, gap_begins), (gap_ends, _) = runs(changed)
+    left, right = np.flatnonzero(coloured(plain).any(axis=0))[[0, -1]]
+    assert (gap_begins - left) / (right - left) == pytest.approx(0.4, abs=0.01)
+    assert (gap_ends - left) / (right - left) == pytest.approx(0.6, abs=0.01)
+
+
+def test_a_long_prompt_is_shown_by_its_last_seconds_alone(tmp_path):
+    notes = many_notes(600, 300)
+    whole = picture(tmp_path, notes, prompt_end_sec=280.0)
+    part = picture(tmp_path, notes, prompt_end_sec=280.0, around_sec=5.0)
+    gap = picture(tmp_path, notes, prompt_end_sec=100.0, gap_end_sec=108.0, around_sec=5.0)
+    assert part.shape[0] < whole.shape[0] / 4 and gap.shape[1] < part.shape[1]
+
+
 def test_width_grows_with_length_and_then_rows_are_added(tmp_path):
     shapes = [picture(tmp_path, many_notes(200, seconds)).shape[:2] for seconds in (2, 20, 29, 170, 3000)]
     heights, widths = zip(*shapes, strict=True)

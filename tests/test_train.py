@@ -199,6 +199,17 @@ def test_a_grid_tokenizer_brings_its_baselines(options, tmp_path, capsys):
     assert baselines and all(name in capsys.readouterr().out for name in [next(iter(baselines))])
 
 
+def test_a_tokenizer_that_is_not_made_for_the_music_is_told(options, tmp_path, capsys):
+    dense = pianogen_hf.Notes.from_columns(onset_tick=[10 * n for n in range(400)], duration_tick=5, pitch=60)
+    for number in range(4):
+        pianogen_hf.write_midi(dense.transposed(number), tmp_path / "dense" / f"{number}.mid")
+        write_pieces(tmp_path / "dense", 3, seed=number)
+    assert main(options(tmp_path / "model", data_path=tmp_path / "dense", tokenizer="JSBTokenizer")) == 0
+    assert "hint: JSBTokenizer loses " in capsys.readouterr().out
+    assert main(options(tmp_path / "other", data_path=tmp_path / "dense")) == 0
+    assert "hint" not in capsys.readouterr().out
+
+
 def test_fine_tuning_begins_with_the_weights_and_the_tokenizer_of_the_checkpoint(finished, options, tmp_path):
     """The tokenizer named on the command line gives way; with a learning rate of 0 the weights stay."""
     changes = {"model_config": None, "tokenizer": "JSBTokenizer", "learning_rate": 0, "seed": 5}

@@ -17,7 +17,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="pianogen export",
         description="Export a Music Transformer (V7) or a note transformer (V8) for the fast engine (generate.py "
         "--engine onnx or int8). What was written has been checked: float32 chooses what torch does, and 8 bits cost "
-        "no more than 1 %% of the cross-entropy, on held-out pieces where they are at hand.",
+        "no more than 1 % of the cross-entropy, on held-out pieces where they are at hand.",
         epilog="Example: pianogen export --model runs/mine --int8 --output runs/mine",
         allow_abbrev=False,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--num_beams", type=int, default=1, help="beam search with this many beams instead of sampling")
     add("--bpm", type=float, default=90.0, help="quarters a minute of music without a prompt (default: 90)")
     add("--programs", choices=("piano", "all"), default="piano", help="instruments of the prompt to read")
-    add("--png", action="store_true", help="also draw a piano roll beside the MIDI file")
+    add(
+        "--png",
+        nargs="?",
+        const="part",
+        choices=("part", "whole"),
+        help="also draw a piano roll beside the MIDI file: what is new and 5 seconds of the prompt around it, or whole",
+    )
     add("--wav", action="store_true", help="also render the sound beside the MIDI file")
     return parser
 
@@ -113,6 +120,10 @@ def _decoding_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
+    for name in ("seconds", "notes", "bars"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"--{name} must be more than 0, got {value:g}")
     for name, low in (("num_samples", 1), ("num_beams", 1), ("top_k", 0), ("seed", 0)):
         if not low <= getattr(args, name) < 2**63:
             raise UsageError(f"--{name} must be at least {low}, and no more than 18 digits long")

@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = OneLineParser(
         prog="pianogen roundtrip",
         description="Encode and decode every MIDI file of a folder with every tokenizer and report what was lost: note "
-        "F1 (onset within 50 ms; offset within 50 ms or 20 %%; velocity within 8), dropped or merged and added notes, "
+        "F1 (onset within 50 ms; offset within 50 ms or 20 %; velocity within 8), dropped or merged and added notes, "
         "tokens per note.",
     )
     parser.add_argument("folder", help="a folder of MIDI files")

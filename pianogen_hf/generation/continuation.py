@@ -20,11 +20,13 @@ from pianogen_hf.generation.row_writer import RowWriter
 from pianogen_hf.generation.writer import Writer, sampling_options
 from pianogen_hf.models.objectives import ANY_ORDER, NEXT_NOTE, NEXT_TOKEN, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
-from pianogen_hf.tokenizers.notes import DEFAULT_US_PER_QUARTER, NOTE_DTYPE, PEDAL_DOWN, PEDAL_DTYPE, TEMPO_DTYPE, Notes
+from pianogen_hf.tokenizers.notes import DEFAULT_US_PER_QUARTER, NOTE_DTYPE, PEDAL_DOWN, TEMPO_DTYPE, Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
 _MOST_HEARD = 0.9  # share of a prompt's notes; where fewer are heard, it is said
+_LONGEST_RING_SEC = 2.0  # that a pedal may hold the last notes of a prompt before new music begins
+_TEMPO_BARS = 8  # last bars of a prompt whose tempo is that of new music
 _CHECK_EVERY = 16  # ids between two looks at how long the music has become: decoding costs more than a step
 
 
@@ -61,7 +63,8 @@ def continue_notes(
             time in no order and never the end of a piece; or a `ContinuousNotesForCausalLM`.
         tokenizer: its tokenizer or feature extractor.
         length: how much; or say it by one of `seconds`, `notes` and `bars`, see `Length`.
-        prompt: music to continue; its own notes stay as they are in the result. Its pedal comes up at its end.
+        prompt: music to continue; its own notes stay as they are in the result. Its pedals come up at its end, at the
+            latest two seconds after its last key.
         seconds: see `length`.
         notes: see `length`.
         bars: see `length`.
@@ -121,16 +124,53 @@ def _say_what_is_heard(model: Any, num_notes: int, on_message: Callable[[str], N
 def _prompt_axis(tokenizer: NotesEncoder, prompt: Notes | None, us_per_quarter: int) -> tuple[Notes, int]:
     """The notes that new music is appended to, and the tick at which it begins.
 
-    A prompt ends where its last note does, held by the pedal if the scheme hears the pedal. There the pedal comes up,
-    and no later event of it stays: it would blur what is generated.
+    A prompt ends where its last note does, held by the pedal if the scheme hears the pedal, for as long as one listens
+    to a last chord. There all pedals come up, and no later event of them stays: it would blur what is generated. New
+    music is in the tempo of the last bars, not in that of the last event, which may be the end of a ritardando.
     """
     if prompt is None:
         return Notes(np.zeros(0, NOTE_DTYPE), tempos=np.array([(0, us_per_quarter)], TEMPO_DTYPE)), 0
-    start_tick = (prompt if "pedal" in tokenizer.lost_fields else prompt.with_sustain()).end_tick
-    pedals = prompt.pedals[prompt.pedals["tick"] < start_tick]
-    last = {channel: value for _, value, channel in pedals.tolist()}
-    lifted = [(start_tick, 0, channel) for channel, value in last.items() if value >= PEDAL_DOWN]
-    return replace(prompt, pedals=np.concatenate([pedals, np.array(lifted, dtype=PEDAL_DTYPE)])), start_tick
+    start_tick = _end_tick(tokenizer, prompt)
+    return replace(
+        prompt,
+        tempos=_tempos_until(prompt, start_tick),
+        pedals=_lifted(prompt.pedals, start_tick),
+        other_pedals=_lifted(prompt.other_pedals, start_tick),
+    ), start_tick
+
+
+def _end_tick(tokenizer: NotesEncoder, prompt: Notes) -> int:
+    if "pedal" in tokenizer.lost_fields:
+        return prompt.end_tick
+    latest = prompt.sec_to_tick(np.array(prompt.end_sec + _LONGEST_RING_SEC))
+    return max(min(prompt.with_sustain().end_tick, int(latest)), prompt.end_tick)
+
+
+def _tempos_until(prompt: Notes, start_tick: int) -> np.ndarray:
+    """The tempo map of the prompt, and from its end on the mean tempo, weighted by time, of its last bars."""
+    tempos = prompt.tempos[prompt.tempos["tick"] < max(start_tick, 1)]
+    signatures = prompt.time_signatures
+    numerator, denominator = signatures[-1].tolist()[1:] if len(signatures) else (4, 4)
+    bar_ticks = numerator * 4 / denominator * prompt.ticks_per_quarter
+    begin_tick = max(int(start_tick - _TEMPO_BARS * bar_ticks), 0)
+    quarters = (start_tick - begin_tick) / prompt.ticks_per_quarter
+    if quarters == 0:
+        return tempos
+    begin_sec, end_sec = prompt.tick_to_sec(np.array([begin_tick, start_tick])).tolist()
+    us_per_quarter = round((end_sec - begin_sec) * 1e6 / quarters)
+    if abs(us_per_quarter - int(tempos["us_per_quarter"][-1])) <= 1:
+        return tempos
+    return np.concatenate([tempos, np.array([(start_tick, us_per_quarter)], TEMPO_DTYPE)])
+
+
+def _lifted(pedals: np.ndarray, tick: int) -> np.ndarray:
+    """Pedal events before a tick, at which every pedal that is down comes up."""
+    pedals = pedals[pedals["tick"] < tick]
+    names = [name for name in pedals.dtype.names or () if name not in ("tick", "value")]  # whose pedal, and which
+    last = {tuple(row[name].item() for name in names): row for row in pedals}
+    up = np.array([row for row in last.values() if row["value"] >= PEDAL_DOWN], dtype=pedals.dtype)
+    up["tick"], up["value"] = tick, 0
+    return np.concatenate([pedals, up])
 
 
 def _prompt_steps(tokenizer: NotesEncoder, prompt: Notes) -> Sequence[int] | np.ndarray:

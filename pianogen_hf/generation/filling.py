@@ -64,7 +64,7 @@ def fill_notes(
 
     Returns:
         One `Continuation` per version, none of them without a new note: the whole piece, the new notes alone, and where
-        the gap begins.
+        the gap begins and ends.
 
     Raises:
         GenerationError: if the model does not see both sides, if the gap lies outside the piece, if the piece can't be
@@ -86,7 +86,8 @@ def fill_notes(
         assert isinstance(tokenizer, ContinuousNotesFeatureExtractor)
         samples = Samples(model, num_samples, seed, on_progress)
         processors = (warped(**sampling_options(model, generate_kwargs)),)
-        return fill_gap(samples, tokenizer, piece, base, start_sec, end_sec, controls, processors)
+        results = fill_gap(samples, tokenizer, piece, base, start_sec, end_sec, controls, processors)
+        return [replace(each, gap_end_sec=end_sec) for each in results]
     assert isinstance(tokenizer, NoteTokenizer)
     before, after, gap_size = _sides(tokenizer, piece, start_tick, end_tick)
     if seed is not None:
@@ -94,7 +95,7 @@ def fill_notes(
     length = Length(seconds=float(np.diff(piece.tick_to_sec(np.array([start_tick, max(end_tick, start_tick + 1)])))[0]))
     music = _GapNotes(tokenizer, base, start_tick, before, length)
     writer = RefillWriter(model, music, on_progress, on_message, generate_kwargs, after=after, gap_size=gap_size)
-    return [music.result(ids) for ids in writer.write(num_samples)]
+    return [replace(music.result(ids), gap_end_sec=end_sec) for ids in writer.write(num_samples)]
 
 
 class _GapNotes(NewNotes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -26,7 +27,7 @@ class Length:
 
     Attributes:
         seconds: time after the prompt. notes: number of new notes. bars: bars after the prompt, by its last time
-            signature (4/4 if it has none) and tempo.
+            signature (4/4 if it has none), in the tempo of its last bars.
     """
 
     seconds: float | None = None
@@ -73,11 +74,13 @@ class Continuation:
         notes: prompt and new music together.
         new: the new notes alone, on the same time axis.
         prompt_end_sec: where the prompt ends: its last note, with the pedal where the tokenizer hears it.
+        gap_end_sec: where the prompt goes on after a gap that was filled; infinity where there is none.
     """
 
     notes: Notes
     new: Notes
     prompt_end_sec: float
+    gap_end_sec: float = math.inf
 
 
 class NewNotes:
@@ -196,7 +199,8 @@ class NewNotes:
         table["onset_tick"], table["duration_tick"] = onset[keep], (offset - onset)[keep]
         if len(table) and table["onset_tick"].min() >= self.end_tick:  # nothing but silence would be left of it
             table["onset_tick"] -= table["onset_tick"].min() - self.start_tick
-        return replace(self.base, table=table, pedals=self.base.pedals[:0], track_names=decoded.track_names)
+        pedals = {"pedals": self.base.pedals[:0], "other_pedals": self.base.other_pedals[:0]}
+        return replace(self.base, table=table, **pedals, track_names=decoded.track_names)
 
     def share(self, new: Notes) -> float:
         """How much of the wanted length is written for good with these new notes: 1 or more when it is all there.

@@ -120,7 +120,7 @@ def added_to(
         table[name] = value
     table["onset_tick"], table["pitch"], table["velocity"] = onset, pitch, rows[:, VELOCITY]
     table["duration_tick"] = _next_strikes(base, onset, offset, pitch) - onset
-    new_notes = replace(base, table=table, pedals=base.pedals[:0])
+    new_notes = replace(base, table=table, pedals=base.pedals[:0], other_pedals=base.other_pedals[:0])
     return Continuation(replace(base, table=np.concatenate([base.table, new_notes.table])), new_notes, start_sec)
 
 

@@ -75,7 +75,8 @@ def explain_loading(error: Exception, name: str, revision: str | None = None) ->
         )
     fault = _common_fault(error)
     if fault:
-        return f"model {name!r}: {fault}; the cache does not hold {_called(revision)} whole"
+        cache = f"the cache does not hold {_called(revision)} whole"
+        return f"no model {name!r}: it is no folder here, {cache}, and the Hub can't be asked: {fault}"
     return f"model {name!r} can't be had: {one_line(error)}"
 
 

@@ -47,7 +47,12 @@ _TICK_STEPS_SEC = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 
 
 
 def save_piano_roll(
-    notes: Notes, path: str | os.PathLike, title: str | None = None, prompt_end_sec: float | None = None
+    notes: Notes,
+    path: str | os.PathLike,
+    title: str | None = None,
+    prompt_end_sec: float | None = None,
+    gap_end_sec: float = math.inf,
+    around_sec: float = math.inf,
 ) -> Path:
     """Draw the notes as a piano roll and write it as PNG; equal input gives equal bytes.
 
@@ -58,6 +63,8 @@ def save_piano_roll(
         path: the file to write, whole or not at all.
         title: a heading, any text.
         prompt_end_sec: where a prompt ends and its continuation begins, in seconds; the prompt's ground is tinted.
+        gap_end_sec: where the prompt goes on after a gap that was filled.
+        around_sec: how much of the prompt before and after what is new is shown.
 
     Returns:
         The path written to.
@@ -65,7 +72,12 @@ def save_piano_roll(
     Raises:
         FileError: if the file can't be written.
     """
-    figure = _figure(notes, _printable(title or ""), prompt_end_sec)
+    new = None if prompt_end_sec is None else (prompt_end_sec, gap_end_sec)
+    span = (0.0, notes.end_sec)
+    if new is not None:
+        start = math.floor(max(new[0] - around_sec, 0.0))
+        span = (start if start < notes.end_sec else 0.0, min(new[1] + around_sec, notes.end_sec))
+    figure = _figure(notes, _printable(title or ""), new, span)
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it, that will do
@@ -81,23 +93,24 @@ def _printable(text: str, longest: int = 110) -> str:
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
-def _figure(notes: Notes, title: str, prompt_end_sec: float | None) -> Figure:
-    row_starts, sec_per_row = _rows_sec(notes.end_sec)
-    low, high = _pitch_limits(notes["pitch"])
+def _figure(notes: Notes, title: str, new: tuple[float, float] | None, span: tuple[float, float]) -> Figure:
+    """The picture of a span, in seconds; `new` is where what is new begins and ends."""
+    row_starts, sec_per_row = _rows_sec(*span)
+    low, high = _pitch_limits(notes["pitch"][(notes.offset_sec >= span[0]) & (notes.onset_sec <= span[1])])
     width = min(max(_LEFT + _RIGHT + sec_per_row * _INCHES_PER_SEC, _MIN_WIDTH), _MAX_WIDTH)
     row_height = (high - low) * _INCHES_PER_SEMITONE
     header = _CAPTION_HEIGHT + _TITLE_HEIGHT * bool(title)
     height = header + len(row_starts) * (row_height + _ROW_GAP) - _ROW_GAP + _BOTTOM
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor=_PAPER)
-    _draw_header(figure, notes, title)
+    _draw_header(figure, notes, title, span)
     for row, start in enumerate(row_starts):
         bottom = height - header - (row + 1) * row_height - row * _ROW_GAP
         box = (_LEFT / width, bottom / height, (width - _LEFT - _RIGHT) / width, row_height / height)
         axes = figure.add_axes(box, xlim=(start, start + sec_per_row), ylim=(low, high))
         _draw_keyboard(axes)
         _draw_time(axes, notes.end_sec)
-        if prompt_end_sec is not None:
-            _draw_prompt(axes, prompt_end_sec)
+        if new is not None:
+            _draw_prompt(axes, *new)
         _draw_notes(axes, notes, sec_per_row * _MIN_NOTE_WIDTH / (width - _LEFT - _RIGHT))
     unit = "seconds" if notes.end_sec <= _PLAIN_SEC else "minutes:seconds"
     axes.set_xlabel(unit, color=_FAINT_INK, fontsize=8, loc="right", labelpad=2)
@@ -106,13 +119,14 @@ def _figure(notes: Notes, title: str, prompt_end_sec: float | None) -> Figure:
     return figure
 
 
-def _rows_sec(end_sec: float) -> tuple[np.ndarray, float]:
+def _rows_sec(start_sec: float, end_sec: float) -> tuple[np.ndarray, float]:
     """Where each row begins, shape (num_rows,), and how long all rows are, in seconds."""
-    if end_sec <= _MAX_SEC_PER_ROW:
-        return np.zeros(1), max(end_sec * 1.01, 1.0)
-    rows = min(math.ceil(end_sec / _MAX_SEC_PER_ROW), _MAX_ROWS)
-    sec_per_row = math.ceil(end_sec / rows)
-    return np.arange(0, end_sec, sec_per_row, dtype=np.float64), float(sec_per_row)
+    length = end_sec - start_sec
+    if length <= _MAX_SEC_PER_ROW:
+        return np.full(1, start_sec), max(length * 1.01, 1.0)
+    rows = min(math.ceil(length / _MAX_SEC_PER_ROW), _MAX_ROWS)
+    sec_per_row = math.ceil(length / rows)
+    return np.arange(start_sec, end_sec, sec_per_row, dtype=np.float64), float(sec_per_row)
 
 
 def _pitch_limits(pitch: np.ndarray) -> tuple[float, float]:
@@ -122,7 +136,7 @@ def _pitch_limits(pitch: np.ndarray) -> tuple[float, float]:
     return low - missing // 2 - 0.5, high + (missing + 1) // 2 + 0.5
 
 
-def _draw_header(figure: Figure, notes: Notes, title: str) -> None:
+def _draw_header(figure: Figure, notes: Notes, title: str, span: tuple[float, float]) -> None:
     width, height = figure.get_size_inches()
     left = _LEFT / width
     if title:
@@ -133,6 +147,9 @@ def _draw_header(figure: Figure, notes: Notes, title: str) -> None:
     length = _clock(notes.end_sec, notes.end_sec) + " s" * (notes.end_sec <= _PLAIN_SEC)
     if len(notes):
         caption = f"{len(notes):,} notes · {length} · darker is louder"
+        if span != (0.0, notes.end_sec):
+            shown = [_clock(each, notes.end_sec) for each in span]
+            caption += f" · shown: {shown[0]} to {shown[1]}"
         figure.text(left, middle, caption, fontsize=8, color=_FAINT_INK, va="center")
     names = [(_colour(notes, track), _track_name(notes, track)) for track in _told_apart(notes)]
     if names:
@@ -207,16 +224,19 @@ def _draw_time(axes: Axes, end_sec: float) -> None:
     axes.vlines(ticks, *axes.get_ylim(), colors="#e3e6eb", linewidth=0.7, zorder=0.4)
 
 
-def _draw_prompt(axes: Axes, prompt_end_sec: float) -> None:
-    """Tint the part of the row that the prompt fills; a line and two words where it ends."""
+def _draw_prompt(axes: Axes, new_start_sec: float, new_end_sec: float) -> None:
+    """Tint the parts of the row that the prompt fills; a line and two words where what is new begins and ends."""
     start, end = axes.get_xlim()
-    if prompt_end_sec < start:
-        return
-    axes.axvspan(start, min(prompt_end_sec, end), color=_PROMPT, alpha=0.16, linewidth=0, zorder=0.6)
-    if prompt_end_sec < end:
-        axes.axvline(prompt_end_sec, color="#c27c00", linewidth=1.4, zorder=3)
-        place = (prompt_end_sec - start) / (end - start)
-        for word, side, room in (("prompt ", "right", place), (" continuation", "left", 1 - place)):
+    for left, right in ((start, min(new_start_sec, end)), (max(new_end_sec, start), end)):
+        if left < right:
+            axes.axvspan(left, right, color=_PROMPT, alpha=0.16, linewidth=0, zorder=0.6)
+    new = "continuation" if math.isinf(new_end_sec) else "new"
+    for border, before, after in ((new_start_sec, "prompt ", f" {new}"), (new_end_sec, f"{new} ", " prompt")):
+        if not start <= border < end:
+            continue
+        axes.axvline(border, color="#c27c00", linewidth=1.4, zorder=3)
+        place = (border - start) / (end - start)
+        for word, side, room in ((before, "right", place), (after, "left", 1 - place)):
             if room > 0.1:
                 axes.text(place, 1.01, word, transform=axes.transAxes, ha=side, fontsize=8, color="#9a6200")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, read_midi, write_midi
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.workflows.loading import load_engine, load_model
 
+_AROUND_SEC = 5.0  # of a prompt that a picture shows before and after what is new
 _SECONDS = 30.0  # of music, where nobody says how much
 
 
@@ -37,7 +39,7 @@ def generate(
     accompany: str | None = None,
     end: bool = False,
     bpm: float = 90.0,
-    png: bool = False,
+    png: str | None = None,
     wav: bool = False,
     **options: Any,
 ) -> None:
@@ -56,7 +58,7 @@ def generate(
         accompany: "below" or "above": where to write a second part to the prompt instead.
         end: whether to come to an end at the wanted length.
         bpm: quarters a minute of music without a prompt.
-        png: whether also to draw each piece.
+        png: also draw each piece: "part", what is new with a few seconds of the prompt around it, or "whole".
         wav: whether also to render its sound.
         **options: as for `continue_notes`: seed, temperature, density ...
 
@@ -109,12 +111,15 @@ def _why_empty(notes: Notes) -> str:
     return f"{why}: give a prompt with notes of a piano"
 
 
-def _write(result: Continuation, path: Path, png: bool, wav: bool) -> None:
+def _write(result: Continuation, path: Path, png: str | None, wav: bool) -> None:
     write_midi(result.notes, path)
     written = [path]
-    if png:
-        prompt_end_sec = result.prompt_end_sec or None
-        written.append(save_piano_roll(result.notes, path.with_suffix(".png"), path.stem, prompt_end_sec))
+    if png is not None:
+        picture = path.with_suffix(".png")
+        is_from_nothing = result.prompt_end_sec == 0 and math.isinf(result.gap_end_sec)
+        places = (None, math.inf) if is_from_nothing else (result.prompt_end_sec, result.gap_end_sec)
+        around_sec = math.inf if png == "whole" else _AROUND_SEC
+        written.append(save_piano_roll(result.notes, picture, path.stem, *places, around_sec))
     if wav:
         written.append(save_wav(result.notes, path.with_suffix(".wav")))
     seconds = result.new.end_sec - result.prompt_end_sec

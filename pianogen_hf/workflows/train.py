@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pianogen_hf.data.pieces import unusable_line
 from pianogen_hf.data.provenance import Provenance, refusal
 from pianogen_hf.data.sources.walking import passed_over_lines
 from pianogen_hf.errors import ArgumentError, FileError, one_line
+from pianogen_hf.evaluation.round_trip import RoundTrip, round_trip
 from pianogen_hf.folders import FolderLock, moved_aside
 from pianogen_hf.generation.continuation import GenerationError, Length, continue_notes
 from pianogen_hf.records import change_in_words, recorded, without_place, write_json
@@ -41,6 +43,8 @@ from pianogen_hf.workflows.model_to_train import check_resumed, make_model, try_
 from pianogen_hf.workflows.pace import within_minutes
 from pianogen_hf.workflows.split import Split, load_split, provenance_of
 from pianogen_hf.workflows.train_end import finish, publisher, push
+
+_TRIED_PIECES, _MUCH_LOST_PERCENT = 8, 10  # by which an encoding is judged
 
 
 def train(argv: list[str], callbacks: Sequence[TrainerCallback] = ()) -> int:
@@ -204,6 +208,8 @@ def _prepare(run: _Run) -> _Data:
         _say_what_was_read(split)
     provenance = _provenance(run, split)
     tokenizer = make_tokenizer(run.model_args, split)
+    if run.is_main:
+        _say_what_is_lost(tokenizer, split)
     return _Data(split, provenance, tokenizer, make_chunks(run.data_args, split, tokenizer), earlier, run.record)
 
 
@@ -252,6 +258,20 @@ def _say_what_was_read(split: Split) -> None:
             "splits; all named in reading_report.json"
         )
     print("pieces: " + ", ".join(f"{side} {count}" for side, count in split.manifest["counts"].items()))
+
+
+def _say_what_is_lost(tokenizer: NotesEncoder, split: Split) -> None:
+    """A hint where the encoding is not made for this music: some pieces are encoded and decoded."""
+    try:
+        trips = [round_trip(tokenizer, notes) for notes in islice(split.notes("train"), _TRIED_PIECES)]
+    except ValueError:  # a piece beyond what can be encoded: making the chunks will name it
+        return
+    lost = sum(trips, RoundTrip()).report()["dropped_or_merged_percent"]
+    if lost > _MUCH_LOST_PERCENT:
+        print(
+            f"hint: {type(tokenizer).__name__} loses {lost:.0f} % of the notes (of {len(trips)} train pieces): is it "
+            "made for this music? `pianogen roundtrip FOLDER` compares the tokenizers"
+        )
 
 
 def _provenance(run: _Run, split: Split) -> Provenance:

@@ -162,7 +162,7 @@ def show(history: list[Round]) -> dict[Any, Any]:
     result = ideas[chosen]
     folder = fresh_folder()
     write_midi(result.notes, folder / "piano.mid")
-    save_piano_roll(result.notes, folder / "piano.png", prompt_end_sec=result.prompt_end_sec or None)
+    save_piano_roll(result.notes, folder / "piano.png", prompt_end_sec=result.prompt_end_sec or None, around_sec=10.0)
     sec = result.notes.end_sec - result.prompt_end_sec
     return {
         **page,
