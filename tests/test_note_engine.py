@@ -143,12 +143,24 @@ def test_a_stream_writes_the_notes_that_it_writes_with_torch(kind, lookahead):
     np.testing.assert_array_equal(written(engine_of(kind)), written(model_of(kind)))
 
 
+def test_the_engine_is_guided_as_the_model_is():
+    def written(model) -> np.ndarray:
+        controls = Controls(density=6.0, loudness=90.0, guidance_scale=2.5)
+        none = np.zeros((0, 4))
+        stream = NoteStream(model, none, none, controls=controls, generator=torch.Generator().manual_seed(3))
+        for _ in range(60):
+            stream.write(may_end=False)
+        return np.stack(stream.written)
+
+    np.testing.assert_array_equal(written(engine_of()), written(model_of()))
+
+
 def test_the_engine_can_end_a_piece_as_the_model_does():
     def ends(model) -> bool:
         cache = model.new_cache()
         with torch.inference_mode():
             hidden_state = model.read(cache, *random_rows(3))
-            row = model.draw_note(hidden_state, 60, np.zeros(4), lambda column, logits: len(logits) - 1)
+            row = model.draw_note(hidden_state, 60, np.zeros(4), lambda column, logits: logits.shape[1] - 1)
         return row.tolist() == [0, 129, 0, 0]
 
     assert ends(engine_of()) and ends(model_of())

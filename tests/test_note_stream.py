@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from models_and_tokenizers import loosened, tiny_model
 from transformers import DynamicCache
 
 from pianogen_hf.generation.new_notes import GenerationError
-from pianogen_hf.generation.note_stream import ONSET, Controls, NoteStream, written_until
+from pianogen_hf.generation.note_stream import ONSET, Controls, NoteStream, guided, written_until
 from pianogen_hf.generation.processors import beside, not_sounding, pitches_within, warped
 from pianogen_hf.models.modeling_note_transformer import (
     DURATION,
@@ -139,7 +140,7 @@ def test_a_note_given_too_late_is_heard_from_then_on(model):
     for stream in (one, other):
         stream._read()
     assert np.array_equal(one.written, other.written)
-    assert not torch.allclose(one._hidden_state, other._hidden_state, atol=1e-3)
+    assert not torch.allclose(one._hidden_states, other._hidden_states, atol=1e-3)
 
 
 def test_what_is_taken_back_leaves_no_trace(model):
@@ -179,11 +180,11 @@ def test_a_window_from_scratch_holds_the_same_rows_as_the_cache(model):
     stream = stream_of(model, some_given(9, 2, 0.0), some_given(9, first_sec=6.0), begin_sec=5.0)
     write(stream, 6)
     stream._read()
-    cached = stream._hidden_state
+    cached = stream._hidden_states
     rows, is_given, clock = stream._whole_window()
     stream._cache = DynamicCache(config=model.config)
     stream._feed(rows, is_given, clock)
-    torch.testing.assert_close(stream._hidden_state, cached, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(stream._hidden_states, cached, atol=1e-4, rtol=1e-4)
 
 
 # What it may write ----------------------------------------------------------------------------------------------------
@@ -339,3 +340,28 @@ def test_times_that_are_left_run_down():
 def test_controls_change_what_is_written(model):
     one, other = (stream_of(model, controls=Controls(key=key)) for key in (1, 20))
     assert not np.array_equal(write(one, 12), write(other, 12))
+
+
+# What is asked with more or less weight -------------------------------------------------------------------------------
+
+
+def test_guidance_extrapolates_from_the_free_logits_and_keeps_what_is_impossible():
+    asked, free = np.array([1.0, 2.0, -np.inf, 0.0], np.float32), np.array([0.0, 3.0, 1.0, -np.inf], np.float32)
+    assert guided(asked, free, 3.0).tolist() == [3.0, 0.0, -np.inf, -np.inf]
+    assert guided(asked, free, 0.0).tolist()[:2] == free.tolist()[:2]
+
+
+def test_a_scale_of_0_writes_as_if_nothing_were_asked_and_one_of_1_as_the_model_does():
+    model = make_model()
+    with torch.no_grad():
+        model.model.embeddings.embed_controls.weight.normal_()
+    asked = Controls(density=8.0, loudness=100.0, end_sec=60.0)
+
+    def written(controls: Controls) -> np.ndarray:
+        return write(stream_of(model, some_given(12, 5, 0.0), controls=controls), 20)
+
+    free, plain = written(asked.without_guided()), written(asked)
+    assert np.array_equal(written(replace(asked, guidance_scale=0.0)), free)
+    assert not np.array_equal(plain, free)
+    np.testing.assert_array_equal(written(replace(asked, guidance_scale=1.0)), plain)
+    assert not np.array_equal(written(replace(asked, guidance_scale=3.0)), plain)

@@ -58,6 +58,8 @@ class Controls:
         kind: class of a kind of music, 1 for the first of `KINDS`.
         end_sec: when the piece is to have died away.
         gap_end_sec: when what is given goes on alone.
+        guidance_scale: how much is made of all that is asked but the times, 1 for what the model makes of it by itself:
+            classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598). With any other every row is read twice.
     """
 
     density: float | None = None
@@ -67,6 +69,7 @@ class Controls:
     kind: int | None = None
     end_sec: float | None = None
     gap_end_sec: float | None = None
+    guidance_scale: float = 1.0
 
     def classes(self) -> np.ndarray:
         """Classes of all controls but the times, int64, shape (num_controls,)."""
@@ -79,6 +82,10 @@ class Controls:
             values[column] = 0 if value is None else class_of(value)
         values[KEY], values[KIND] = self.key or 0, self.kind or 0
         return values
+
+    def without_guided(self) -> Controls:
+        """The times alone."""
+        return Controls(end_sec=self.end_sec, gap_end_sec=self.gap_end_sec)
 
     def at(self, clock: np.ndarray) -> np.ndarray:
         """Classes at written onsets, in seconds, int64, shape (length, num_controls)."""
@@ -121,12 +128,15 @@ class NoteModel(Protocol):
             control_ids: what is asked of the notes after each row, int64, shape (length, num_controls).
 
         Returns:
-            The last row's hidden state, in the model's own form.
+            The last row's hidden state, shape (1, hidden_size), in the model's own form.
         """
+
+    def joined(self, hidden_states: list[Any]) -> Any:
+        """What `read` gave for some caches, one under the other, shape (num_states, hidden_size)."""
 
     def draw_note(
         self,
-        hidden_state: Any,
+        hidden_states: Any,
         written_pitch: int,
         recent_offsets: np.ndarray,
         draw_class: Callable[[int, np.ndarray], int],
@@ -134,13 +144,13 @@ class NoteModel(Protocol):
         """Draw one note, or the end.
 
         Args:
-            hidden_state: what `read` gave.
+            hidden_states: what `read` or `joined` gave.
             written_pitch: pitch of the note written before, or -1.
             recent_offsets: where the latest rows read end, the latest first, in steps after the onset of the note
                 written before, shape (config.num_recent_offsets,).
-            draw_class: called with a column (`TIME_SHIFT` ...) and its logits, float32, shape (num_classes,), in the
-                order of the columns; gives a class. The last class of a time shift is the end; those of a duration are
-                followed by ending together with each of the latest rows.
+            draw_class: called with a column (`TIME_SHIFT` ...) and its logits after each hidden state, float32, shape
+                (num_states, num_classes), in the order of the columns; gives a class. The last class of a time shift is
+                the end; those of a duration are followed by ending together with each of the latest rows.
 
         Returns:
             A row, shape (4,), float32.
@@ -187,10 +197,12 @@ class NoteStream:
         self._window = int(self.model.config.max_position_embeddings)
         self._past_classes = control_values(self.past, self.past[:, ONSET])
         self._past_end = float(self.past[-1, ONSET]) if len(self.past) else 0.0
+        self._is_guided = self.controls.guidance_scale != 1 and bool(self.controls.classes().any())
         self._cache: Any = None
+        self._free_cache: Any = None  # of the same rows, of which nothing is asked
         self._length = 0  # rows in the cache
         self._num_read = 0  # written notes among them, and among what a window left out
-        self._hidden_state: Any = None  # of the last row, in the model's own form
+        self._hidden_states: Any = None  # of the last row, in the model's own form
         self._offsets = np.zeros(0)  # of the latest rows in the cache, the latest first, in steps
         self._seen_until = 0  # given notes that the model has met
         self._shown = len(self.given)  # given notes that this window may meet
@@ -248,7 +260,7 @@ class NoteStream:
             try:
                 draw_class = self._draw_class(may_end, (least, most), refused, shifts)
                 recent = self._offsets - round(self.clock * self._rate)
-                note = self.model.draw_note(self._hidden_state, before, recent, draw_class).astype(np.float64)
+                note = self.model.draw_note(self._hidden_states, before, recent, draw_class).astype(np.float64)
             except _NothingLeft:
                 if not shifts:
                     return None
@@ -268,7 +280,7 @@ class NoteStream:
 
         def draw_class(column: int, logits: np.ndarray) -> int:
             nonlocal onset
-            scores = logits.copy()
+            scores = logits[0].copy() if len(logits) == 1 else guided(*logits, self.controls.guidance_scale)
             if column == TIME_SHIFT:
                 scores[:END_CLASS][~_times_within(*bounds)] = -np.inf
                 scores[refused] = -np.inf
@@ -308,6 +320,7 @@ class NoteStream:
         new = self.written[self._num_read :]
         if self._cache is None or self._runs_out() or self._length + len(new) > self._window:
             self._cache, self._length = self.model.new_cache(), 0
+            self._free_cache = self.model.new_cache() if self._is_guided else None
             self._offsets = np.zeros(self.model.config.num_recent_offsets)
             self._feed(*self._whole_window())
         elif new:
@@ -319,7 +332,11 @@ class NoteStream:
 
     def _feed(self, rows: np.ndarray, is_given: np.ndarray, clock: np.ndarray) -> None:
         """Rows, their roles and the written onset at each of them, for the model to read."""
-        self._hidden_state = self.model.read(self._cache, rows, is_given, self._control_ids(clock))
+        self._hidden_states = self.model.read(self._cache, rows, is_given, self._control_ids(clock))
+        if self._free_cache is not None:
+            free_ids = self.controls.without_guided().at(clock)
+            free_states = self.model.read(self._free_cache, rows, is_given, free_ids)
+            self._hidden_states = self.model.joined([self._hidden_states, free_states])
         self._length += len(rows)
         offsets = np.rint((clock + np.where(is_given, rows[:, TIME_SHIFT], 0) + rows[:, DURATION]) * self._rate)
         self._offsets = np.concatenate([offsets[::-1], self._offsets])[: len(self._offsets)]
@@ -377,6 +394,20 @@ class NoteStream:
 def num_kept(model: Any) -> int:
     """How many of the latest notes a window from scratch holds."""
     return max(int(model.config.max_position_embeddings * _KEPT_SHARE) - 1, 1)
+
+
+def guided(asked: np.ndarray, free: np.ndarray, guidance_scale: float) -> np.ndarray:
+    """Logits that differ from the free ones by more, or less, than those of a model that was asked for something do.
+
+    Args:
+        asked: logits of a model that was asked, shape (num_classes,).
+        free: logits of the same model, of which nothing is asked.
+        guidance_scale: 1 leaves `asked`, 0 is `free`.
+    """
+    possible = np.isfinite(asked) & np.isfinite(free)
+    scores = np.full_like(asked, -np.inf)
+    scores[possible] = free[possible] + np.float32(guidance_scale) * (asked[possible] - free[possible])
+    return scores
 
 
 def _as_it_is(column: int, scores: np.ndarray, onset: float) -> np.ndarray:

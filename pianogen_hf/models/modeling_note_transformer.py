@@ -761,9 +761,13 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         )
         return outputs.last_hidden_state[:, -1]
 
+    def joined(self, hidden_states: list[torch.Tensor]) -> torch.Tensor:
+        """What `read` gave for some caches, one under the other, shape `(num_states, hidden_size)`."""
+        return torch.cat(hidden_states)
+
     def draw_note(
         self,
-        hidden_state: torch.Tensor,
+        hidden_states: torch.Tensor,
         written_pitch: int,
         recent_offsets: np.ndarray,
         draw_class: Callable[[int, np.ndarray], int],
@@ -771,24 +775,26 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         """Draw one note, or the end.
 
         Args:
-            hidden_state: What `read` gave.
+            hidden_states: What `read` or `joined` gave.
             written_pitch: Pitch of the note written before, or -1.
             recent_offsets: Where the latest rows end, the latest first, in steps after the onset of the note written
                 before, shape `(num_recent_offsets,)`.
-            draw_class: Called with a column (`TIME_SHIFT` ...) and its logits, float32, shape `(num_classes,)`, in the
-                order of the columns; gives a class. The last class of a time shift is the end; those of a duration are
-                followed by ending together with each of the latest rows.
+            draw_class: Called with a column (`TIME_SHIFT` ...) and its logits after each hidden state, float32, shape
+                `(num_states, num_classes)`, in the order of the columns; gives a class. The last class of a time shift
+                is the end; those of a duration are followed by ending together with each of the latest rows.
 
         Returns:
             A row, shape `(4,)`, float32.
         """
 
         def draw_one(column: int, logits: torch.Tensor) -> torch.Tensor:
-            return torch.tensor([draw_class(column, logits[0].float().cpu().numpy())], device=logits.device)
+            drawn = draw_class(column, logits.float().cpu().numpy())
+            return torch.full((len(logits),), drawn, device=logits.device)
 
-        pitch = torch.tensor([written_pitch], device=hidden_state.device)
-        recent = torch.from_numpy(recent_offsets)[None].to(hidden_state.device)
-        return self.heads.sample(hidden_state, pitch, recent, draw_one)[0].cpu().numpy()
+        device, number = hidden_states.device, len(hidden_states)
+        pitch = torch.full((number,), written_pitch, device=device)
+        recent = torch.from_numpy(recent_offsets).to(device).expand(number, -1)
+        return self.heads.sample(hidden_states, pitch, recent, draw_one)[0].cpu().numpy()
 
     def sample(
         self,

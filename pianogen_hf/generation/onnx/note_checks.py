@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def likely_notes(engine: OnnxNoteEngine) -> list[np.ndarray]:
     begin = np.array([[0, engine.config.bos_token_id or NUM_PITCHES, 0, 0]], np.float32)
 
     def draw_class(column: int, logits: np.ndarray) -> int:
-        return int(draw(_without_end(column, logits)[None])[0])
+        return int(draw(_without_end(column, logits))[0])
 
     return [_written(engine, begin, number, draw_class) for _ in range(_NUM_SAMPLES)]
 
@@ -56,7 +57,7 @@ def check_greedy_notes(engine: OnnxNoteEngine, model: NoteTransformerForCausalLM
     chosen: list[int] = []
 
     def likeliest(column: int, logits: np.ndarray) -> int:
-        chosen.append(int(_without_end(column, logits).argmax()))
+        chosen.append(int(_without_end(column, logits)[0].argmax()))
         return chosen[-1]
 
     rows = torch.from_numpy(_written(engine, given, _CHECKED, likeliest))
@@ -64,7 +65,7 @@ def check_greedy_notes(engine: OnnxNoteEngine, model: NoteTransformerForCausalLM
     behind: list[torch.Tensor] = []  # by how much each choice is less likely than torch's
 
     def follow(column: int, logits: torch.Tensor) -> torch.Tensor:
-        logits = logits[:, :END_CLASS] if column == TIME_SHIFT else logits
+        logits = _without_end(column, logits)
         behind.append(logits.amax(-1) - logits.gather(-1, classes[:, column, None])[:, 0])
         return classes[:, column]
 
@@ -116,15 +117,15 @@ def engine_states(engine: OnnxNoteEngine, rows: np.ndarray) -> torch.Tensor:
 def _written(engine: OnnxNoteEngine, prompt: np.ndarray, number: int, draw_class: DrawClass) -> np.ndarray:
     """A prompt and so many new rows, within one cache."""
     cache, rows = engine.new_cache(len(prompt) + number), list(prompt)
-    hidden_state = engine.read(cache, prompt, *_nothing_asked(engine, len(prompt)))
+    hidden_states = engine.read(cache, prompt, *_nothing_asked(engine, len(prompt)))
     while True:
         latest = torch.from_numpy(np.stack(rows[-max(engine.config.num_recent_offsets, 1) :]))[None]
         places = NotePlaces.of(latest, None, engine.config)
         before, recent = int(places.written_pitch[0, -1]), places.recent_offsets[0, -1].numpy()
-        rows.append(engine.draw_note(hidden_state, before, recent, draw_class))
+        rows.append(engine.draw_note(hidden_states, before, recent, draw_class))
         if len(rows) == len(prompt) + number:
             return np.stack(rows)
-        hidden_state = engine.read(cache, rows[-1][None], *_nothing_asked(engine, 1))
+        hidden_states = engine.read(cache, rows[-1][None], *_nothing_asked(engine, 1))
 
 
 def _nothing_asked(engine: OnnxNoteEngine, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,5 +133,5 @@ def _nothing_asked(engine: OnnxNoteEngine, length: int) -> tuple[np.ndarray, np.
     return np.zeros(length, bool), np.zeros((length, len(engine.config.control_sizes)), np.int64)
 
 
-def _without_end(column: int, logits: np.ndarray) -> np.ndarray:
-    return logits[:END_CLASS] if column == TIME_SHIFT else logits
+def _without_end(column: int, logits: Any) -> Any:
+    return logits[:, :END_CLASS] if column == TIME_SHIFT else logits

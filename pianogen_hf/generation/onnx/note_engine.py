@@ -87,18 +87,22 @@ class OnnxNoteEngine:
         return NoteCache(self, capacity or self.config.max_position_embeddings)
 
     def read(self, cache: NoteCache, rows: np.ndarray, is_given: np.ndarray, control_ids: np.ndarray) -> np.ndarray:
-        """Read rows that follow those in a cache; see `NoteModel`."""
-        return self.hidden_states(cache, rows, is_given, control_ids)[-1]
+        """Read rows that follow those in a cache; see `NoteModel`. The next call may overwrite what is given back."""
+        return self.hidden_states(cache, rows, is_given, control_ids)[-1:]
+
+    def joined(self, hidden_states: list[np.ndarray]) -> np.ndarray:
+        """What `read` gave for some caches, one under the other; see `NoteModel`."""
+        return np.concatenate(hidden_states)
 
     def draw_note(
         self,
-        hidden_state: np.ndarray,
+        hidden_states: np.ndarray,
         written_pitch: int,
         recent_offsets: np.ndarray,
         draw_class: Callable[[int, np.ndarray], int],
     ) -> np.ndarray:
         """Draw one note, or the end; see `NoteModel`."""
-        return self.heads.draw_note(hidden_state, written_pitch, recent_offsets, draw_class)
+        return self.heads.draw_note(hidden_states, written_pitch, recent_offsets, draw_class)
 
     def hidden_states(
         self, cache: NoteCache, rows: np.ndarray, is_given: np.ndarray, control_ids: np.ndarray
