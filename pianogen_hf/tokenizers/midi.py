@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 from .errors import FileError
 from .files import write_whole
+from .midi_chunks import ChunkEvents, chunk_events
 from .midi_reader import file_notes
 from .midi_writer import midi_bytes
 from .notes import Notes
@@ -55,6 +56,28 @@ def read_midi(
         return file_notes(*_opened(data), programs, drums)
     except (ValueError, OverflowError) as error:
         raise MidiError(f"{name}: {error}") from error
+
+
+def read_chunks(source: str | os.PathLike | bytes) -> tuple[int, int, list[ChunkEvents]]:
+    """The messages of a MIDI file as they stand in its chunks, for schemes whose rules follow them.
+
+    Args:
+        source: a path, or the file's bytes.
+
+    Returns:
+        Type (0, 1 or 2), division (ticks per quarter, unless it is over 32767) and the events of each track chunk, of
+        as many as the header says.
+
+    Raises:
+        MidiError: if it can't be read.
+    """
+    name = "MIDI bytes" if isinstance(source, bytes) else str(source)
+    try:
+        data, kind, division, bodies = _opened(source if isinstance(source, bytes) else _read_bytes(source))
+    except ValueError as error:
+        raise MidiError(f"{name}: {error}") from error
+    declared = int.from_bytes(data[10:12], "big")
+    return kind, division, [chunk_events(body) for body in bodies[:declared]]
 
 
 def _read_bytes(path: str | os.PathLike) -> bytes:

@@ -26,7 +26,8 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
 
     A subclass sets its hyper-parameters as attributes, hands them to `super().__init__` (only what arrives there is
     saved) and defines `_event_names`, `_encode`, `_decode_events` and `_allowed_events`. Ids 0, 1 and 2 are `<pad>`,
-    `<bos>` and `<eos>`; events follow. There is no `<unk>`: what is not in the vocabulary is an error, never a token.
+    `<bos>` and `<eos>`, in another order in vocabularies made elsewhere; events follow. There is no `<unk>`: what is
+    not in the vocabulary is an error, never a token.
 
     `tokenizer(x)` takes event text, a `pathlib.Path`, bytes of a MIDI file, `Notes`, or a list of these, and puts
     `<bos>` in front (a prompt wants no `<eos>`; training pieces get one through `encode_piece`).
@@ -53,11 +54,15 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
         # How it was loaded, which transformers would save and take for settings of the tokenizer.
         for name in ("auto_map", "is_local", "local_files_only"):
             kwargs.pop(name, None)
-        self._names = [*SPECIAL_TOKENS.values(), *self._event_names()]
+        self._names = [*self._special_names(), *self._event_names()]
         self._ids = {name: index for index, name in enumerate(self._names)}
         super().__init__(**{**SPECIAL_TOKENS, "special_tokens_pattern": "bos", **kwargs})
 
     # What a scheme defines -------------------------------------------------------------------------------------------
+
+    def _special_names(self) -> list[str]:
+        """Names of the special tokens in the order of their ids, which begin at 0; others may join the three."""
+        return list(SPECIAL_TOKENS.values())
 
     def _event_names(self) -> list[str]:
         """Names of all events in the order of their ids, which begin at `num_special`."""
@@ -80,7 +85,7 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
     @property
     def num_special(self) -> int:
         """How many ids stand before the first event."""
-        return len(SPECIAL_TOKENS)
+        return len(self._special_names())
 
     @property
     def beginning(self) -> np.ndarray:
