@@ -153,7 +153,7 @@ def test_the_card_shows_what_was_measured(trained):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "x", "--side", "test"], "has no sides"),
+        (["--data", "x", "--side", "test"], "has no splits"),
         (["--data", "x.json"], "x.json can't be read"),
         (["--data", "nowhere"], "nowhere"),
         (["--window", "4000"], "more than the 128"),

@@ -180,8 +180,8 @@ def test_unknown_training_data_is_said_first_and_in_the_tags(folder, names):
 
 def test_a_model_of_known_and_clean_origin_says_so(folder):
     card = render_card(folder)
-    assert ">" not in top(card) and "Neither this model nor any that it was started from" in card
-    assert "No piece on another side is of a train piece's family." in card
+    assert ">" not in top(card) and "Neither this model nor any that it was initialised from" in card
+    assert "No validation or test piece shares a family with a train piece." in card
 
 
 def test_leaks_of_official_sides_are_named(folder):

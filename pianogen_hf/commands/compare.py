@@ -17,10 +17,10 @@ DIR/report.html, a page that needs nothing but a browser, with tables, loss curv
 
 Width and feed-forward part are chosen so that all parameters, embeddings included, are as many as --parameters says;
 layers and heads stay the recipe's. Warm-up and learning rate are scaled with the steps and the width. Each model is
-trained by train.py in a process of its own: if one fails, the others go on, and the report says why."""
+trained by train.py in a process of its own: if one fails, the others continue, and the report says why."""
 _EPILOG = """Any other option of train.py is given to all recipes alike, for example --transpose -5 6 or --bf16 true.
 
-Interrupted, the same command goes on; finished, it trains nothing. With other recipes added it trains those alone.
+Interrupted, the same command resumes; once finished, it trains nothing. With recipes added it trains only those.
 
 examples:
   pianogen compare configs/v*.yaml --source bach --minutes 20 --parameters 1M --output runs/compare
@@ -44,14 +44,14 @@ def make_parser() -> argparse.ArgumentParser:
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=positive_float, help="of training for each model, evaluations not counted; "
         "a short measurement before it finds how many steps that is")  # fmt: skip
-    budget.add_argument("--tokens", type=count, help="ids that each model learns to predict, e.g. 20M")
+    budget.add_argument("--tokens", type=count, help="tokens that each model learns to predict, e.g. 20M")
     add("--parameters", type=count, default=5_000_000, help="of each model, within 5 per cent (default: 5M)")
     add("--layers", type=positive, help="of every model, instead of its recipe's")
     add("--heads", type=positive, help="of every model, instead of its recipe's")
     add("--notes_per_step", type=positive, default=1024, help="notes in an optimizer step, about (default: 1024)")
-    add("--evaluations", type=not_negative, default=4, help="on the validation side during training; the best of them "
+    add("--evaluations", type=not_negative, default=4, help="on validation during training; the best of them "
         "is kept. 0: none, the last weights are kept (default: 4)")  # fmt: skip
-    add("--side", choices=("validation", "test"), help="the held-out pieces that are reported (default: test where the "
+    add("--split", "--side", dest="side", choices=("validation", "test"), help="the held-out pieces that are reported (default: test where the "
         "split has such pieces, since the weights were chosen by validation)")  # fmt: skip
     add("--samples", type=positive, default=8, help="pieces that each model writes (default: 8)")
     add("--sample_notes", type=positive, default=150, help="notes in each (default: 150)")
@@ -64,12 +64,12 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_argument("--source", nargs="+", metavar="SOURCE", default=["bach"], help="bach, folder=PATH, "
         "maestro=PATH, dataset=PATH; several are one data set (default: bach)")  # fmt: skip
     data.add_argument("--data_path", help="PATH of the source, where there is only one")
-    data.add_argument("--max_pieces", type=positive, help="use only this many pieces of each side")
+    data.add_argument("--max_pieces", type=positive, help="use only this many pieces of each split")
     data.add_argument("--cache_dir", help="where read pieces and chunks are kept")
     return parser
 
 
-@reports_errors("the same command goes on from there")
+@reports_errors("run the same command again to resume")
 def main(argv: list[str] | None = None) -> int:
     """Compare as the command line says; returns 0, or 1 if a model failed."""
     argv = sys.argv[1:] if argv is None else argv

@@ -72,8 +72,8 @@ def build(argv: list[str]) -> int:
     output, rest = _own_options(
         argv,
         "build",
-        "Write a data set: pieces with their families and sides, split.json, and what was left out. Built again into "
-        "the same folder, it grows: no piece changes side. With a YAML file or --tokenizer, chunks are written, too.",
+        "Write a data set: pieces with their families and splits, split.json, and what was left out. Built again into "
+        "the same folder, it grows: no piece changes its split. With a YAML file or --tokenizer, chunks are written, too.",
         {"required": True, "metavar": "FOLDER", "help": "where the data set is to lie"},
     )
     check_folders_of_training(rest)
@@ -102,7 +102,7 @@ def _say_what_was_built(folder: Path, manifest: dict[str, Any], report: dict[str
         print(line)
     say_unusable(report["unusable"], f"{folder}/reading_report.json")
     if report["between_sides"]:
-        print(f"{len(report['between_sides'])} pieces left out: they share music with pieces on different sides")
+        print(f"{len(report['between_sides'])} pieces left out: they share music with pieces of different splits")
     print("pieces: " + ", ".join(f"{side} {count:,}" for side, count in manifest["counts"].items()))
     if chunks:
         print("chunks: " + ", ".join(f"{side} {count:,}" for side, count in chunks.items()))

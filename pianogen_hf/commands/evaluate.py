@@ -38,28 +38,28 @@ def make_parser() -> argparse.ArgumentParser:
         description="Measure a model on held-out pieces: bits per note of every piece (comparable between tokenizers), "
         "music statistics of what it generates against real pieces, how much it copies, and what its encoding loses. "
         "Figures go to metrics.json and the model's card; tables, pictures and the generated MIDI files to "
-        "evaluation/SIDE beside it. What was measured is kept, so an interrupted run goes on.",
+        "evaluation/SPLIT beside it. What was measured is kept, so an interrupted run can be resumed.",
         epilog="Examples: pianogen evaluate --model runs/mine ; pianogen evaluate --model runs/mine --only likelihood "
-        "--source folder=~/midi ; once, at the very end: pianogen evaluate --model runs/mine --side test ; on any "
+        "--source folder=~/midi ; once, at the very end: pianogen evaluate --model runs/mine --split test ; on any "
         "music: pianogen evaluate --model runs/mine --data ~/other --output out",
     )
     add = parser.add_argument
     add("--model", help="model folder or Hub id (default: the chorale model of the package)")
     add("--revision", help="branch, tag or commit of a model on the Hub")
     add("--trust_remote_code", action="store_true", help="run code that a model of unknown architecture carries")
-    add("--side", choices=("validation", "test"), default="validation", help="side of the model's own split; choose "
-        "by validation, and look at test once (default: validation)")  # fmt: skip
+    add("--split", "--side", dest="side", choices=("validation", "test"), default="validation", help="which held-out "
+        "pieces; select models on validation, look at test once (default: validation)")  # fmt: skip
     add("--source", nargs="+", help="where the model's own pieces lie, as for train.py: bach, folder=PATH, ...")
     add("--data_path", help="the PATH, where there is only one source")
     add(
         "--data",
         metavar="FOLDER",
         help="evaluate on all MIDI files of this folder "
-        "instead of the model's own split; or on one --side of the benchmark's file Jsb16thSeparated.json",
+        "instead of the model's own split; or on one --split of the benchmark's file Jsb16thSeparated.json",
     )
     add("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="measure only these (default: all)")
     add("--max_pieces", type=positive, help="look at this many held-out pieces at most (default: all)")
-    add("--window", type=positive, help="ids in a window (default: as in training)")
+    add("--window", type=positive, help="tokens in a window (default: as in training)")
     add("--batch_size", type=positive, default=16, help="windows at a time (default: 16)")
     add(
         "--precision",
@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@reports_errors("what was finished is kept, and the same command goes on from there")
+@reports_errors("what was finished is kept; run the same command again to resume")
 def main(argv: list[str] | None = None) -> int:
     """Evaluate as the command line says; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -100,7 +100,7 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
     if args.data and (args.source or args.data_path):
         raise UsageError("--data is for other music: leave out --source and --data_path")
     if args.data and args.side == "test" and not args.data.endswith(".json"):
-        raise UsageError("a folder given as --data has no sides: leave out --side")
+        raise UsageError("a folder given as --data has no splits: leave out --split")
     check_writable(args.cache_dir, "--cache_dir")
     args.output = _output_folder(args.output, args.model)
     check_writable(args.output, "--output")

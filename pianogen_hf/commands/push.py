@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@reports_errors("no file on the Hub has changed; the same command goes on from there")
+@reports_errors("no file on the Hub has changed; run the same command again to resume")
 def main(argv: list[str] | None = None) -> int:
     """Push as the command line says; returns the exit code."""
     args = make_parser().parse_args(argv)

@@ -9,7 +9,7 @@ from pianogen_hf.errors import reports_errors
 
 
 # Outside training, or a second time within it: at other times a callback takes care.
-@reports_errors("--resume_from_checkpoint true goes on from the last checkpoint, if there is one")
+@reports_errors("--resume_from_checkpoint true resumes from the last checkpoint, if there is one")
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv

@@ -176,7 +176,7 @@ def _files(report: Mapping[str, Any]) -> str:
         return f"How many files were read, and how many of them could not be used: {NOT_RECORDED}."
     unusable, between = len(report["unusable"]), len(report["between_sides"])
     read = f"{report['files']:,} files were read, and {unusable:,} could not be used"
-    return f"{read}; {between:,} were left out, as they share music with pieces on different sides."
+    return f"{read}; {between:,} were left out, as they share music with pieces of different splits."
 
 
 def _chunk_facts(chunks: Mapping[str, Dataset], parameters: Mapping[str, Any]) -> dict[str, Any]:
