@@ -3,13 +3,13 @@ import io
 import mido
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from midi_files import bytes_of, note_tables
 
 from pianogen_hf.tokenizers import midi, midi_chunks, midi_fast, midi_reader
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
-from pianogen_hf.tokenizers.midi_chunks import chunk_events, lenient_events
+from pianogen_hf.tokenizers.midi_chunks import chunk_events, lenient_events, opening_events
 
 
 def same_events(a, b):
@@ -87,6 +87,60 @@ def test_the_fast_way_gives_what_the_other_gives(notes, with_drums):
     assert fast == slow and fast.remarks == slow.remarks
 
 
+CONTROLS = st.tuples(st.just("control_change"), st.sampled_from([7, 64, 67]), st.integers(0, 127))
+STRIKES = st.lists(st.tuples(st.integers(0, 40), st.integers(60, 63), st.integers(0, 12)), max_size=8)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1), st.sampled_from([None, 3, 4]), st.lists(CONTROLS, max_size=3), st.booleans(), STRIKES
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_the_fast_way_gives_what_the_other_gives_where_tracks_share_a_channel(tracks):
+    """Two hands on one channel, pedals in a track of their own, keys that both hold, one program or two."""
+    found = []
+    for channel, program, controls, with_text, rows in tracks:
+        messages = [mido.Message(kind, channel=channel, control=at, value=value) for kind, at, value in controls]
+        if with_text:
+            messages.append(mido.MetaMessage("text", text="a"))
+        if program is not None:
+            messages.append(mido.Message("program_change", channel=channel, program=program))
+        events = [(onset, "note_on", pitch) for onset, pitch, _ in rows]
+        events += [(onset + length, "note_off", pitch) for onset, pitch, length in rows]
+        now = 0
+        for tick, kind, pitch in sorted(events, key=lambda event: event[0]):
+            messages.append(mido.Message(kind, channel=channel, note=pitch, velocity=60, time=tick - now))
+            now = tick
+        found.append(messages)
+    data = bytes_of(*found)
+    for programs in (None, [0, 3]):
+        fast, slow = (midi_reader.file_notes(data, *opened(data), programs, True, fast=fast) for fast in (True, False))
+        assert fast == slow and fast.remarks == slow.remarks and fast.excluded_notes == slow.excluded_notes
+
+
+def test_two_hands_on_one_channel_take_the_fast_way():
+    hands = [
+        [mido.Message("note_on", note=pitch, velocity=50), mido.Message("note_off", note=pitch, time=90)]
+        for pitch in (50, 70)
+    ]
+    pedal = [mido.Message("control_change", control=64, value=value, time=40) for value in (127, 0)]
+    data = bytes_of([mido.MetaMessage("set_tempo", tempo=400_000, time=3)] * 5, *hands, pedal)
+    plain = plain_file(data)
+    assert plain is not None and len(plain[0]) == 3
+    notes = midi.read_midi(data)
+    assert notes.tempos["tick"].tolist() == [0, 3, 6, 9, 12, 15] and notes.pedals["tick"].tolist() == [40, 80]
+
+
+def plain_file(data):
+    bodies = opened(data)[2]
+    return midi_fast.plain_file(data, bodies, [opening_events(body) for body in bodies])
+
+
 def opened(data):
     return midi._opened(data)[1:]
 
@@ -96,7 +150,7 @@ def test_the_fast_way_is_taken_where_nothing_is_amiss_and_only_there(num_missing
     strikes = [each for pitch in range(60, 72) for each in (("note_on", pitch), ("note_off", pitch))]
     messages = [mido.Message(kind, note=pitch, time=150) for kind, pitch in strikes[: len(strikes) - num_missing]]
     data = bytes_of([mido.MetaMessage("set_tempo", tempo=400_000)], messages)
-    assert (midi_fast.plain_file(data, opened(data)[2]) is None) == bool(num_missing)
+    assert (plain_file(data) is None) == bool(num_missing)
 
 
 def test_events_are_read_as_the_library_packs_them():

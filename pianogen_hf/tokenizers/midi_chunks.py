@@ -10,16 +10,22 @@ which anything is amiss is read again byte after byte, as leniently as players d
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-END_OF_TRACK = 0x2F  # a kind of meta event
+END_OF_TRACK, TEMPO = 0x2F, 0x51  # kinds of meta events
+TEXTS = {1: "texts", 5: "lyrics", 6: "markers", 7: "cue points"}  # kinds with content of their own
 _META, _SYSEX, _SYSEX_END = 0xFF, 0xF0, 0xF7
 _SINGLE = range(0xC0, 0xE0)  # program change and channel pressure: one data byte, others have two
 _IS_SPECIAL = np.isin(np.arange(256), [*_SINGLE, *range(0xF0, 0x100)])
+_CONTROL_CHANGE, _PROGRAM_CHANGE = 0xB0, 0xC0
 _SHORT = 2**7  # bytes, which are sooner read than laid out in columns
+# Tempo events one after another: some files have thousands.
+_ONE_TEMPO = re.compile(rb"([\x80-\xff]{0,3}[\x00-\x7f])\xff\x51\x03([\x00-\xff]{3})")
+_TEMPO_RUN = re.compile(rb"(?:[\x80-\xff]{0,3}[\x00-\x7f]\xff\x51\x03[\x00-\xff]{3})+")
 _WIRE_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # data bytes of system messages that have no place in a file
 
 
@@ -94,26 +100,83 @@ def lenient_events(body: bytes) -> ChunkEvents:
     return ChunkEvents(columns[0], status, first, second, reader.metas, reader.tick, reader.num_clipped, num_lost)
 
 
-def opening_events(body: bytes) -> tuple[ChunkEvents, int, int] | None:
-    """What stands before the first message with two data bytes: its events, its size, the channel of the message.
+class Opening(NamedTuple):
+    """What stands in a chunk before its first strike.
 
-    The channel is -1 where there is no such message; the result is None where the chunk is not plain so far.
+    Attributes:
+        events: the meta events.
+        size: in bytes.
+        channel: of all messages, or -1 where there is none.
+        programs: that the channel is given.
+        controls: tick, number and value of each control change.
+        is_whole: whether nothing follows.
     """
+
+    events: ChunkEvents
+    size: int
+    channel: int
+    programs: tuple[int, ...]
+    controls: list[tuple[int, int, int]]
+    is_whole: bool
+
+
+def opening_events(body: bytes) -> Opening | None:
+    """The opening of a chunk; None where the chunk is not plain so far."""
+    metas: Metas = {}
+    statuses: list[int] = []
+    programs: list[int] = []
+    controls: list[tuple[int, int, int]] = []
+    position = tick = status = 0
     try:
-        position, wait, _, specials = _special_events(body, 0, 0)
-        channel = -1
-        if position < len(body):
-            channel = body[variable_length(body, position)[1]] & 0x0F
+        while True:
+            position, wait, status, specials = _special_events(body, position, status)
+            for at, code, content in specials:
+                if code < 0x80:
+                    metas.setdefault(code, []).append((tick + at, content))
+                elif code & 0xF0 == _PROGRAM_CHANGE:
+                    statuses.append(code)
+                    programs.append(content[0])
+                else:
+                    return None
+            before, tick = position, tick + wait
+            position, tick, status = _control_changes(body, position, tick, status, controls)
+            if status:
+                statuses.append(status)
+            if position == before:  # the end, or a strike
+                break
     except (IndexError, _IrregularChunk):
         return None
-    metas: Metas = {}
-    for at, code, content in specials:
-        if code < 0x80:
-            metas.setdefault(code, []).append((at, content))
-        elif code & 0xF0 != 0xC0 or code & 0x0F != channel:
-            return None
+    channels = {each & 0x0F for each in statuses}
+    if len(channels) > 1:
+        return None
     nothing = np.zeros(0, dtype=np.uint8)
-    return ChunkEvents(nothing, nothing, nothing, nothing, metas, wait), position, channel
+    events = ChunkEvents(nothing, nothing, nothing, nothing, metas, tick)
+    return Opening(events, position, min(channels, default=-1), tuple(programs), controls, position == len(body))
+
+
+def _control_changes(
+    body: bytes, position: int, tick: int, running: int, found: list[tuple[int, int, int]]
+) -> tuple[int, int, int]:
+    """Go through control changes; the position and tick after them, and the status of what follows or runs on.
+
+    Raises:
+        _IrregularChunk: if one has a data byte over 127, or another channel. IndexError: if one is cut short.
+    """
+    while position < len(body):
+        wait, place = body[position], position + 1
+        if wait > 127:
+            wait, place = variable_length(body, position)
+        status = body[place]
+        status, place = (status, place + 1) if status > 127 else (running, place)
+        if status & 0xF0 != _CONTROL_CHANGE:
+            return position, tick, status if 0x80 <= status < 0xF0 else running
+        number, value = body[place], body[place + 1]
+        if number > 127 or value > 127 or (running and (status ^ running) & 0x0F):
+            raise _IrregularChunk
+        tick += wait
+        found.append((tick, number, value))
+        position, running = place + 2, status
+    return position, tick, running
 
 
 class _LenientReader:
@@ -208,6 +271,12 @@ def _special_events(body: bytes, position: int, running: int) -> tuple[int, int,
         status = body[place]
         if status == _META:
             kind, length, place = body[place + 1], body[place + 2], place + 3
+            if kind == TEMPO and (run := _TEMPO_RUN.match(body, position)):
+                for time, content in _ONE_TEMPO.findall(body, position, run.end()):
+                    wait += time[0] if len(time) == 1 else variable_length(time, 0)[0]
+                    found.append((wait, kind, content))
+                position = run.end()
+                continue
             if length > 127:
                 length, place = variable_length(body, place - 1)
             position, wait = place + length, wait + delta

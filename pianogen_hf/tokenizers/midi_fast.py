@@ -1,15 +1,16 @@
-"""The fast way to read what most files are: each channel in a track chunk of its own, and nothing amiss.
+"""The fast way to read what most files are: tracks that have nothing to merge, and nothing amiss.
 
 Such a file means to symusic what it means to `midi_reader.py`, and symusic reads it in a third of the time. That it is
 such a file is proved by counting: every channel message with two data bytes has exactly three bytes under 128, however
 long its time and whether or not its status byte is left out. So if the chunk's bytes under 128 are those of what stands
-before the first such message, of the end of the track, and three for each event that symusic returned (two for a note),
-then nothing else is in it: no strike without a release, no other channel's pedal, no text between. Channels that lie in
-one chunk each have nothing to merge.
+before the first strike, of the end of the track, and three for each event that symusic returned (two for a note),
+then nothing else is in it: no strike without a release, no pedal of another channel, no text between. Channels in a
+chunk of their own have nothing to merge, nor have chunks of one channel that hold no key at a time, such as two hands.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,11 +18,12 @@ import numpy as np
 import symusic  # its stubs know the classes only as factories, hence the Any below
 
 from .midi_channels import ALL_NOTES_OFF, ALL_SOUND_OFF
-from .midi_chunks import END_OF_TRACK, ChunkEvents, opening_events
+from .midi_chunks import END_OF_TRACK, ChunkEvents, Opening
+from .midi_writer import MARK
 from .notes import NOTE_DTYPE
 
 _END = bytes((0xFF, END_OF_TRACK, 0))
-_TELLING = {0x21, 0x7F}  # meta events: the port, and what only some programs understand
+_PORT, _SEQUENCER_SPECIFIC = 0x21, 0x7F  # kinds of meta events
 _FAR = 2**24  # ticks
 
 # How the library lays out a note and a control change in memory (see `_columns`).
@@ -47,7 +49,7 @@ class PlainTrack(NamedTuple):
         table: `NOTE_DTYPE`, on track 0.
         controls: columns "time", "number", "value" of all control changes.
         chunk: number of the chunk.
-        channel: of the notes and the control changes.
+        channel: of the notes and the control changes. program: of the notes.
         num_bends: how many pitch bends there are.
     """
 
@@ -55,52 +57,97 @@ class PlainTrack(NamedTuple):
     controls: Any
     chunk: int
     channel: int
+    program: int
     num_bends: int
 
 
-def plain_file(data: bytes, bodies: list[bytes]) -> tuple[list[PlainTrack], list[ChunkEvents]] | None:
+def plain_file(
+    data: bytes, bodies: list[bytes], openings: Sequence[Opening | None]
+) -> tuple[list[PlainTrack], list[ChunkEvents]] | None:
     """What the file holds, or None if that is not for sure.
 
     Args:
         data: a MIDI file, from its header on.
         bodies: the contents of its track chunks.
+        openings: what `opening_events` gives for each.
 
     Returns:
-        The chunks with messages, and what all of them hold before the first message or without any.
+        The chunks with messages, and what all of them hold before the first strike or without any.
     """
-    openings = []
-    for body in bodies:
-        opening = opening_events(body)
-        if opening is None or opening[0].end_tick > _FAR or not _TELLING.isdisjoint(opening[0].metas):
+    plain_openings: list[Opening] = []
+    for body, opening in zip(bodies, openings, strict=True):
+        if opening is None or opening.events.end_tick > _FAR or _tells(opening.events):
             return None
-        if opening[2] >= 0 and (not body.endswith(_END) or END_OF_TRACK in opening[0].metas):
+        if not opening.is_whole and (not body.endswith(_END) or END_OF_TRACK in opening.events.metas):
             return None
-        openings.append(opening)
-    channels = [channel for _, _, channel in openings if channel >= 0]
-    if len(set(channels)) < len(channels):
-        return None
+        plain_openings.append(opening)
     score = _parsed(data)
-    if score is None or len(score.tracks) != len(channels):
+    found = [] if score is None else [track for track in score.tracks if len(track.notes)]
+    if len(found) != sum(not opening.is_whole for opening in plain_openings):
         return None
     tracks = []
-    sounding = [index for index, (_, _, channel) in enumerate(openings) if channel >= 0]
-    for index, track in zip(sounding, score.tracks, strict=True):
-        _, begin, channel = openings[index]
-        found = _plain_track(track, bodies[index][begin : -len(_END)], index, channel)
-        if found is None:
+    for index, opening in enumerate(plain_openings):
+        if not opening.is_whole:
+            plain = _plain_track(found.pop(0), bodies[index], opening, index)
+        elif opening.channel >= 0:
+            plain = _track_without_notes(opening, index)
+        else:
+            continue
+        if plain is None:
             return None
-        tracks.append(found)
-    return tracks, [events for events, _, _ in openings]
+        tracks.append(plain)
+    by_channel: dict[int, list[PlainTrack]] = {}
+    for plain in tracks:
+        by_channel.setdefault(plain.channel, []).append(plain)
+    if not all(len(each) == 1 or _keep_apart(each, plain_openings) for each in by_channel.values()):
+        return None
+    return tracks, [opening.events for opening in openings]
 
 
-def _plain_track(track: Any, body: bytes, index: int, channel: int) -> PlainTrack | None:
+def _tells(events: ChunkEvents) -> bool:
+    """Whether it says something that symusic does not hear: another port, or whose channel another one stands for."""
+    ports, own = (events.metas.get(kind, ()) for kind in (_PORT, _SEQUENCER_SPECIFIC))
+    return any(content != b"\0" for _, content in ports) or any(content.startswith(MARK) for _, content in own)
+
+
+def _keep_apart(tracks: list[PlainTrack], openings: list[Opening]) -> bool:
+    """Whether the chunks of one channel have nothing to merge: one program, and no key that is held in two of them.
+
+    Of a strike and a release of one time the order is then no matter: first in, first out.
+    """
+    programs = {program for track in tracks for program in openings[track.chunk].programs}
+    with_notes = [track for track in tracks if len(track.table)]
+    if programs and not (len(programs) == 1 and all(openings[track.chunk].programs for track in with_notes)):
+        return False
+    if len(with_notes) < 2:
+        return True
+    onset, length, pitch = (
+        np.concatenate([track.table[name] for track in with_notes]).astype(np.int64)
+        for name in ("onset_tick", "duration_tick", "pitch")
+    )
+    onset += pitch << 40
+    order = np.argsort(onset)
+    onset, offset = onset.take(order), (onset + length).take(order)
+    return bool(length.all() and (onset[1:] >= np.maximum.accumulate(offset)[:-1]).all())
+
+
+def _plain_track(track: Any, body: bytes, opening: Opening, index: int) -> PlainTrack | None:
     controls = _columns(track.controls, CONTROL_RECORD)
-    num_events = 2 * len(track.notes) + len(controls["time"]) + len(track.pitch_bends)
-    if not _holds_nothing_else(body, num_events):
+    num_events = 2 * len(track.notes) + len(controls["time"]) + len(track.pitch_bends) - len(opening.controls)
+    if not _holds_nothing_else(body[opening.size : -len(_END)], num_events):
         return None
     if _ENDS_NOTES.take(controls["number"]).any() or (controls["time"] < 0).any():
         return None
-    return PlainTrack(_note_rows(track, channel), controls, index, channel, len(track.pitch_bends))
+    rows = _note_rows(track, opening.channel)
+    return PlainTrack(rows, controls, index, opening.channel, track.program, len(track.pitch_bends))
+
+
+def _track_without_notes(opening: Opening, index: int) -> PlainTrack | None:
+    time, number, value = np.array(opening.controls, dtype=np.int64).reshape(-1, 3).T
+    if _ENDS_NOTES.take(number).any():
+        return None
+    controls = {"time": time, "number": number, "value": value}
+    return PlainTrack(np.zeros(0, NOTE_DTYPE), controls, index, opening.channel, 0, 0)
 
 
 def _parsed(data: bytes) -> Any:

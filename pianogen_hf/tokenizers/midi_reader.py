@@ -20,7 +20,7 @@ from .midi_channels import (
     releases_of,
     strikes,
 )
-from .midi_chunks import ChunkEvents, chunk_events
+from .midi_chunks import TEXTS, ChunkEvents, chunk_events, opening_events
 from .midi_fast import PlainTrack, plain_file
 from .midi_writer import MARK
 from .notes import (
@@ -39,7 +39,6 @@ from .notes import (
 
 OTHER_PEDALS = (66, 67)  # sostenuto, soft
 _NO_PEDALS = np.zeros(0, dtype=PEDAL_DTYPE), np.zeros(0, dtype=OTHER_PEDAL_DTYPE)
-_TEXTS = {1: "texts", 5: "lyrics", 6: "markers", 7: "cue points"}  # kinds of meta events with content of their own
 _NAME, _PORT, _TEMPO, _TIME_SIGNATURE, _SEQUENCER_SPECIFIC = 0x03, 0x21, 0x51, 0x58, 0x7F
 _DEFAULTS = {_TEMPO: DEFAULT_US_PER_QUARTER.to_bytes(3, "big"), _TIME_SIGNATURE: bytes((4, 2, 24, 8))}
 _IS_OTHER_PEDAL = np.isin(np.arange(256), OTHER_PEDALS)
@@ -82,12 +81,16 @@ def file_notes(
         ValueError: if the file holds what a note table can't.
     """
     ticks_per_quarter, us_per_quarter = _time_base(division)
-    plain = plain_file(data, bodies) if fast and kind < 2 and us_per_quarter is None else None
+    openings = [opening_events(body) for body in bodies]
+    plain = plain_file(data, bodies, openings) if fast and kind < 2 and us_per_quarter is None else None
     if plain is not None:
         tracks, chunks = plain
         found = _found_in_plain(tracks, chunks, programs, drums)
     else:
-        chunks = [chunk_events(body) for body in bodies]
+        chunks = [
+            opening.events if opening is not None and opening.is_whole and opening.channel < 0 else chunk_events(body)
+            for opening, body in zip(openings, bodies, strict=True)
+        ]
         if kind == 2 and len(chunks) > 1:
             chunks = _one_after_another(chunks)
         found = _found_in_chunks(chunks, programs, drums)
@@ -110,17 +113,22 @@ def file_notes(
 def _found_in_plain(
     tracks: list[PlainTrack], chunks: list[ChunkEvents], programs: Collection[int] | None, drums: bool
 ) -> _Found:
-    """What a plain file holds: all notes of a track are kept, or none."""
+    """What a plain file holds: all notes of a channel are kept, or none."""
     tables: list[np.ndarray] = []
     names: list[str] = []
     pedals, other_pedals = [_NO_PEDALS[0]], [_NO_PEDALS[1]]
     counts = dict.fromkeys(("notes of other instruments", "drum notes", "controllers", "pitch bends"), 0)
+    excluded = {
+        track.channel
+        for track in tracks
+        if len(track.table)
+        and not (drums if track.channel == DRUM_CHANNEL else programs is None or track.program in programs)
+    }
     for track in tracks:
         table, number = track.table, track.controls["number"]
         counts["pitch bends"] += track.num_bends
-        is_drum = track.channel == DRUM_CHANNEL
-        if len(table) and not (drums if is_drum else programs is None or int(table["program"][0]) in programs):
-            counts["drum notes" if is_drum else "notes of other instruments"] += len(table)
+        if track.channel in excluded:
+            counts["drum notes" if track.channel == DRUM_CHANNEL else "notes of other instruments"] += len(table)
             counts["controllers"] += len(number)
             continue
         own, others = _pedal_rows(track.controls["time"], track.controls["value"], track.channel, number)
@@ -339,6 +347,6 @@ def _time_signatures(chunks: list[ChunkEvents]) -> np.ndarray:
 
 def _remarks(chunks: list[ChunkEvents], counts: dict[str, int]) -> dict[str, int]:
     """Counts of what the table does not hold, or not as it stood in the file."""
-    for kind, name in _TEXTS.items():
+    for kind, name in TEXTS.items():
         counts[name] = sum(len(chunk.metas.get(kind, ())) for chunk in chunks)
     return {name: int(count) for name, count in counts.items() if count}
