@@ -160,7 +160,8 @@ def _control_changes(
     """Go through control changes; the position and tick after them, and the status of what follows or runs on.
 
     Raises:
-        _IrregularChunk: if one has a data byte over 127, or another channel. IndexError: if one is cut short.
+        _IrregularChunk: if one has a data byte over 127, or a message is of another channel. IndexError: if one is cut
+            short.
     """
     while position < len(body):
         wait, place = body[position], position + 1
@@ -168,10 +169,14 @@ def _control_changes(
             wait, place = variable_length(body, position)
         status = body[place]
         status, place = (status, place + 1) if status > 127 else (running, place)
+        if not 0x80 <= status < 0xF0:
+            return position, tick, running
+        if running and (status ^ running) & 0x0F:
+            raise _IrregularChunk
         if status & 0xF0 != _CONTROL_CHANGE:
-            return position, tick, status if 0x80 <= status < 0xF0 else running
+            return position, tick, status
         number, value = body[place], body[place + 1]
-        if number > 127 or value > 127 or (running and (status ^ running) & 0x0F):
+        if number > 127 or value > 127:
             raise _IrregularChunk
         tick += wait
         found.append((tick, number, value))
