@@ -6,8 +6,10 @@ from transformers import PreTrainedModel
 
 import pianogen_hf as pg
 from pianogen_hf.registration import exported
+from pianogen_hf.tokenizers.tokenization_rows import RowTokenizer
 
-TOKENIZERS = exported(pg.NoteTokenizer)
+TOKENIZERS = [each for each in exported(pg.NoteTokenizer) if not issubclass(each, RowTokenizer)]
+ROW_TOKENIZERS = exported(RowTokenizer)  # whose steps are rows of ids
 MODELS = exported(PreTrainedModel)
 ALL_CAUSAL_MODELS = [each for each in MODELS if each.__name__.endswith("ForCausalLM")]
 CAUSAL_MODELS = [each for each in ALL_CAUSAL_MODELS if each.main_input_name == "input_ids"]

@@ -142,7 +142,7 @@ def plain_file(data):
 
 
 def opened(data):
-    return midi._opened(data)[1:]
+    return midi.opened(data)[1:]
 
 
 @pytest.mark.parametrize("num_missing", [0, 1])

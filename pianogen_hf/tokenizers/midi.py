@@ -9,7 +9,8 @@ It travels with every tokenizer, so that a checkpoint reads and writes MIDI wher
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from .errors import FileError
 from .files import write_whole
@@ -50,12 +51,23 @@ def read_midi(
     Raises:
         MidiError: if it can't be read, for whatever reason.
     """
-    name = "MIDI bytes" if isinstance(source, bytes) else str(source)
-    data = source if isinstance(source, bytes) else _read_bytes(source)
+    with naming(source):
+        return file_notes(*opened(source), programs, drums)
+
+
+@contextmanager
+def naming(source: str | os.PathLike | bytes) -> Iterator[None]:
+    """Say in errors which MIDI file could not be read.
+
+    Raises:
+        MidiError: in the place of what a file that can't be read raises.
+    """
     try:
-        return file_notes(*_opened(data), programs, drums)
+        yield
+    except MidiError:
+        raise
     except (ValueError, OverflowError) as error:
-        raise MidiError(f"{name}: {error}") from error
+        raise MidiError(f"{'MIDI bytes' if isinstance(source, bytes) else source}: {error}") from error
 
 
 def read_chunks(source: str | os.PathLike | bytes) -> tuple[int, int, list[ChunkEvents]]:
@@ -71,11 +83,8 @@ def read_chunks(source: str | os.PathLike | bytes) -> tuple[int, int, list[Chunk
     Raises:
         MidiError: if it can't be read.
     """
-    name = "MIDI bytes" if isinstance(source, bytes) else str(source)
-    try:
-        data, kind, division, bodies = _opened(source if isinstance(source, bytes) else _read_bytes(source))
-    except ValueError as error:
-        raise MidiError(f"{name}: {error}") from error
+    with naming(source):
+        data, kind, division, bodies = opened(source)
     declared = int.from_bytes(data[10:12], "big")
     return kind, division, [chunk_events(body) for body in bodies[:declared]]
 
@@ -90,14 +99,18 @@ def _read_bytes(path: str | os.PathLike) -> bytes:
         raise MidiError(f"{path!r}: {error}") from error
 
 
-def _opened(data: bytes) -> tuple[bytes, int, int, list[bytes]]:
+def opened(source: str | os.PathLike | bytes) -> tuple[bytes, int, int, list[bytes]]:
     """The file out of its container, its type and division, and the contents of all track chunks.
 
     The header's number of them is not asked for: some files have more.
 
+    Args:
+        source: a path, or the file's bytes.
+
     Raises:
-        ValueError: if it is no MIDI file, or not all of it.
+        MidiError: if there is no such file. ValueError: if it is no MIDI file, or not all of it.
     """
+    data = source if isinstance(source, bytes) else _read_bytes(source)
     if not data:
         raise ValueError("the file is empty")
     # Some programs put a MIDI file into a container: RIFF's stands in its chunk "data".

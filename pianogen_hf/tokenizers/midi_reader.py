@@ -80,7 +80,7 @@ def file_notes(
     Raises:
         ValueError: if the file holds what a note table can't.
     """
-    ticks_per_quarter, us_per_quarter = _time_base(division)
+    ticks_per_quarter, us_per_quarter = time_base(division)
     openings = [opening_events(body) for body in bodies]
     plain = plain_file(data, bodies, openings) if fast and kind < 2 and us_per_quarter is None else None
     if plain is not None:
@@ -92,7 +92,7 @@ def file_notes(
             for opening, body in zip(openings, bodies, strict=True)
         ]
         if kind == 2 and len(chunks) > 1:
-            chunks = _one_after_another(chunks)
+            chunks = one_after_another(chunks)
         found = _found_in_chunks(chunks, programs, drums)
     tempos, signatures = _tempos(chunks), _time_signatures(chunks)
     if us_per_quarter is not None:  # time is counted in frames of a film: no tempo has a say in it
@@ -155,7 +155,7 @@ def _found_in_chunks(chunks: list[ChunkEvents], programs: Collection[int] | None
     end_tick = max((chunk.end_tick for chunk in chunks), default=0)
     if end_tick > MAX_TICK:
         raise ValueError(f"it goes on until tick {end_tick}, and what is beyond {MAX_TICK} can't be read")
-    messages = merged(_all_messages(chunks))
+    messages = merged(all_messages(chunks))
     struck = strikes(messages, end_tick)
     num_lost = sum(chunk.num_lost_bytes for chunk in chunks)
     if num_lost and not len(struck.row):
@@ -176,7 +176,7 @@ def _found_in_chunks(chunks: list[ChunkEvents], programs: Collection[int] | None
         "bytes over 127": sum(chunk.num_clipped for chunk in chunks),
         "unreadable bytes": num_lost,
     }
-    homes = _homes(chunks, messages)
+    homes = channel_homes(chunks, messages)
     if homes:
         pedals = pedals.compress(~np.isin(messages.channel.take(pedals), list(homes)))  # the others are copies
         table["channel"] = [homes.get(channel, channel) for channel in table["channel"].tolist()]
@@ -185,7 +185,7 @@ def _found_in_chunks(chunks: list[ChunkEvents], programs: Collection[int] | None
     return _Found(table, sustain, others, track_names, len(chosen) - len(table), counts)
 
 
-def _time_base(division: int) -> tuple[int, int | None]:
+def time_base(division: int) -> tuple[int, int | None]:
     """Ticks per quarter; for time in frames (SMPTE) the length of a quarter that makes it right, too.
 
     Raises:
@@ -201,7 +201,7 @@ def _time_base(division: int) -> tuple[int, int | None]:
     return frames * ticks, 1_000_000
 
 
-def _one_after_another(chunks: list[ChunkEvents]) -> list[ChunkEvents]:
+def one_after_another(chunks: list[ChunkEvents]) -> list[ChunkEvents]:
     """The independent sequences of a type 2 file as tracks; with each, what was changed begins anew."""
     shifted: list[ChunkEvents] = []
     begin = 0
@@ -229,7 +229,7 @@ def _one_after_another(chunks: list[ChunkEvents]) -> list[ChunkEvents]:
     return shifted
 
 
-def _all_messages(chunks: list[ChunkEvents]) -> Messages:
+def all_messages(chunks: list[ChunkEvents]) -> Messages:
     """The messages of all chunks, chunk by chunk."""
     full = [(index, chunk) for index, chunk in enumerate(chunks) if len(chunk.tick)]
     if len(full) == 1:
@@ -254,7 +254,7 @@ def _port(chunk: ChunkEvents) -> int:
     return next((content[0] & 0x7F for _, content in chunk.metas.get(_PORT, ()) if content), 0)
 
 
-def _homes(chunks: list[ChunkEvents], messages: Messages) -> dict[int, int]:
+def channel_homes(chunks: list[ChunkEvents], messages: Messages) -> dict[int, int]:
     """The channels that stand for others (see `midi_writer.MARK`), and for which."""
     homes: dict[int, int] = {}
     for index, chunk in enumerate(chunks):

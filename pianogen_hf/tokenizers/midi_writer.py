@@ -212,16 +212,17 @@ def _conductor(notes: Notes) -> bytes:
         metas.append((tick, _TIME_SIGNATURE, bytes((numerator, denominator.bit_length() - 1, 24, 8))))
     body, now = bytearray(), 0
     for tick, kind, content in sorted(metas, key=lambda meta: meta[0]):
-        body += _number(tick - now) + _meta(kind, content)
+        body += number_bytes(tick - now) + meta_bytes(kind, content)
         now = tick
-    return bytes(body) + b"\0" + _meta(_END, b"")
+    return bytes(body) + b"\0" + meta_bytes(_END, b"")
 
 
-def _meta(kind: int, content: bytes) -> bytes:
-    return bytes((0xFF, kind)) + _number(len(content)) + content
+def meta_bytes(kind: int, content: bytes) -> bytes:
+    """A meta event, without the time before it."""
+    return bytes((0xFF, kind)) + number_bytes(len(content)) + content
 
 
-def _number(value: int) -> bytes:
+def number_bytes(value: int) -> bytes:
     """A number in MIDI's variable-length form."""
     parts = [value & 0x7F]
     while value := value >> 7:
@@ -235,12 +236,12 @@ def _body(chunk: _Chunk) -> bytes:
         head.append((_PORT, bytes((chunk.channel >> 4,))))
     if chunk.channel != chunk.home:
         head.append((_SEQUENCER_SPECIFIC, MARK + b"%d" % chunk.home))
-    metas = b"".join(b"\0" + _meta(*each) for each in head)
-    return metas + _events(np.concatenate(chunk.events)) + b"\0" + _meta(_END, b"")
+    metas = b"".join(b"\0" + meta_bytes(*each) for each in head)
+    return metas + message_bytes(np.concatenate(chunk.events)) + b"\0" + meta_bytes(_END, b"")
 
 
-def _events(rows: np.ndarray) -> bytes:
-    """The bytes of channel messages, given as rows of (tick, order, place, status, first, second)."""
+def message_bytes(rows: np.ndarray) -> bytes:
+    """The bytes of channel messages, given as rows of (tick, order, place, status, first, second or -1)."""
     rows = rows.take(np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0])), axis=0)
     tick, _, _, status, first, second = rows.T
     wait = np.diff(tick, prepend=0)

@@ -1,7 +1,7 @@
 """NotesEncoder: what a tokenizer of music and a feature extractor of music have in common.
 
-An encoded piece is an array of steps: ids, or rows of real numbers. Data, training and generation cut, batch and decode
-steps and need not know which of the two they are.
+An encoded piece is an array of steps: ids, rows of ids, or rows of real numbers. Data, training and generation cut,
+batch and decode steps and need not know which of them they are.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class NotesEncoder:
         time_unit: "second" where the scheme counts real time, "beat" where it counts score time and the tempo is lost.
         lost_fields: what the scheme throws away by design, for reports.
         tokens_per_step: ids that make one inseparable row; chunks and windows are cut at its multiples.
+        ids_per_row: ids that make a step, where a step is a row of ids (see `RowTokenizer`); else 1.
         tokens_per_bar: ids of a bar, for encoders whose ids count time; windows are cut at its multiples where they are
             long enough, so that a model can tell the beat from the place in a window.
         pitch_range: lowest and highest pitch the scheme can write.
@@ -38,6 +39,7 @@ class NotesEncoder:
     lost_fields: ClassVar[tuple[str, ...]] = ()
     tokens_per_step: ClassVar[int] = 1
     tokens_per_bar: ClassVar[int] = 1
+    ids_per_row: ClassVar[int] = 1
     pitch_range: tuple[int, int] = (0, 127)
     model_input_names: list[str]
     _auto_class: Any  # of the class of transformers that a subclass inherits from as well
@@ -113,6 +115,9 @@ class NotesEncoder:
         """What of a `PreTrainedModel` does not fit these steps, to follow "the model has"; None if all does."""
         if model.main_input_name != self.input_name:
             return f"{model.main_input_name} as its input, and {type(self).__name__} writes {self.input_name}"
+        ids_per_row = getattr(model.config, "ids_per_row", 1)
+        if ids_per_row != self.ids_per_row:
+            return f"rows of {ids_per_row} ids as its steps, and those of {type(self).__name__} have {self.ids_per_row}"
         return None
 
 

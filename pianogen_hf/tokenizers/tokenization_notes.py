@@ -225,14 +225,18 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
         if isinstance(music, str):
             if music == STOP_PREFIX and music not in self._ids:
                 return [STOP_PREFIX_ID]
-            if music.lower().endswith(MIDI_SUFFIXES) and "\n" not in music:
-                raise ValueError(f"{music!r} is text: to read a MIDI file pass pathlib.Path({music!r})")
+            self._refuse_path(music)
             return music and self.convert_tokens_to_ids(self.tokenize(music))
         if isinstance(music, (bytes, Path)):
             music = read_midi(music)
         if isinstance(music, Notes):
             return self.encode_notes(music) or ""
         return music
+
+    def _refuse_path(self, text: str) -> None:
+        """Text that looks like the name of a MIDI file was meant as one."""
+        if text.lower().endswith(MIDI_SUFFIXES) and "\n" not in text:
+            raise ValueError(f"{text!r} is text: to read a MIDI file pass pathlib.Path({text!r})")
 
     @property
     def vocab_size(self) -> int:
