@@ -110,6 +110,18 @@ def test_a_long_window_is_read_in_parts():
     np.testing.assert_allclose(states[-1], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("model", [model_of, engine_of], ids=["torch", "onnx"])
+def test_a_cache_that_was_rewound_goes_on_as_if_it_had_read_no_more(model):
+    (rows, is_given, control_ids), other = random_rows(30), random_rows(12, seed=1)
+    cache = model().new_cache()
+    with torch.inference_mode():
+        model().read(cache, rows, is_given, control_ids)
+        model().rewind(cache, rows[:18], is_given[:18])
+        found = np.array(model().read(cache, *other)).ravel()
+    whole = (np.concatenate(pair) for pair in zip((rows[:18], is_given[:18], control_ids[:18]), other, strict=True))
+    np.testing.assert_allclose(found, read_in_parts(model(), [30], *whole)[0], atol=1e-3)
+
+
 def test_a_cache_takes_no_more_than_it_has_room_for():
     engine = engine_of()
     cache = engine.new_cache(4)

@@ -134,6 +134,15 @@ class NoteModel(Protocol):
     def joined(self, hidden_states: list[Any]) -> Any:
         """What `read` gave for some caches, one under the other, shape (num_states, hidden_size)."""
 
+    def rewind(self, cache: Any, rows: np.ndarray, is_given: np.ndarray) -> None:
+        """Let a cache forget all that it took up after its first rows.
+
+        Args:
+            cache: what `read` has filled.
+            rows: the first rows that it took up, at least one, shape (length, 4).
+            is_given: their roles, bool, shape (length,).
+        """
+
     def draw_note(
         self,
         hidden_states: Any,

@@ -765,6 +765,19 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         """What `read` gave for some caches, one under the other, shape `(num_states, hidden_size)`."""
         return torch.cat(hidden_states)
 
+    def rewind(self, cache: Cache, rows: np.ndarray, is_given: np.ndarray) -> None:
+        """Let a cache forget all that it took up after its first rows.
+
+        Args:
+            cache: What `read` has filled.
+            rows: The first rows that it took up, at least one, shape `(length, 4)`.
+            is_given: Their roles, bool, shape `(length,)`.
+        """
+        cache.crop(len(rows) - cache.get_seq_length())  # how many to remove, as a negative number
+        roles = torch.from_numpy(np.where(is_given, GIVEN, WRITTEN))[None].to(self.device)
+        values = torch.from_numpy(rows.astype(np.float32))[None].to(self.device)
+        cache.note_places = NotePlaces.of(values, roles, self.config.sampling_rate)  # type: ignore[attr-defined]
+
     def draw_note(
         self,
         hidden_states: torch.Tensor,

@@ -94,6 +94,12 @@ class OnnxNoteEngine:
         """What `read` gave for some caches, one under the other; see `NoteModel`."""
         return np.concatenate(hidden_states)
 
+    def rewind(self, cache: NoteCache, rows: np.ndarray, is_given: np.ndarray) -> None:
+        """Let a cache forget all that it took up after its first rows; see `NoteModel`."""
+        shift = np.rint(rows[:, TIME_SHIFT].astype(np.float32) * np.float32(self.config.sampling_rate))
+        cache.length, cache.num_written = len(rows), int(np.count_nonzero(~is_given))
+        cache.clock = np.where(is_given, np.float32(0), shift).sum(dtype=np.float32)
+
     def draw_note(
         self,
         hidden_states: np.ndarray,
