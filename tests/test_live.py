@@ -81,11 +81,11 @@ class Room:
     def rewind(self, cache, rows, is_given) -> None:
         self.model.rewind(cache, rows, is_given)
 
-    def draw_note(self, hidden_state, written_pitch, draw_class):
+    def draw_note(self, *hidden_state_and_so_on):
         if self.crash is not None:
             raise self.crash
         self.pass_time(self.cost_sec)
-        return self.model.draw_note(hidden_state, written_pitch, draw_class)
+        return self.model.draw_note(*hidden_state_and_so_on)
 
     # As time
     def pass_time(self, sec: float) -> None:

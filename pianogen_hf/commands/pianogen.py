@@ -12,6 +12,7 @@ _USAGE = """usage: pianogen COMMAND [OPTIONS]
 commands:
   train      train a model from a YAML file            pianogen train configs/quickstart.yaml
   generate   make music, from a prompt or nothing      pianogen generate --prompt my.mid --seconds 30 --wav
+  play       play with the model, on a page or MIDI    pianogen play
   data       build, check for leaks, or describe data  pianogen data check --source folder=~/midi
   evaluate   measure a model on held-out pieces        pianogen evaluate --model runs/my-model
   compare    train and measure recipes side by side    pianogen compare configs/v*.yaml --minutes 20 --output runs/all
@@ -28,6 +29,7 @@ commands:
 COMMANDS = (
     "train",
     "generate",
+    "play",
     "data",
     "evaluate",
     "compare",

@@ -198,6 +198,16 @@ class LiveEngine:
             self.keyboard.release_all(now)
             self._version += 1
 
+    def use_port(self, port: OutPort) -> None:
+        """Go on with another port; what the old one could not end is ended there."""
+        with self._lock:
+            self.output.replace_port(port, self.now())
+
+    def report(self, error: Exception, what: str = "something went wrong") -> None:
+        """Tell of an error that others have met."""
+        with self._lock:
+            self._tell("error", message=f"{what}: {one_line(error) or type(error).__name__}")
+
     def turn_knobs(self, **values: Any) -> None:
         """Turn some of the knobs.
 
