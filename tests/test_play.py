@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -89,7 +90,7 @@ def test_closing_in_the_middle_ends_what_sounds(room):
 def test_a_player_who_is_gone_leaves_no_key_down_and_the_session_says_so(room):
     room.player.send(mido.Message("note_on", note=60))
     room.listen_until(lambda: room.engine.keyboard.held)
-    room.player.close()
+    room.player._socket.shutdown(socket.SHUT_RDWR)
     end = time.monotonic() + 20
     while room.engine.keyboard.held and time.monotonic() < end:
         time.sleep(0.01)

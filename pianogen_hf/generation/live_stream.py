@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pianogen_hf.generation.note_stream import ONSET, NoteModel, NoteStream, num_kept
+from pianogen_hf.models.modeling_note_transformer import DURATION
 from pianogen_hf.models.note_rows import met_order, time_shifts, written_onsets
 
 _NO_NOTES = np.zeros((0, 4))
@@ -77,6 +78,9 @@ class LiveStream(NoteStream):
         part = slice(same, end)
         self._hidden_state = self.model.read(self._cache, rows[part], roles[part], asked[part])
         self._rows, self._roles, self._asked, self._length = rows[:end], roles[:end], asked[:end], end
+        offsets = np.rint((clock + np.where(roles, rows[:, ONSET], 0) + rows[:, DURATION]) * self._rate)[:end]
+        number = self.model.config.num_recent_offsets
+        self._offsets = np.concatenate([offsets[::-1], np.zeros(number)])[:number]
         return end < len(rows)
 
     def _num_same(self, rows: np.ndarray, roles: np.ndarray, asked: np.ndarray) -> int:

@@ -776,7 +776,7 @@ class NoteTransformerForCausalLM(  # type: ignore[misc]  # `generate` takes and 
         cache.crop(len(rows) - cache.get_seq_length())  # how many to remove, as a negative number
         roles = torch.from_numpy(np.where(is_given, GIVEN, WRITTEN))[None].to(self.device)
         values = torch.from_numpy(rows.astype(np.float32))[None].to(self.device)
-        cache.note_places = NotePlaces.of(values, roles, self.config.sampling_rate)  # type: ignore[attr-defined]
+        cache.note_places = NotePlaces.of(values, roles, self.config)  # type: ignore[attr-defined]
 
     def draw_note(
         self,
