@@ -12,7 +12,8 @@ _USAGE = """usage: pianogen COMMAND [OPTIONS]
 commands:
   train      train a model from a YAML file            pianogen train configs/quickstart.yaml
   generate   make music, from a prompt or nothing      pianogen generate --prompt my.mid --seconds 30 --wav
-  play       play with the model, on a page or MIDI    pianogen play
+  play       play with the model, live                 pianogen play
+  show       a piece and its tokens, on a page         pianogen show piece.mid --tokenizer remi
   data       build, check for leaks, or describe data  pianogen data check --source folder=~/midi
   evaluate   measure a model on held-out pieces        pianogen evaluate --model runs/my-model
   compare    train and measure recipes side by side    pianogen compare configs/v*.yaml --minutes 20 --output runs/all
@@ -30,6 +31,7 @@ COMMANDS = (
     "train",
     "generate",
     "play",
+    "show",
     "data",
     "evaluate",
     "compare",

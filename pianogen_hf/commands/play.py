@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pianogen_hf.commands.options import OneLineParser, not_negative, positive_float
+from pianogen_hf.commands.show import check_page
 from pianogen_hf.errors import UsageError, reports_errors
 from pianogen_hf.folders import check_writable
 
@@ -93,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.list_ports:
         return _list_ports()
     _check(args)
+    if _has_page(args):
+        check_page()
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.generation.live_turns import LiveKnobs
     from pianogen_hf.workflows.play import play
@@ -111,8 +116,19 @@ def main(argv: list[str] | None = None) -> int:
         knobs=knobs,
         seed=args.seed,
         channel=args.channel - 1,
+        serve=_page(args) if _has_page(args) else None,
     )
     return 0
+
+
+def _has_page(args: argparse.Namespace) -> bool:
+    return args.page or not (args.midi_in or args.midi_out or args.virtual)
+
+
+def _page(args: argparse.Namespace) -> Callable[[Any], None]:
+    from pianogen_hf.apps.player.play import serve
+
+    return lambda session: serve(session, args.host, args.port, open_browser=not args.no_browser)
 
 
 def _list_ports() -> int:

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -81,12 +81,14 @@ class LiveEngine:
         seed: makes the model's choices repeatable, as far as the player's are.
         channel: of the model's notes, 0..15.
         max_late_sec: a note that would begin later than this after its time is left out, and counted.
-        on_event: called with what happens, as a dict with a `type`: "note", "off", "cancel", "state", "error".
+        on_event: called with what happens, as a dict with a `type`: "note", "off", "cancel", "silence",
+            "knobs", "state", "hello", "error".
 
     Attributes:
         output: what was sent, was late, and sounds.
         keyboard: what the player holds and has played.
         num_failures: how often the model has failed since it wrote a note last.
+        listeners: called as `on_event` is; they must be quick.
     """
 
     def __init__(
@@ -105,7 +107,8 @@ class LiveEngine:
         self.model, self.encoder, self.knobs = model, encoder, knobs or LiveKnobs()
         self.output, self.keyboard = Output(port, channel, max_late_sec), Keyboard()
         self.num_failures = 0
-        self._clock, self._on_event, self._lock = clock, on_event, threading.RLock()
+        self.listeners = [] if on_event is None else [on_event]
+        self._clock, self._lock = clock, threading.RLock()
         self._origin = clock()
         self._generator = torch.Generator()
         self._generator.manual_seed(torch.seed() if seed is None else seed)
@@ -140,6 +143,14 @@ class LiveEngine:
             begin = self._recorded_from
             notes = [note for note in (*self.keyboard.notes, *self._others) if note.onset >= begin]
             return as_piece(notes, [each for each in self.keyboard.pedals if each[0] >= begin], self.now())
+
+    def summary(self, most: int) -> dict[str, Any]:
+        """What a listener that comes later wants to know: an event "hello" with state, knobs and the latest notes."""
+        with self._lock:
+            notes = sorted((*self.keyboard.notes[-most:], *self._others[-most:]), key=lambda note: note.onset)[-most:]
+            names = ("voice", "onset", "pitch", "velocity", "offset")
+            rows = [{"id": note.number, **{name: getattr(note, name) for name in names}} for note in notes]
+            return {"type": "hello", "now": self.now(), "state": self.state, "knobs": asdict(self.knobs), "notes": rows}
 
     # What the player does ---------------------------------------------------------------------------------------------
 
@@ -223,6 +234,7 @@ class LiveEngine:
                 self._end_turn(self.now())
                 self._phrase_from = self.now()
             self.knobs = knobs
+            self._tell("knobs", knobs=asdict(knobs))
             self._tell_state()
 
     def stop(self) -> None:
@@ -268,6 +280,8 @@ class LiveEngine:
             self._phrase_from, self._handed_over, self.keyboard.last_event = 0.0, -math.inf, self.now()
             self._epoch += 1
             self._version += 1
+            for listener in tuple(self.listeners):
+                listener(self.summary(len(piece)))
 
     # What is to be called again and again -----------------------------------------------------------------------------
 
@@ -598,8 +612,8 @@ class LiveEngine:
     # Events -----------------------------------------------------------------------------------------------------------
 
     def _tell(self, kind: str, **values: Any) -> None:
-        if self._on_event is not None:
-            self._on_event({"type": kind, "now": self.now(), **values})
+        for listener in tuple(self.listeners):
+            listener({"type": kind, "now": self.now(), **values})
 
     def _tell_state(self) -> None:
         if self.state != self._state:

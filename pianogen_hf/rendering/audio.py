@@ -10,6 +10,7 @@ import importlib.util
 import io
 import os
 import wave
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,25 @@ def save_wav(notes: Notes, path: str | os.PathLike) -> Path:
     samples = _without_silent_end(samples).astype(np.float32)
     write_whole(path, _wav_bytes(_normalized(samples, sample_rate), sample_rate))
     return Path(path)
+
+
+def render_tones(pitches: Sequence[int], seconds: float) -> bytes:
+    """One tone after the other, for a player that makes all others of them: a mono WAV file of half the usual rate.
+
+    Args:
+        pitches: what sounds.
+        seconds: from the beginning of a tone to that of the next; it is held for nine tenths of that.
+
+    Raises:
+        AudioError: if a package is missing.
+    """
+    number = len(pitches)
+    onset = np.arange(number) * seconds
+    notes = Notes.from_seconds(onset, np.full(number, 0.9 * seconds), pitches, np.full(number, 100))
+    samples, rate = _rendered(_as_played(notes))
+    mono = samples.astype(np.float32).mean(axis=1)
+    mono = mono[: len(mono) // 2 * 2].reshape(-1, 2).mean(axis=1, keepdims=True)
+    return _wav_bytes(_normalized(mono[: round(number * seconds * rate / 2)], rate // 2), rate // 2)
 
 
 def _as_played(notes: Notes) -> Notes:

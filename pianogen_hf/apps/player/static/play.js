@@ -1,0 +1,294 @@
+// The page of `pianogen play`: what is played goes to the server, what the model plays comes from it a little ahead.
+
+import { Keyboard } from "./keyboard.js";
+import { Player } from "./player.js";
+import { Roll, pitchName } from "./roll.js";
+import { Piano } from "./sound.js";
+
+const PARAMETERS = new URLSearchParams(location.search);
+const TOKEN = encodeURIComponent(PARAMETERS.get("token") ?? "");
+const KEPT_ROWS = 60, KEPT_SEC = 40;
+const element = (id) => document.getElementById(id);
+const address = (path) => `${path}?token=${TOKEN}`;
+
+const piano = new Piano();
+const roll = new Roll(element("roll"));
+const tones = new Map(); // of the player, by pitch
+const planned = new Map(); // of the model, by id of the note
+let sustained = false;
+const ringing = []; // tones that the pedal holds
+let offset = Infinity; // of this page's clock from the server's
+let socket = null;
+
+const pageNow = () => performance.now() / 1000;
+const serverNow = () => (Number.isFinite(offset) ? pageNow() - offset : 0);
+const say = (text) => { element("message").textContent = text; };
+
+function send(message) {
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
+}
+
+// What the player plays ------------------------------------------------------------------------------------------
+
+function soundOwn([status, number, value]) {
+  piano.resume();
+  const kind = status & 0xf0;
+  const end = (pitch) => {
+    const tone = tones.get(pitch);
+    if (!tone) return;
+    tones.delete(pitch);
+    if (sustained) ringing.push(tone);
+    else piano.stop(tone);
+  };
+  if (kind === 0x90 && value > 0) {
+    end(number);
+    tones.set(number, piano.play(number, value));
+  } else if (kind === 0x80 || kind === 0x90) {
+    end(number);
+  } else if (kind === 0xb0 && number === 64) {
+    sustained = value >= 64;
+    if (!sustained) ringing.splice(0).forEach((tone) => piano.stop(tone));
+  }
+}
+
+const keyboard = new Keyboard(element("keyboard"), (bytes) => {
+  soundOwn(bytes);
+  send({ type: "midi", bytes });
+});
+
+// What the server tells ------------------------------------------------------------------------------------------
+
+function onNote(event) {
+  const { id, voice, onset, pitch, velocity } = event;
+  roll.add(id, { voice, onset, pitch, velocity, offset: event.offset ?? null });
+  if (voice === 0) return;
+  const when = piano.now + (onset - serverNow());
+  const tone = piano.play(pitch, velocity, when);
+  piano.stop(tone, piano.now + (event.offset - serverNow()));
+  planned.set(id, tone);
+  if (event.row) showRow(event.row);
+}
+
+function showRow([shift, pitch, velocity, duration]) {
+  const row = document.createElement("span");
+  row.className = "row";
+  row.textContent = `+${shift.toFixed(2)} ${pitchName(pitch)}\nv${velocity} ${duration.toFixed(2)}s`;
+  row.title = "seconds since the note before, pitch, velocity, duration";
+  element("rows").append(row);
+  while (element("rows").children.length > KEPT_ROWS) element("rows").firstChild.remove();
+  element("rows").scrollLeft = element("rows").scrollWidth;
+}
+
+function end(id, second) {
+  const tone = planned.get(id);
+  if (tone) piano.stop(tone, piano.now + Math.max(second - serverNow(), 0));
+  planned.delete(id);
+}
+
+function onCancel(ids) {
+  for (const id of ids) {
+    end(id, 0);
+    roll.notes.delete(id);
+  }
+}
+
+function onSilence({ ids, sec }) {
+  onCancel(ids);
+  for (const [id, note] of roll.notes) {
+    if (note.voice > 0 && note.offset > sec) {
+      note.offset = sec;
+      end(id, sec);
+    }
+  }
+}
+
+function onHello({ state, knobs, notes }) {
+  roll.notes.clear();
+  notes.forEach((note) => roll.add(note.id, note));
+  showState(state);
+  showKnobs(knobs);
+}
+
+function showState(state) {
+  element("state").textContent = state;
+  element("state").dataset.state = state;
+}
+
+const handlers = {
+  hello: onHello,
+  note: onNote,
+  off: ({ id, offset: second }) => { if (roll.notes.has(id)) roll.notes.get(id).offset = second; },
+  cancel: ({ ids }) => onCancel(ids),
+  silence: onSilence,
+  state: ({ state }) => { showState(state); say(""); },
+  knobs: ({ knobs }) => showKnobs(knobs),
+  error: ({ message }) => say(message),
+  pong: () => {},
+};
+
+function connect() {
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/session?token=${TOKEN}`);
+  socket.onopen = () => say("");
+  socket.onmessage = ({ data }) => {
+    const event = JSON.parse(data);
+    if (event.type === "hello") offset = Infinity;
+    // The quickest message tells most about how the clocks differ.
+    if (event.now !== undefined) offset = Math.min(offset, pageNow() - event.now);
+    handlers[event.type]?.(event);
+  };
+  socket.onclose = () => {
+    showState("disconnected");
+    piano.silence();
+    say("The server is gone: start pianogen play again, or wait.");
+    setTimeout(connect, 1500);
+  };
+}
+
+// Knobs and buttons ----------------------------------------------------------------------------------------------
+
+const RANGES = {
+  pause_sec: { text: (value) => `${value} s`, none: null },
+  answer_sec: { text: (value) => `${value} s`, none: 0, word: "as mine" },
+  temperature: { text: String, none: null },
+  density: { text: (value) => `${value}/s`, none: 0, word: "free" },
+  loudness: { text: String, none: 0, word: "free" },
+  register: { text: (value) => pitchName(Number(value)), none: 30, word: "free" },
+};
+
+function showRange(name) {
+  const { text, none, word } = RANGES[name], input = element(name);
+  input.nextElementSibling.textContent = Number(input.value) === none ? word : text(input.value);
+}
+
+function showKnobs(knobs) {
+  for (const [name, { none }] of Object.entries(RANGES)) {
+    element(name).value = knobs[name] ?? none;
+    showRange(name);
+  }
+  for (const name of ["hand_over", "side", "key_name"]) element(name).value = knobs[name] ?? "";
+  for (const button of element("modes").children) button.ariaPressed = button.dataset.mode === knobs.mode;
+}
+
+const turn = (values) => send({ type: "knobs", values });
+
+for (const [name, { none }] of Object.entries(RANGES)) {
+  element(name).addEventListener("input", () => {
+    showRange(name);
+    const value = Number(element(name).value);
+    turn({ [name]: value === none ? null : value });
+  });
+}
+for (const name of ["C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]) {
+  for (const mode of ["major", "minor"]) element("key_name").append(new Option(`${name} ${mode}`, `${name} ${mode}`));
+}
+for (const name of ["hand_over", "side", "key_name"]) {
+  element(name).addEventListener("change", () => turn({ [name]: element(name).value || null }));
+}
+for (const button of element("modes").children) button.onclick = () => turn({ mode: button.dataset.mode });
+const handOver = () => { piano.resume(); send({ type: "hand_over" }); };
+const stop = () => { keyboard.releaseAll(); piano.silence(); planned.clear(); send({ type: "stop" }); };
+element("hand-over").onclick = handOver;
+element("stop").onclick = stop;
+element("undo").onclick = () => send({ type: "undo" });
+element("record").onclick = () => { send({ type: "record" }); say("Recording from here."); };
+element("save").href = address("session.mid");
+element("midi").onclick = () => keyboard
+  .connectMidi((names) => say(names.length ? `MIDI: ${names.join(", ")}` : "No MIDI piano is connected."))
+  .catch((error) => say(error.message));
+window.addEventListener("keydown", (event) => {
+  if (event.target.matches("input, select") || event.repeat) return;
+  if (event.code === "Space") { event.preventDefault(); handOver(); }
+  if (event.code === "Escape") stop();
+});
+
+// A piece --------------------------------------------------------------------------------------------------------
+
+const piece = element("piece");
+const player = new Player(piece.querySelector("canvas"), piano, (second, isPlaying) => {
+  element("piece-play").textContent = isPlaying ? "Pause" : "Play";
+  element("piece-time").textContent = `${second.toFixed(1)} of ${(player.seconds ?? 0).toFixed(1)} s`;
+  element("piece-fill").disabled = !player.roll.selection;
+});
+
+async function ask(path, options) {
+  say("");
+  piece.inert = true;
+  document.body.style.cursor = "progress";
+  try {
+    const answer = await fetch(address(path), { method: "POST", ...options });
+    const found = await answer.json();
+    if (!answer.ok) throw new Error(found.message);
+    return found;
+  } catch (error) {
+    say(error.message);
+    if (!piece.hidden) element("piece-time").textContent = error.message;
+    return null;
+  } finally {
+    piece.inert = false;
+    document.body.style.cursor = "";
+  }
+}
+
+async function open(file) {
+  if (!file) return;
+  const found = await ask("piece", { body: await file.arrayBuffer() });
+  if (!found) return;
+  stop();
+  element("piece-name").textContent = file.name;
+  piece.hidden = false;
+  player.load(found.notes);
+}
+
+async function change(verb, values = {}) {
+  const from = player.roll.selection?.[0] ?? 0;
+  const found = await ask("verb", { body: JSON.stringify({ verb, ...values }) });
+  if (!found) return;
+  player.load(found.notes);
+  player.seek(Math.max(from - 1, 0));
+}
+
+function close() {
+  player.pause();
+  piece.hidden = true;
+}
+
+element("open").onclick = () => element("file").click();
+element("file").onchange = (event) => { open(event.target.files[0]); event.target.value = ""; };
+element("piece-play").onclick = () => (player.isPlaying ? player.pause() : player.play());
+element("piece-close").onclick = close;
+element("piece-fill").onclick = () => change("fill", { start: player.roll.selection[0], end: player.roll.selection[1] });
+element("piece-below").onclick = () => change("accompany", { side: "below" });
+element("piece-above").onclick = () => change("accompany", { side: "above" });
+element("piece-undo").onclick = () => change("undo");
+element("piece-save").href = address("piece.mid");
+element("piece-continue").onclick = async () => { if (await ask("verb", { body: '{"verb": "continue"}' })) close(); };
+window.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+window.addEventListener("dragleave", () => document.body.classList.remove("dropping"));
+window.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  open(event.dataTransfer.files[0]);
+});
+
+// Pictures -------------------------------------------------------------------------------------------------------
+
+function draw() {
+  const now = serverNow();
+  roll.forgetBefore(now - KEPT_SEC);
+  roll.draw(now);
+  const sounding = new Map();
+  for (const [id, note] of roll.notes) {
+    if (note.onset <= now && (note.offset === null || note.offset > now)) sounding.set(note.pitch, note.voice);
+    else if (note.offset !== null && note.offset < now - 1) planned.delete(id);
+  }
+  keyboard.show(sounding);
+  requestAnimationFrame(draw);
+}
+
+setInterval(() => send({ type: "ping" }), 1000);
+fetch(address("sounds.json")).then((answer) => answer.json()).then(async (about) => {
+  if (!about.pitches || !(await piano.load(address("sounds.wav"), about))) say("Sound of a simple synthesizer: pip install \"pianogen_hf[audio]\" for a piano.");
+});
+connect();
+draw();
+window.pianogen = { piano, roll, player, keyboard, serverNow }; // for whoever looks at the page from outside

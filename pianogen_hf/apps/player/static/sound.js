@@ -1,0 +1,88 @@
+// A piano of recorded tones: one file holds a tone every few semitones; those between are played a little faster.
+
+const RELEASE_SEC = 0.14;
+
+export class Piano {
+  constructor() {
+    this.context = new AudioContext();
+    this.master = new GainNode(this.context, { gain: 0.8 });
+    this.analyser = new AnalyserNode(this.context, { fftSize: 2048 });
+    this.master.connect(new DynamicsCompressorNode(this.context)).connect(this.analyser).connect(this.context.destination);
+    this.samples = null;
+    this.sounding = new Set();
+  }
+
+  // Fetch the tones; without them plain oscillators play. `about`: {pitches, seconds} of the file.
+  async load(url, about) {
+    const answer = await fetch(url);
+    if (!answer.ok) return false;
+    const buffer = await this.context.decodeAudioData(await answer.arrayBuffer());
+    this.samples = { buffer, ...about };
+    return true;
+  }
+
+  resume() {
+    if (this.context.state !== "running") this.context.resume();
+  }
+
+  get now() {
+    return this.context.currentTime;
+  }
+
+  // Begin a tone at `when` (of this clock); gives what `stop` wants.
+  play(pitch, velocity, when = this.now) {
+    const at = Math.max(when, this.now);
+    const gain = new GainNode(this.context, { gain: (velocity / 127) ** 1.6 });
+    const filter = new BiquadFilterNode(this.context, { type: "lowpass", frequency: 1200 + 90 * velocity });
+    const source = this.samples ? this.#tone(pitch, at) : this.#oscillator(pitch, at);
+    source.connect(filter).connect(gain).connect(this.master);
+    const voice = { source, gain, at, pitch };
+    this.sounding.add(voice);
+    source.onended = () => this.sounding.delete(voice);
+    return voice;
+  }
+
+  #tone(pitch, at) {
+    const { buffer, pitches, seconds } = this.samples;
+    let nearest = 0;
+    pitches.forEach((each, index) => {
+      if (Math.abs(each - pitch) < Math.abs(pitches[nearest] - pitch)) nearest = index;
+    });
+    const rate = 2 ** ((pitch - pitches[nearest]) / 12);
+    const source = new AudioBufferSourceNode(this.context, { buffer, playbackRate: rate });
+    source.start(at, nearest * seconds, seconds - 0.02);
+    return source;
+  }
+
+  #oscillator(pitch, at) {
+    const source = new OscillatorNode(this.context, { type: "triangle", frequency: 440 * 2 ** ((pitch - 69) / 12) });
+    source.start(at);
+    source.stop(at + 6);
+    return source;
+  }
+
+  stop(voice, when = this.now) {
+    const at = Math.max(when, this.now, voice.at + 0.02);
+    const level = voice.gain.gain.value;
+    voice.gain.gain.cancelScheduledValues(at);
+    voice.gain.gain.setValueAtTime(level, at);
+    voice.gain.gain.setTargetAtTime(0, at, RELEASE_SEC / 3);
+    voice.source.stop(at + 3 * RELEASE_SEC);
+  }
+
+  // End everything that sounds or is about to.
+  silence() {
+    for (const voice of this.sounding) {
+      voice.gain.gain.cancelScheduledValues(0);
+      voice.gain.gain.setTargetAtTime(0, this.now, 0.02);
+      voice.source.stop(this.now + 0.1);
+    }
+  }
+
+  // Largest deviation of the last moment's output from silence, 0..1.
+  peak() {
+    const values = new Float32Array(this.analyser.fftSize);
+    this.analyser.getFloatTimeDomainData(values);
+    return values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+  }
+}
