@@ -18,7 +18,7 @@ from pianogen_hf.generation.live import LiveEngine, LiveKnobs
 from pianogen_hf.generation.live_notes import LOOP, MODEL, PLAYER, Keyboard, checked_message
 from pianogen_hf.generation.live_stream import LiveStream
 from pianogen_hf.generation.new_notes import GenerationError
-from pianogen_hf.generation.note_stream import NoteStream
+from pianogen_hf.generation.note_stream import Controls, NoteStream
 from pianogen_hf.models.modeling_note_transformer import TIME_SHIFT, NoteTransformerForCausalLM
 
 ENCODER = pg.ContinuousNotesFeatureExtractor()
@@ -80,6 +80,9 @@ class Room:
 
     def rewind(self, cache, rows, is_given) -> None:
         self.model.rewind(cache, rows, is_given)
+
+    def joined(self, hidden_states):
+        return self.model.joined(hidden_states)
 
     def draw_note(self, *hidden_state_and_so_on):
         if self.crash is not None:
@@ -174,6 +177,26 @@ def test_it_hears_what_a_stream_with_a_fixed_past_hears():
         while live.read():
             pass
     assert all(np.array_equal(live.write(False), plain.write(False)) for _ in range(10))
+
+
+def test_guidance_may_begin_and_end_at_any_time():
+    past = random_notes(20)
+    live = LiveStream(MODEL_ITSELF, torch.Generator().manual_seed(1))
+    for size, guidance in ((5, 1.0), (12, 3.0), (20, 3.0)):
+        live.begin_sec = past[size - 1, 0]
+        live.controls = Controls(density=8.0, register=40.0, guidance_scale=guidance)
+        live.hear(past[:size])
+        live.write(False)
+    fresh = LiveStream(MODEL_ITSELF, torch.Generator().manual_seed(5))
+    fresh.begin_sec, fresh.controls = live.begin_sec, live.controls
+    live.generator.manual_seed(5)
+    for stream in (live, fresh):
+        stream.hear(past)
+    assert all(np.array_equal(live.write(False), fresh.write(False)) for _ in range(5))
+    live.controls = Controls(density=8.0)
+    live.hear(past[:10])
+    live.write(False)
+    assert live._free_cache is None and len(live._hidden_states) == 1
 
 
 def test_a_window_is_never_overfull_and_hears_the_latest_notes():

@@ -70,21 +70,35 @@ class LiveStream(NoteStream):
         if same == len(rows) == self._length:
             return False
         same = min(same, len(rows) - 1)  # the last one is always read: from its hidden state notes are drawn
-        if same == 0:
-            self._cache = self.model.new_cache()
-        elif same < self._length:
-            self.model.rewind(self._cache, rows[:same], roles[:same])
         end = min(same + most, len(rows))
         part = slice(same, end)
-        self._hidden_state = self.model.read(self._cache, rows[part], roles[part], asked[part])
+        self._rewind(rows[:same], roles[:same])
+        self._hidden_states = self.model.read(self._cache, rows[part], roles[part], asked[part])
+        if self._free_cache is not None:
+            free_states = self.model.read(self._free_cache, rows[part], roles[part], self._free_ids(clock)[part])
+            self._hidden_states = self.model.joined([self._hidden_states, free_states])
         self._rows, self._roles, self._asked, self._length = rows[:end], roles[:end], asked[:end], end
         offsets = np.rint((clock + np.where(roles, rows[:, ONSET], 0) + rows[:, DURATION]) * self._rate)[:end]
         number = self.model.config.num_recent_offsets
         self._offsets = np.concatenate([offsets[::-1], np.zeros(number)])[:number]
         return end < len(rows)
 
+    def _rewind(self, rows: np.ndarray, roles: np.ndarray) -> None:
+        """Let the caches hold these rows, which they begin with, and no others."""
+        for name in ("_cache", "_free_cache"):
+            cache = getattr(self, name)
+            if name == "_free_cache" and not self._is_guided:
+                setattr(self, name, None)
+            elif not len(rows) or cache is None:
+                setattr(self, name, self.model.new_cache())
+            elif len(rows) < self._length:
+                self.model.rewind(cache, rows, roles)
+
     def _num_same(self, rows: np.ndarray, roles: np.ndarray, asked: np.ndarray) -> int:
         """How many rows of the cache need not be read again."""
+        self._is_guided = self.controls.guidance_scale != 1 and bool(self.controls.classes().any())
+        if self._is_guided and self._free_cache is None:
+            return 0
         size = min(len(rows), self._length)
         differs = (rows[:size] != self._rows[:size]).any(1) | (roles[:size] != self._roles[:size])
         differs |= (asked[:size] != self._asked[:size]).any(1)
@@ -93,6 +107,10 @@ class LiveStream(NoteStream):
     def _control_ids(self, clock: np.ndarray) -> np.ndarray:
         """What is asked after each row: of what follows the last note that was heard, and of nothing before."""
         return np.where((clock >= self._past_end)[:, None], self.controls.at(clock), 0)
+
+    def _free_ids(self, clock: np.ndarray) -> np.ndarray:
+        """The same of a model of which nothing is asked, but for the times."""
+        return np.where((clock >= self._past_end)[:, None], self.controls.without_guided().at(clock), 0)
 
     def _beginning(self) -> float:
         """Where the row of the beginning lies, if nothing is written yet."""

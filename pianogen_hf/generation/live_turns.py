@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class LiveKnobs:
         loudness: mean velocity.
         key_name: such as "C minor".
         kind: "classical", "jazz" or "score".
+        guidance_scale: how much is made of what is asked; see `Controls`.
         thru: whether what is played is sent on to the port.
 
     Raises:
@@ -56,13 +57,20 @@ class LiveKnobs:
     loudness: float | None = None
     key_name: str | None = None
     kind: str | None = None
+    guidance_scale: float = 1.0
     thru: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("mode", MODES), ("hand_over", HAND_OVERS), ("side", (None, "below", "above"))):
             if getattr(self, name) not in known:
                 raise GenerationError(f"{name} is one of {', '.join(map(str, known))}, not {getattr(self, name)!r}")
-        for name, low, high in (("pause_sec", 0.1, 10), ("pedal", 0, 119), ("key", 0, 127), ("answer_sec", 0.5, 120)):
+        for name, low, high in (
+            ("pause_sec", 0.1, 10),
+            ("pedal", 0, 119),
+            ("key", 0, 127),
+            ("answer_sec", 0.5, 120),
+            ("guidance_scale", 0, 10),
+        ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise GenerationError(f"{name} must lie between {low} and {high}, got {value:g}")
@@ -71,7 +79,8 @@ class LiveKnobs:
 
     def controls(self) -> Controls:
         """What is asked of the model."""
-        return asked(self.density, self.register, self.loudness, self.key_name, self.kind)
+        wish = asked(self.density, self.register, self.loudness, self.key_name, self.kind)
+        return replace(wish, guidance_scale=self.guidance_scale)
 
 
 @dataclass(eq=False)

@@ -28,7 +28,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from pianogen_hf.errors import PianogenError
-from pianogen_hf.rendering.audio import render_tones
+from pianogen_hf.rendering.audio import AudioError, render_tones
 
 STATIC = Path(__file__).parent / "static"
 MAX_MESSAGE = 2**16  # bytes of a message through the socket
@@ -125,15 +125,18 @@ def make_app(gate: Gate, page: str, routes: Sequence[BaseRoute], host: str = "12
         return FileResponse(STATIC / page)
 
     hosts = list(_LOOPBACK) if is_loopback(host) else ["*"]
-    return Starlette(
+    sounds = Sounds()
+    app = Starlette(
         routes=[
             Route("/", gate.guarded(index)),
             Mount("/static", StaticFiles(directory=STATIC)),
-            *Sounds().routes(gate),
+            *sounds.routes(gate),
             *routes,
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
     )
+    app.state.sounds = sounds
+    return app
 
 
 def is_loopback(host: str) -> bool:
@@ -173,6 +176,8 @@ def run(app: Starlette, gate: Gate, listening: socket.socket, open_browser: bool
         listening: what `listen` gave.
         open_browser: whether to open the page.
     """
+    with contextlib.suppress(AudioError):  # now, because rendering lets no other thread run
+        _ = app.state.sounds.wav
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
     address = f"http://{shown}:{port}/?token={gate.token}"
