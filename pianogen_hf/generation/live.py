@@ -583,18 +583,18 @@ class LiveEngine:
             turn.is_written = True
             return
         offset = min(float(drawn[ONSET] + min(drawn[DURATION], _LONGEST_NOTE_SEC)), turn.end + _RING_SEC)
-        note = LiveNote(
-            MODEL, float(drawn[ONSET]), int(drawn[PITCH]), int(drawn[VELOCITY]), offset, offset, turn.number
-        )
+        onset, pitch, velocity = float(drawn[ONSET]), int(drawn[PITCH]), int(drawn[VELOCITY])
+        note = LiveNote(MODEL, onset, pitch, velocity, offset, offset, turn.number)
+        note.row = row_of(drawn, float(job.past[-1, ONSET]) if len(job.past) else onset)
         turn.notes.append(note)
         self._others.append(note)
         if turn.is_begun:
-            self._schedule(note, row_of(drawn, float(job.past[-1, ONSET]) if len(job.past) else 0.0))
+            self._schedule(note)
 
-    def _schedule(self, note: LiveNote, row: list[Any] | None = None) -> None:
+    def _schedule(self, note: LiveNote) -> None:
         self.output.schedule(note)
-        fields = {name: getattr(note, name) for name in ("voice", "onset", "pitch", "velocity", "offset")}
-        self._tell("note", id=note.number, row=row, **fields)
+        fields = {name: getattr(note, name) for name in ("voice", "onset", "pitch", "velocity", "offset", "row")}
+        self._tell("note", id=note.number, **fields)
 
     def _fail(self, error: Exception) -> None:
         """The model has failed: its notes end, and it begins anew with the next turn."""

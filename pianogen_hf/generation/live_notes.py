@@ -36,6 +36,7 @@ class LiveNote:
         end: when it died away: with the pedal that is later; None while nobody knows.
         turn: number of the phrase or answer that it is part of.
         is_sent: whether it sounds, or has sounded.
+        row: as the model wrote it: time shift, pitch, velocity, duration; None for others.
         number: tells it from all others.
     """
 
@@ -47,6 +48,7 @@ class LiveNote:
     end: float | None = None
     turn: int = 0
     is_sent: bool = False
+    row: list[float] | None = None
     number: int = field(default_factory=_numbers.__next__)
 
     def finish(self, sec: float) -> None:

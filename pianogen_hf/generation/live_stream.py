@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -155,7 +154,7 @@ class LiveStream(NoteStream):
         return notes, roles, written_onsets(onset, roles)
 
 
-def row_of(note: np.ndarray, before_sec: float) -> list[Any]:
+def row_of(note: np.ndarray, before_sec: float) -> list[float]:
     """A drawn note as the row that a model reads: time shift, pitch, velocity, duration."""
     onset, pitch, velocity, duration = note.tolist()
     return [round(onset - before_sec, 2), int(pitch), int(velocity), round(duration, 2)]

@@ -15,7 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from pianogen_hf.apps.player.server import Gate, body_of, listen, make_app, note_rows, refusal, run
-from pianogen_hf.errors import PianogenError
+from pianogen_hf.errors import PianogenError, one_line
 from pianogen_hf.generation.filling import fill_notes
 from pianogen_hf.generation.note_verbs import accompany_notes
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, read_midi
@@ -25,6 +25,7 @@ from pianogen_hf.workflows.play import LiveSession
 _MAX_FILE = 2**21  # bytes
 _MAX_SEC, _MAX_NOTES = 1800, 30_000  # of a piece
 _MAX_WAITING = 2000  # events for a page that does not take them
+_NONSENSE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)  # what wrong JSON leads to
 _SHOWN_NOTES = 400  # of a session, to a page that is opened later
 
 
@@ -91,14 +92,14 @@ class PlayPage:
     def _answer(self, text: str) -> dict[str, Any] | None:
         try:
             return self._obeyed(json.loads(text))
-        except (ValueError, TypeError, AttributeError, PianogenError) as error:
-            return {"type": "error", "message": str(error)[:200]}
+        except _NONSENSE as error:
+            return {"type": "error", "message": one_line(error)[:200] or "this means nothing"}
 
     def _obeyed(self, message: dict[str, Any]) -> dict[str, Any] | None:
         """Do what a message says; what to answer.
 
         Raises:
-            ValueError, TypeError, AttributeError, PianogenError: if it says nothing that can be done.
+            _NONSENSE: if it says nothing that can be done.
         """
         kind = message.get("type")
         if kind == "midi":
@@ -139,7 +140,7 @@ class PlayPage:
                 if not self._pieces:
                     raise PianogenError("there is no piece: open one")
                 await run_in_threadpool(self._change, json.loads(await body_of(request, 2**16)))
-            except (ValueError, TypeError, AttributeError) as error:
+            except _NONSENSE as error:
                 return refusal(error)
         return self._shown()
 

@@ -27,7 +27,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pianogen_hf.errors import PianogenError
+from pianogen_hf.errors import PianogenError, one_line
 from pianogen_hf.rendering.audio import AudioError, render_tones
 
 STATIC = Path(__file__).parent / "static"
@@ -209,7 +209,7 @@ async def body_of(request: Request, most: int) -> bytes:
 
 def refusal(error: Exception) -> JSONResponse:
     """What a page is told that asked for something impossible."""
-    return JSONResponse({"message": str(error)}, 422)
+    return JSONResponse({"message": one_line(error) or "this means nothing"}, 422)
 
 
 def note_rows(notes: Any, is_new: Callable[[int, int], bool] = lambda tick, pitch: False) -> list[list[int]]:

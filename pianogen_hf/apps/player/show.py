@@ -23,11 +23,11 @@ from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
-_PREFIXES = 400  # of a piece that are decoded to see when their tokens are heard
+_PREFIXES = 1000  # of a piece that are decoded to see when their tokens are heard
 
 
 def timed_tokens(encoder: NotesEncoder, notes: Notes) -> list[tuple[str, float]]:
-    """Tokens, or rows of a feature extractor, as text, and when each is heard: at the onset of the latest note so far.
+    """Tokens, or rows of a feature extractor, as text, and when each is heard: at the onset of its note.
 
     The times of long pieces are found for some tokens; those of the others lie between.
 
@@ -39,15 +39,16 @@ def timed_tokens(encoder: NotesEncoder, notes: Notes) -> list[tuple[str, float]]
     assert isinstance(encoder, NoteTokenizer)
     ids = np.asarray(encoder.encode_notes(notes))
     places = np.unique(np.linspace(0, len(ids), min(len(ids), _PREFIXES) + 1).astype(int))[1:]
-    onsets = [float(decoded.onset_sec.max()) if len(decoded) else 0.0 for decoded in _prefixes(encoder, ids, places)]
+    prefixes = [encoder.decode_notes(ids[:place]) for place in places]
+    # A token belongs to the note that the next tokens complete.
+    sizes = np.array([len(each) for each in prefixes])
+    completed = np.minimum(np.searchsorted(sizes, np.append(0, sizes)[:-1], side="right"), len(sizes) - 1)
+    onsets = np.array([float(each.onset_sec.max()) if len(each) else 0.0 for each in prefixes])
     shift = _shift(encoder, ids, notes)
-    seconds = np.interp(np.arange(1, len(ids) + 1), places, np.maximum.accumulate(onsets)) if len(ids) else []
+    heard = np.maximum.accumulate(onsets[completed]) if len(ids) else onsets
+    seconds = np.interp(np.arange(1, len(ids) + 1), places, heard) if len(ids) else []
     names = encoder.convert_ids_to_tokens(ids.tolist())
     return [(str(name), round(float(second) + shift, 3)) for name, second in zip(names, seconds, strict=True)]
-
-
-def _prefixes(encoder: NoteTokenizer, ids: np.ndarray, places: np.ndarray) -> list[Notes]:
-    return [encoder.decode_notes(ids[:place]) for place in places]
 
 
 def _shift(encoder: NoteTokenizer, ids: np.ndarray, notes: Notes) -> float:

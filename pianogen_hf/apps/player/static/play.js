@@ -19,6 +19,7 @@ let sustained = false;
 const ringing = []; // tones that the pedal holds
 let offset = Infinity; // of this page's clock from the server's
 let socket = null;
+let lastOnset = 0; // of the latest row
 
 const pageNow = () => performance.now() / 1000;
 const serverNow = () => (Number.isFinite(offset) ? pageNow() - offset : 0);
@@ -66,12 +67,22 @@ function onNote(event) {
   const tone = piano.play(pitch, velocity, when);
   piano.stop(tone, piano.now + (event.offset - serverNow()));
   planned.set(id, tone);
-  if (event.row) showRow(event.row);
+  if (event.row) showRow(event.row, voice);
+  lastOnset = onset;
 }
 
-function showRow([shift, pitch, velocity, duration]) {
+// A note of the player's is a row, too, once it has ended.
+function onOff({ id, offset: second }) {
+  const note = roll.notes.get(id);
+  if (!note) return;
+  note.offset = second;
+  showRow([Math.max(note.onset - lastOnset, 0), note.pitch, note.velocity, second - note.onset], 0);
+  lastOnset = Math.max(note.onset, lastOnset);
+}
+
+function showRow([shift, pitch, velocity, duration], voice) {
   const row = document.createElement("span");
-  row.className = "row";
+  row.className = `row voice-${voice}`;
   row.textContent = `+${shift.toFixed(2)} ${pitchName(pitch)}\nv${velocity} ${duration.toFixed(2)}s`;
   row.title = "seconds since the note before, pitch, velocity, duration";
   element("rows").append(row);
@@ -117,7 +128,7 @@ function showState(state) {
 const handlers = {
   hello: onHello,
   note: onNote,
-  off: ({ id, offset: second }) => { if (roll.notes.has(id)) roll.notes.get(id).offset = second; },
+  off: onOff,
   cancel: ({ ids }) => onCancel(ids),
   silence: onSilence,
   state: ({ state }) => { showState(state); say(""); },
