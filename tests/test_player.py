@@ -366,6 +366,14 @@ def opened(browser, page) -> Iterator[Any]:
     assert not faults
 
 
+def wait_until(tab: Any, expression: str) -> None:
+    """Playwright's own would evaluate text in the page, which the page's policy forbids."""
+    end = time.monotonic() + 60
+    while not tab.evaluate(expression):
+        assert time.monotonic() < end, expression
+        tab.wait_for_timeout(50)
+
+
 def loudest(tab: Any, seconds: float) -> float:
     """The loudest moment of the audio graph's output."""
     most, end = 0.0, time.monotonic() + seconds
@@ -377,7 +385,7 @@ def loudest(tab: Any, seconds: float) -> float:
 
 @pytest.mark.slow
 def test_keys_are_heard_answered_seen_and_saved(opened, tmp_path):
-    opened.wait_for_function("pianogen.piano.samples !== null" if HAS_SOUND else "true")
+    wait_until(opened, "pianogen.piano.samples !== null" if HAS_SOUND else "true")
     assert loudest(opened, 0.3) < 0.01
     for key in "adgk":
         opened.keyboard.down(key)
@@ -406,11 +414,9 @@ def test_the_mouse_plays_and_leaves_no_key_down(opened, played):
     opened.mouse.move(box["x"] + 5, box["y"] + box["height"] - 8)
     opened.mouse.down()
     opened.mouse.move(box["x"] + 3 * box["width"], box["y"] + box["height"] - 8, steps=12)
-    opened.wait_for_function("[...pianogen.roll.notes.values()].some((note) => note.pitch > 62 && note.voice === 0)")
+    wait_until(opened, "[...pianogen.roll.notes.values()].some((note) => note.pitch > 62 && note.voice === 0)")
     opened.mouse.up()
-    opened.wait_for_function(
-        "[...pianogen.roll.notes.values()].every((note) => note.voice > 0 || note.offset !== null)"
-    )
+    wait_until(opened, "[...pianogen.roll.notes.values()].every((note) => note.voice > 0 || note.offset !== null)")
     assert not played[1].engine.keyboard.held
 
 
@@ -427,7 +433,7 @@ def test_knobs_and_modes_reach_the_session_and_stop_ends_it(opened, played):
     opened.click("button[data-mode=answer]")
     opened.locator("#density").fill("0")
     opened.select_option("#key_name", "")
-    opened.wait_for_function("document.querySelector('button[data-mode=answer]').ariaPressed === 'true'")
+    wait_until(opened, "document.querySelector('button[data-mode=answer]').ariaPressed === 'true'")
     opened.wait_for_timeout(300)
     assert engine.knobs.density is None and engine.knobs.key_name is None
 
@@ -446,7 +452,7 @@ def test_a_file_is_opened_heard_filled_and_closed(opened, tmp_path):
     opened.mouse.move(roll["x"] + roll["width"] * 0.5, roll["y"] + 50, steps=5)
     opened.mouse.up()
     opened.click("#piece-fill")
-    opened.wait_for_function("pianogen.player.notes.some((note) => note.voice === 1)")
+    wait_until(opened, "pianogen.player.notes.some((note) => note.voice === 1)")
     opened.screenshot(path=tmp_path / "piece.png")
     opened.click("#piece-close")
     assert opened.locator("#piece").is_hidden()
@@ -459,12 +465,13 @@ def test_show_plays_a_piece_and_follows_its_tokens(browser, tmp_path):
     tab = browser.new_page(viewport={"width": 1280, "height": 800})
     tab.goto(served.address)
     tab.wait_for_selector("#tokens span")
+    wait_until(tab, "pianogen.piano.samples !== null" if HAS_SOUND else "true")
     tab.click("#play")
     assert loudest(tab, 1.5) > 0.01
     assert tab.locator("#tokens span.past").count() > 0 and tab.locator("#tokens span.now").count() > 0
     tab.screenshot(path=tmp_path / "show.png")
     tab.locator("#tokens span").last.click()
-    tab.wait_for_function(f"pianogen.player.position > {some_notes().onset_sec.max() - 1}")
+    wait_until(tab, f"pianogen.player.position > {some_notes().onset_sec.max() - 1}")
     tab.close()
     served.close()
 

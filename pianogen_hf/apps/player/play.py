@@ -103,9 +103,9 @@ class PlayPage:
         """
         kind = message.get("type")
         if kind == "midi":
-            self.engine.receive(message.get("bytes"))
+            self.engine.receive(message["bytes"])
         elif kind == "knobs":
-            self.engine.turn_knobs(**message.get("values"))
+            self.engine.turn_knobs(**message["values"])
         elif kind == "ping":
             return {"type": "pong", "now": self.engine.now()}
         elif kind in ("hand_over", "stop", "undo", "record"):

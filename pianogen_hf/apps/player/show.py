@@ -38,6 +38,8 @@ def timed_tokens(encoder: NotesEncoder, notes: Notes) -> list[tuple[str, float]]
         return _timed_rows(encoder, notes)
     assert isinstance(encoder, NoteTokenizer)
     ids = np.asarray(encoder.encode_notes(notes))
+    if not len(ids):
+        return []
     places = np.unique(np.linspace(0, len(ids), min(len(ids), _PREFIXES) + 1).astype(int))[1:]
     prefixes = [encoder.decode_notes(ids[:place]) for place in places]
     # A token belongs to the note that the next tokens complete.
@@ -45,8 +47,7 @@ def timed_tokens(encoder: NotesEncoder, notes: Notes) -> list[tuple[str, float]]
     completed = np.minimum(np.searchsorted(sizes, np.append(0, sizes)[:-1], side="right"), len(sizes) - 1)
     onsets = np.array([float(each.onset_sec.max()) if len(each) else 0.0 for each in prefixes])
     shift = _shift(encoder, ids, notes)
-    heard = np.maximum.accumulate(onsets[completed]) if len(ids) else onsets
-    seconds = np.interp(np.arange(1, len(ids) + 1), places, heard) if len(ids) else []
+    seconds = np.interp(np.arange(1, len(ids) + 1), places, np.maximum.accumulate(onsets[completed]))
     names = encoder.convert_ids_to_tokens(ids.tolist())
     return [(str(name), round(float(second) + shift, 3)) for name, second in zip(names, seconds, strict=True)]
 

@@ -38,6 +38,8 @@ function lastUntil(second) {
 
 const player = new Player(element("roll"), piano, follow);
 
+window.pianogen = { piano, player }; // for whoever looks at the page from outside
+
 function showTokens(tokens) {
   spans = tokens.map(([text, second], index) => {
     const span = document.createElement("span");
@@ -65,4 +67,3 @@ showTokens(piece.tokens);
 if (!about.pitches || !(await piano.load(address("sounds.wav"), about))) {
   element("message").textContent = 'Sound of a simple synthesizer: pip install "pianogen_hf[audio]" for a piano.';
 }
-window.pianogen = { piano, player }; // for whoever looks at the page from outside
