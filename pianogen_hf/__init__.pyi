@@ -30,6 +30,7 @@ from .tokenizers.notes import Notes as Notes
 from .tokenizers.tokenization_craykh import CrayKHTokenizer as CrayKHTokenizer
 from .tokenizers.tokenization_jsb import JSBTokenizer as JSBTokenizer
 from .tokenizers.tokenization_midi_event import MidiEventTokenizer as MidiEventTokenizer
+from .tokenizers.tokenization_multitrack_music import MultitrackMusicTokenizer as MultitrackMusicTokenizer
 from .tokenizers.tokenization_note_duration import NoteDurationTokenizer as NoteDurationTokenizer
 from .tokenizers.tokenization_notes import NoteTokenizer as NoteTokenizer
 from .tokenizers.tokenization_performance import PerformanceTokenizer as PerformanceTokenizer

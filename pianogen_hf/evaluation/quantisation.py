@@ -25,7 +25,7 @@ COMMON_TIME_SEC = 0.01
 COMMON_VELOCITY = 1.0
 NUM_VELOCITIES = 127
 # Kinds of ids that say nothing of pitches and onsets, by the first letters of their lower-case names.
-_NOT_ONSETS = ("velocity", "duration", "program", "pedal", "tempo")
+_NOT_ONSETS = ("velocity", "duration", "program", "instrument", "pedal", "tempo")
 
 
 def on_common_grid(
