@@ -370,7 +370,7 @@ class MultitrackMusicTokenizer(NoteTokenizer):
 
 
 def _notes_by_track(chunk: ChunkEvents) -> list[tuple[int, int, int, int]]:
-    """Onset, offset (ticks), pitch and program of a chunk's notes, as muspy reads them (Dong et al. 2020), without drums.
+    """Onset, offset (ticks), pitch and program of a chunk's notes, as muspy has them (Dong et al. 2020), without drums.
 
     Strikes are paired first in, first out; the program is that of the moment at which a note ends; what is never
     released ends with the chunk.
