@@ -1,8 +1,12 @@
 # What is named here is exported, loaded when first used, known to the Auto classes (registration.py) and tested.
 # Editors and type checkers read it, too.
 from .generation.continuation import continue_notes as continue_notes
+from .generation.continuation import end_notes as end_notes
+from .generation.continuation import extend_notes as extend_notes
 from .generation.filling import fill_notes as fill_notes
+from .generation.harmonising import harmonise_notes as harmonise_notes
 from .generation.note_verbs import accompany_notes as accompany_notes
+from .generation.varying import vary_notes as vary_notes
 from .models.configuration_chorale_transformer import ChoraleTransformerConfig as ChoraleTransformerConfig
 from .models.configuration_continuous_notes import ContinuousNotesConfig as ContinuousNotesConfig
 from .models.configuration_music_transformer import MusicTransformerConfig as MusicTransformerConfig

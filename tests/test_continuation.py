@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models_and_tokenizers import TOKENIZERS, some_notes, tiny_model
 from transformers import GenerationMixin, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -609,3 +610,15 @@ def test_a_masked_model_keeps_to_the_grammar_from_window_to_window(scheme):
     assert len(seen) > 2
     for place in range(1, len(ids)):
         assert tokenizer.allowed_next(ids[:place])[ids[place]]
+
+
+@pytest.mark.parametrize("tokenizer_class", TOKENIZERS)
+def test_a_piece_goes_on_from_a_place_within_it(tokenizer_class):
+    tokenizer = tokenizer_class()
+    torch.manual_seed(0)
+    model = tiny_model(MusicTransformerForCausalLM, len(tokenizer))
+    prompt = some_notes(num_notes=40, pitches=(60, 72))
+    prompt.table["duration_tick"][0] = 9000  # rings on
+    result = continue_notes(model, tokenizer, prompt=prompt, notes=6, start_sec=4.0, seed=0, do_sample=True)[0]
+    assert result.kept.table.tolist() == prompt.table[prompt.onset_sec < 4].tolist()
+    assert len(result.new) > 0 and result.new.onset_sec.min() >= 4 - 1e-3

@@ -121,6 +121,24 @@ def test_the_seed_decides(model_dir, tmp_path):
 
 def test_beams_and_sampling_options_are_taken(model_dir, tmp_path):
     assert run("--model", model_dir, "--notes", 5, "--num_beams", 3, "--num_samples", 2) == 0
+    own = [
+        "--creativity",
+        0.3,
+        "--top_k_offset",
+        2,
+        "--min_p",
+        0.05,
+        "--top_k_notes",
+        9,
+        "--temperature_of",
+        "pitch=0.9",
+    ]
+    assert run("--model", model_dir, "--notes", 5, *own) == 0
+    assert run("--model", model_dir, "--notes", 5, "--mask_k", 1, "--typical_p", 0.9) == 0
+    assert run("--model", model_dir, "--notes", 5, "--greedy") == 0
+    assert run("--model", model_dir, "--notes", 9, "--key", "C", "--register", 60, "--pitches", 50, 70) == 0
+    pitches = set(pg.read_midi(tmp_path / "out.mid")["pitch"].tolist())
+    assert {each % 12 for each in pitches} <= {0, 2, 4, 5, 7, 9, 11} and min(pitches) >= 50 and max(pitches) <= 70
     assert run("--model", model_dir, "--bars", 1, "--temperature", 0.7, "--top_p", 0.9, "--top_k", 20, "--bpm", 60) == 0
     assert written(tmp_path) == {"out-1.mid", "out-2.mid", "out.mid"}
     assert pg.read_midi(tmp_path / "out.mid").end_sec <= 4.0 + 1e-3
@@ -150,7 +168,17 @@ def test_help_says_what_there_is(capsys):
         main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--model", "--prompt", "--seconds", "--notes", "--bars", "--num_samples", "--seed", "--num_beams"):
+    for option in (
+        "--model",
+        "--prompt",
+        "--seconds",
+        "--notes",
+        "--bars",
+        "--num_samples",
+        "--seed",
+        "--num_beams",
+        "--fill_bars",
+    ):
         assert option in text
 
 
@@ -210,6 +238,15 @@ def assert_refused(capfd: pytest.CaptureFixture, folder: Path, argv: list[object
         (["--seconds", "long"], "invalid float value"),
         (["--notes", "3.5"], "invalid int value"),
         (["--fill", 1, 2], "--fill needs the music that has the gap"),
+        (["--fill_bars", 1, 2], "--fill_bars needs the music that has the gap"),
+        (["--vary", 0.5], "--vary needs the music that is varied"),
+        (["--harmonise"], "--harmonise needs the music that is harmonised"),
+        (["--chords", "prompt"], "--chords prompt needs music"),
+        (["--chords", "C | G"], "note transformer"),
+        (["--density", 3], "note transformer"),
+        (["--register", 5], "no pitch"),
+        (["--from_bar", 2], "--from_bar needs music to begin in"),
+        (["--harmonise", "--prompt", "prompt.mid"], "chorale model"),
         (["--fill", 1, 2, "--prompt", "prompt.mid"], "is_causal false"),
         (["--fill", 1, 2, "--seconds", 3], "not allowed with"),
         (["--num_samples", 0], "--num_samples must be at least 1"),

@@ -54,12 +54,122 @@ def test_a_continuation_takes_controls_and_comes_to_an_end(model_dir):
     assert len(pg.read_midi("out.mid")) > 40
 
 
+def verb(name: str, model_dir, *argv: object) -> int:
+    return main([name, "prompt.mid", "--model", str(model_dir), *map(str, argv)])
+
+
+@pytest.mark.parametrize(
+    ("flat", "words"),
+    [
+        (["--fill_bars", 2, 2], ["fill", "--bars", 2, 2]),
+        (["--fill", 1, 2, "--fill", 4, 5], ["fill", "--seconds", 1, 2, "--seconds", 4, 5]),
+        (["--fill_bars", 2, 3, "--pitches", 60, 108], ["fill", "--bars", 2, 3, "--pitches", 60, 108]),
+        (["--vary", 0.5, "--from_seconds", 2, "--until", 6], ["vary", "--bars", 2, 3]),
+        (["--vary", 0.4, "--from_bar", 3], ["vary", "--strength", 0.4, "--from_seconds", 4]),
+        (["--accompany", "below", "--from_bar", 2, "--until", 6], ["accompany", "--bars", 2, 3]),
+        (["--harmonise"], ["harmonise"]),
+        (["--bars", 1, "--from_bar", 3], ["continue", "--from_seconds", 4, "--until", 6]),
+        (["--bars", 8], ["extend"]),
+        (["--bars", 4, "--end"], ["end"]),
+    ],
+)
+def test_verbs_and_flat_options_do_the_same(model_dir, flat, words):
+    assert run(model_dir, *flat, "--output", "flat") == 0
+    assert verb(words[0], model_dir, *words[1:], "--output", "words") == 0
+    assert pg.read_midi("flat.mid", None) == pg.read_midi("words.mid", None)
+    assert pg.read_midi("flat.mid", None) != PROMPT
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--creativity", 0.3, "--top_k_offset", 2, "--min_p", 0.05],
+        ["--top_k_notes", 5, "--top_k_durations", 9, "--top_k_of", "velocity=3", "--temperature_of", "pitch=0.7"],
+        ["--mask_k", 1, "--mask_p", 0.1, "--typical_p", 0.9],
+        ["--greedy"],
+        ["--chords", "Cm7 | Fm7 | G7 | Cm", "--pitches", 40, 90],
+        ["--chords", "prompt"],
+        ["--num_beams", 2, "--length_penalty", 0.5],
+    ],
+)
+def test_searches_are_taken(model_dir, options):
+    assert run(model_dir, "--notes", 3, *options) == 0
+    assert len(pg.read_midi("out.mid")) == len(PROMPT) + 3
+
+
+def test_what_copies_a_folder_is_drawn_again_and_said_after_the_last_try(model_dir, tmp_path, capsys):
+    """A run of two notes is soon found in a piece that has every step in every direction."""
+    run(model_dir, "--notes", 12, "--output", "first")
+    first = pg.read_midi("first.mid")
+    pg.write_midi(first, tmp_path / "midi" / "first.mid")
+    capsys.readouterr()
+    options = ["--notes", 12, "--no_copies_of", "midi", "--max_run", 11]
+    assert run(model_dir, *options) == 0
+    said = capsys.readouterr().out
+    assert "12 notes in a row from" in said and "after 1 tries" in said
+    assert run(model_dir, *options, "--tries", 3) == 0
+    assert "notes in a row" not in capsys.readouterr().out
+    assert pg.read_midi("out.mid") != first
+
+
+def test_the_picture_of_a_gap_shows_what_is_new(model_dir, monkeypatch):
+    seen = []
+    monkeypatch.setattr("pianogen_hf.workflows.generate.save_piano_roll", lambda *arguments: seen.append(arguments))
+    assert verb("fill", model_dir, "--bars", 2, 2, "--png") == 0
+    drawn, _, _, prompt_end_sec = seen[0]
+    assert prompt_end_sec is None and drawn.track_names == ("as it was", "new")
+    is_new = drawn["track"] == 1
+    assert (drawn.onset_sec[is_new] >= 2 - 2e-3).all() and 0 < is_new.sum() == len(drawn) - sum(
+        (PROMPT.onset_sec < 2) | (PROMPT.onset_sec >= 4)
+    )
+
+
+@pytest.mark.parametrize("name", ["continue", "extend", "end", "fill", "vary", "accompany", "harmonise"])
+def test_every_verb_has_a_help_of_its_own(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert f"generate.py {name}" in text and "FILE.mid" in text and "--seed" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fill"], "one of the arguments --bars --seconds is required"),
+        (["fill", "--bars", 90, 99], "not within the piece, which has 5"),
+        (["fill", "--bars", 1, 2, "--bars", 2, 3], "overlap"),
+        (["fill", "--bars", 1, 2, "--pitches", 70, 60], "a lowest and a highest one"),
+        (["vary", "--strength", 2], "strength lies between"),
+        (["vary", "--bars", 1, 2, "--from_seconds", 2], "leave one out"),
+        (["vary", "--from_bar", 77], "bar 77 is not within"),
+        (["accompany", "--from_seconds", 99], "is not within"),
+        (["continue", "--until", 1], "--until 1 lies before new music begins"),
+        (["continue", "--until", 99, "--bars", 3], "leave one out"),
+        (["end", "--bars", 0], "more than 0"),
+        (["harmonise", "--notes", 3], "unrecognized arguments"),
+    ],
+)
+def test_nonsense_of_a_verb_is_one_line(model_dir, words, message, capfd, tmp_path):
+    assert verb(words[0], model_dir, *words[1:]) == 2
+    captured = capfd.readouterr().err
+    assert message in captured and captured.strip().count("\n") == 0
+    assert not (tmp_path / "out.mid").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--fill", 90, 99], "is not within"),
         (["--fill", 4, 2], "is not within"),
         (["--fill", 2, 4, "--end"], "--end is for music that goes on"),
+        (["--vary", 0.5, "--bars", 3], "not allowed with"),
+        (["--harmonise", "--pitches", 60, 108], "--pitches is not for harmonise"),
+        (["--pitches", 80, 60], "a lowest and a highest one"),
+        (["--chords", "Cm7 | H"], "'H' is no chord"),
+        (["--chords", "|"], "there are no chords"),
+        (["--harmonise", "--until", 3], "--until is not for harmonise"),
+        (["--from_bar", 2, "--from_seconds", 3], "not allowed with"),
         (["--accompany", "below", "--end"], "--end is for music that goes on"),
         (["--density", 0], "density must lie"),
         (["--density", "nan"], "density must lie"),
@@ -67,7 +177,14 @@ def test_a_continuation_takes_controls_and_comes_to_an_end(model_dir):
         (["--loudness", 0, "--fill", 2, 4], "loudness must lie"),
         (["--key", "H", "--accompany", "above"], "is no key"),
         (["--notes", 5, "--end"], "seconds or bars"),
-        (["--fill", 2, 4, "--top_k", 5], "leave out top_k"),
+        (["--top_k", 2, "--top_k_offset", 2], "leaves nothing"),
+        (["--creativity", 2], "creativity must be"),
+        (["--min_p", -1], "min_p must be"),
+        (["--top_k_of", "pitch"], "takes words such as pitch=3"),
+        (["--temperature_of", "loudness=2"], "temperature_of has a number above 0 for time"),
+        (["--tries", 0], "--tries must be at least 1"),
+        (["--no_copies_of", "nowhere"], "--no_copies_of nowhere is no folder"),
+        (["--greedy", "--num_samples", 2], "--greedy gives one piece"),
         (["--fill", 2, 4, "--engine", "onnx"], "pianogen export"),
     ],
 )

@@ -209,7 +209,7 @@ def test_what_stands_after_the_gap_is_heard_and_what_stood_in_it_is_not():
     class Spy:
         def write(self, run, **stream):
             seen.append([stream[name][:, 1].tolist() for name in ("past", "given")])
-            return []
+            return [[]]
 
     base = piece.where((onset < 1.001) | (onset >= 1.999))
     fill_gap(Spy(), ENCODER, piece, base, 1.001, 1.999, Controls(), ())
@@ -222,7 +222,7 @@ def test_notes_that_the_pedal_holds_are_heard_as_long_as_they_sound():
     class Spy:
         def write(self, run, **stream):
             seen.append(stream["past"])
-            return []
+            return [[]]
 
     piece = replace(PIECE, pedals=np.array([(0, 127, 0), (4000, 0, 0)], PEDAL_DTYPE))
     base = piece.where(np.isin(piece["onset_tick"], kept_rows(piece, 2.0, 4.0)["onset_tick"]))
@@ -416,3 +416,161 @@ def test_controls_reach_the_model(verb):
 def test_options_of_other_models_are_named(verb, wrong):
     with pytest.raises(GenerationError, match=next(iter(wrong))):
         verb(**wrong)
+
+
+# Bars, several gaps, a register ---------------------------------------------------------------------------------------
+
+
+def test_bars_are_filled_as_the_seconds_that_they_last():
+    assert fill(start=None, end=None, bars=(2, 2))[0].notes == fill(start=2.0, end=4.0)[0].notes
+
+
+@pytest.mark.parametrize("pedals", [PEDALS[:0], PEDALS], ids=["no pedal", "pedal"])
+def test_several_gaps_are_filled_and_all_else_stays(pedals):
+    piece = replace(PIECE, pedals=pedals)
+    gaps = [(1.0, 2.0), (4.0, 5.5)]
+    outside = np.ones(len(piece), dtype=bool)
+    for start, end in gaps:
+        outside &= (piece.onset_sec < start) | (piece.onset_sec >= end)
+    results = fill(piece, None, None, gaps=gaps, num_samples=2)
+    assert results[0].notes != results[1].notes
+    for result in results:
+        assert_whole(result, piece.table[outside])
+        assert result.kept.table.tolist() == piece.table[outside].tolist()
+        onset = result.new.onset_sec
+        assert all(((onset >= start - 2e-3) & (onset < end)).any() for start, end in gaps)
+        assert sum(((onset >= start - 2e-3) & (onset < end)).sum() for start, end in gaps) == len(onset)
+
+
+def test_what_stood_in_a_later_gap_is_not_heard_before_it_is_filled():
+    other = replace(PIECE, table=PIECE.table.copy())
+    other.table["pitch"][(other.onset_sec >= 4) & (other.onset_sec < 5.5)] += 5
+    first, second = (fill(piece, None, None, gaps=[(1.0, 2.0), (4.0, 5.5)])[0] for piece in (PIECE, other))
+    assert first.notes == second.notes
+
+
+def test_notes_of_one_register_are_written_anew_and_the_others_of_the_gap_stay():
+    piece = replace(PIECE, pedals=PEDALS)
+    is_new = (piece.onset_sec >= 2) & (piece.onset_sec < 4) & (piece["pitch"] >= 60)
+    for result in fill(piece, 2.0, 4.0, pitches=(60, 127), num_samples=2):
+        assert_whole(result, piece.table[~is_new])
+        assert result.new["pitch"].min() >= 60 and result.new.onset_sec.min() >= 2 - 2e-3
+        assert result.notes.pedals.tolist() == piece.pedals.tolist()
+
+
+@pytest.mark.parametrize("pitches", [(70, 60), (60,), (-1, 60), (60, 128)])
+def test_a_register_that_is_none_is_one_line(pitches):
+    with pytest.raises(GenerationError, match="a lowest and a highest one"):
+        fill(pitches=pitches)
+
+
+def test_progress_over_several_gaps_rises_to_all_of_it():
+    shares: list[float] = []
+    fill(start=None, end=None, gaps=[(1.0, 2.0), (4.0, 5.5)], num_samples=2, on_progress=shares.append)
+    assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+# Varying --------------------------------------------------------------------------------------------------------------
+
+
+def vary(notes=PIECE, start=2.0, end=6.0, strength=0.5, **options):
+    return pg.vary_notes(MODEL, ENCODER, notes, start, end, strength, **{"seed": 0, **options})
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.5, 0.9, 1.0])
+def test_the_strength_is_the_share_of_notes_that_go(strength):
+    in_passage = (PIECE.onset_sec >= 2) & (PIECE.onset_sec < 6)
+    for result in vary(strength=strength, num_samples=2):
+        kept = result.kept.table.tolist()
+        assert len(kept) == len(PIECE) - max(round(strength * in_passage.sum()), 1)
+        assert all(row in kept for row in PIECE.table[~in_passage].tolist())
+        assert result.new.onset_sec.min() >= 2 - 2e-3 and result.new.onset_sec.max() < 6
+        assert_whole(result, np.array(kept, dtype=NOTE_DTYPE))
+
+
+def test_strength_0_leaves_all_as_it_is():
+    result = vary(strength=0)[0]
+    assert result.notes == PIECE and len(result.new) == 0
+
+
+def test_variations_differ_and_the_seed_decides():
+    first, second = vary(num_samples=2)
+    assert first.notes == vary()[0].notes != second.notes
+    assert vary(start=None, end=None, bars=(2, 3))[0].notes == first.notes
+
+
+def test_a_variation_is_asked_to_be_like_what_goes():
+    seen = []
+
+    class Spy(pg.NoteTransformerForCausalLM):
+        def read(self, cache, rows, is_given, control_ids):
+            seen.append(control_ids[-1])
+            return super().read(cache, rows, is_given, control_ids)
+
+    torch.manual_seed(0)
+    spy = loosened(tiny_model(Spy, 130))
+    for options in ({}, {"loudness": 100.0}):
+        pg.vary_notes(spy, ENCODER, PIECE, 0.0, 8.0, 1.0, 0, **options)
+        wished = asked(density=len(PIECE) / PIECE.end_sec, loudness=options.get("loudness", PIECE["velocity"].mean()))
+        assert seen[-1][[0, 2]].tolist() == wished.classes()[[0, 2]].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strength": 1.5}, "strength lies between"),
+        ({"strength": float("nan")}, "strength lies between"),
+        ({"start": 90.0, "end": 99.0}, "is not within"),
+        ({"notes": PIECE.where((PIECE.onset_sec < 2) | (PIECE.onset_sec >= 6))}, "nothing to vary"),
+    ],
+)
+def test_what_can_not_be_varied_is_one_line(options, message):
+    with pytest.raises(GenerationError, match=message) as error:
+        vary(**options)
+    assert "\n" not in str(error.value)
+
+
+# From a place within a piece, to its end ------------------------------------------------------------------------------
+
+
+def test_music_goes_on_from_a_bar_and_what_rings_on_stays():
+    ringing = np.append(PIECE.table, PIECE.table[:1])
+    ringing["duration_tick"][-1], ringing["pitch"][-1] = 9999, 30
+    prompt = replace(PIECE, table=ringing)
+    result = continue_(prompt, from_bar=3)[0]
+    kept = prompt.table[prompt.onset_sec < 4]
+    assert_whole(result, kept)
+    assert result.kept.table.tolist() == kept.tolist() and result.prompt_end_sec == 4.0
+    assert result.new.onset_sec.min() >= 4.0 - 1e-3 and 30 not in result.new["pitch"]
+    assert result.notes == continue_(prompt, start_sec=4.0)[0].notes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"from_bar": 1}, "no notes before"),
+        ({"from_bar": 99}, "not within"),
+        ({"start_sec": 99.0}, "not within"),
+        ({"start_sec": float("nan")}, "not within"),
+        ({"start_sec": 1.0, "from_bar": 2}, "by seconds or by a bar"),
+        ({"prompt": None, "from_bar": 2}, "in a prompt"),
+    ],
+)
+def test_a_place_to_go_on_from_must_lie_in_the_prompt(options, message):
+    with pytest.raises(GenerationError, match=message):
+        continue_(**options)
+
+
+def test_a_piece_is_extended_by_eight_bars_and_ended_within_four_unless_it_is_said():
+    longer = pg.extend_notes(MODEL, ENCODER, PIECE, seed=0)[0]
+    assert longer.notes == continue_(bars=8)[0].notes
+    model = make_model(end=8.0)
+    for options, seconds in (({}, 8.0), ({"bars": 2}, 4.0), ({"seconds": 5.0}, 5.0)):
+        result = pg.end_notes(model, ENCODER, PIECE, seed=1, **options)[0]
+        assert 0.85 * seconds <= result.new.onset_sec.max() - result.prompt_end_sec <= 1.15 * seconds
+
+
+def test_an_accompaniment_may_be_written_to_a_passage_alone():
+    result = accompany(some_notes(num_notes=24, pitches=(58, 66)), bars=(2, 3))[0]
+    assert result.new.onset_sec.min() >= 2 - 2e-3 and result.new.end_sec <= 6 + 2e-3
+    assert result.prompt_end_sec == 2.0

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pianogen_hf.commands.options import OneLineParser
+from pianogen_hf.commands.generate_options import parse
 from pianogen_hf.errors import UsageError, reports_errors
 from pianogen_hf.folders import check_writable
 
@@ -19,8 +19,7 @@ _HANDED_ON = (
     "engine",
     "prompt",
     "programs",
-    "fill",
-    "accompany",
+    "verb",
     "end",
     "bpm",
     "png",
@@ -31,92 +30,82 @@ _HANDED_ON = (
     "loudness",
     "key",
     "kind",
+    "pitches",
+    "chords",
+    "no_copies_of",
+    "max_run",
 )
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The options of `generate.py`."""
-    parser = OneLineParser(
-        prog="generate.py",
-        description="Continue a piece of piano music, or begin one from nothing.",
-        epilog="Examples: generate.py --seconds 30 --png --wav ; generate.py --prompt my.mid --bars 8 --output out.mid "
-        "; generate.py --model runs/my-model --prompt my.mid --notes 200 --num_samples 4 --temperature 0.9 --seed 7 ; "
-        "generate.py --prompt my.mid --fill 20 28 ; generate.py --prompt melody.mid --accompany below --density 4",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--model", help="model folder or Hub id; by default the small Bach model that comes with the package")
-    add("--revision", help="branch, tag or commit of a model on the Hub")
-    add("--trust_remote_code", action="store_true", help="run code that a model of unknown architecture carries")
-    add(
-        "--engine",
-        choices=("torch", "onnx", "int8"),
-        default="torch",
-        help="onnx and int8 are several times as fast on a CPU, for a model that `pianogen export` has exported",
-    )
-    add("--prompt", metavar="FILE.mid", help="music to continue; without it a piece begins from nothing")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, help="seconds of new music (default: 30)")
-    length.add_argument("--notes", type=int, help="number of new notes")
-    length.add_argument("--bars", type=float, help="bars of new music, by the prompt's last time signature and tempo")
-    length.add_argument(
-        "--fill",
-        type=float,
-        nargs=2,
-        metavar=("START", "END"),
-        help="write anew what begins between these seconds of the prompt, and keep the rest (V8 and masked models)",
-    )
-    length.add_argument(
-        "--accompany",
-        choices=("below", "above"),
-        help="write a second part to the prompt: a left hand below a melody, a melody above a left hand (V8)",
-    )
-    asked = parser.add_argument_group("what to ask of the new notes (V8)")
-    asked.add_argument("--density", type=float, metavar="N", help="notes per second, such as 4")
-    asked.add_argument("--register", type=float, metavar="PITCH", help="mean pitch; 60 is middle C")
-    asked.add_argument("--loudness", type=float, metavar="VELOCITY", help="mean velocity, 1 to 127; 40 is soft")
-    asked.add_argument("--key", help="such as 'C minor' or 'Bb major'")
-    asked.add_argument("--kind", choices=("classical", "jazz", "score"), help="score: played as it stands")
-    asked.add_argument("--end", action="store_true", help="come to an end at the wanted length, give or take 15 %%")
-    add("--output", default="out.mid", metavar="OUT.mid", help="where to write; several samples become OUT-1.mid ...")
-    add("--num_samples", type=int, default=1, help="how many different pieces (default: 1)")
-    add("--seed", type=int, default=0, help="the same seed gives the same music (default: 0)")
-    add("--temperature", type=float, default=1.0, help="below 1 safer, above 1 wilder (default: 1.0)")
-    add("--top_p", type=float, default=0.95, help="choose among the likeliest ids of this total probability (0.95)")
-    add("--top_k", type=int, default=0, help="choose among this many likeliest ids; 0 for all (default)")
-    add("--num_beams", type=int, default=1, help="beam search with this many beams instead of sampling")
-    add("--bpm", type=float, default=90.0, help="quarters a minute of music without a prompt (default: 90)")
-    add("--programs", choices=("piano", "all"), default="piano", help="instruments of the prompt to read")
-    add(
-        "--png",
-        nargs="?",
-        const="part",
-        choices=("part", "whole"),
-        help="also draw a piano roll beside the MIDI file: what is new and 5 seconds of the prompt around it, or whole",
-    )
-    add("--wav", action="store_true", help="also render the sound beside the MIDI file")
-    return parser
+_USUAL_BARS = {"extend": 8.0, "end": 4.0}  # of new music, where nobody says how much
 
 
 @reports_errors("nothing was written")
 def main(argv: list[str] | None = None) -> int:
     """Generate as the command line says; returns the exit code."""
-    args = _checked(make_parser().parse_args(argv))
+    args = _checked(parse(argv))
     # Brings in torch: seconds that --help and a mistake should not cost.
     from pianogen_hf.generation.new_notes import Length
     from pianogen_hf.workflows.generate import generate
 
+    if args.verb == "explain":
+        from pianogen_hf.workflows.explain import explain
+
+        picture = output_paths(args)[0].with_suffix(".png") if args.png else None
+        names = ("model", "revision", "trust_remote_code", "programs")
+        explain(args.prompt, getattr(args, "passage", None), picture, **{name: getattr(args, name) for name in names})
+        return 0
     amounts = (args.seconds, args.notes, args.bars)
     length = None if amounts == (None, None, None) else Length(*amounts)
     options = {name: getattr(args, name) for name in _HANDED_ON}
+    if length is None and args.verb in _USUAL_BARS and args.until is None:
+        length = Length(bars=_USUAL_BARS[args.verb])
+    options |= {"where": _where(args), "max_tries": args.tries}
     generate(output_paths(args), length=length, **options, **_decoding_options(args))
     return 0
 
 
+def _where(args: argparse.Namespace) -> dict[str, Any]:
+    """Which part of the prompt is meant, as the verb's function takes it."""
+    if args.verb == "fill":
+        return {"gaps": args.fill, "bars": args.fill_bars}
+    place = {"from_seconds": args.from_seconds, "from_bar": args.from_bar, "until": args.until}
+    if args.verb == "vary":
+        return {"strength": args.vary, "bars": getattr(args, "passage", None), **place}
+    if args.verb == "accompany":
+        return {"side": args.accompany, "bars": getattr(args, "passage", None), **place}
+    return place
+
+
+_SEARCH = (
+    "min_p",
+    "typical_p",
+    "top_k_notes",
+    "top_k_durations",
+    "top_k_offset",
+    "mask_k",
+    "mask_p",
+    "creativity",
+    "length_penalty",
+)
+
+
 def _decoding_options(args: argparse.Namespace) -> dict[str, Any]:
+    options = {name: getattr(args, name) for name in _SEARCH if getattr(args, name) is not None}
+    for name, kind in (("top_k_of", int), ("temperature_of", float)):
+        if getattr(args, name) is not None:
+            options[name] = _by_kind(name, getattr(args, name), kind)
     if args.num_beams > 1:
-        return {"num_beams": args.num_beams, "do_sample": False}
-    return {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
+        return {"num_beams": args.num_beams, "do_sample": False, **options}
+    if args.greedy:
+        return {"do_sample": False, **options}
+    return {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k, **options}
+
+
+def _by_kind(option: str, words: list[str], kind: type) -> dict[str, Any]:
+    """Numbers by name, from words such as pitch=3."""
+    try:
+        return {name: kind(number) for name, number in (word.split("=") for word in words)}
+    except ValueError:
+        raise UsageError(f"--{option} takes words such as pitch=3, not {' '.join(words)}") from None
 
 
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
@@ -124,31 +113,62 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"--{name} must be more than 0, got {value:g}")
-    for name, low in (("num_samples", 1), ("num_beams", 1), ("top_k", 0), ("seed", 0)):
+    for name, low in (("num_samples", 1), ("num_beams", 1), ("top_k", 0), ("seed", 0), ("tries", 1), ("max_run", 1)):
         if not low <= getattr(args, name) < 2**63:
             raise UsageError(f"--{name} must be at least {low}, and no more than 18 digits long")
     if not 0 < args.temperature <= 100:
-        raise UsageError("--temperature must be more than 0, at most 100; for the likeliest music use --num_beams 4")
+        raise UsageError("--temperature must be more than 0, at most 100; for the likeliest music use --greedy")
     if not 0 < args.top_p <= 1:
         raise UsageError("--top_p must be more than 0 and at most 1")
     if not 4 <= args.bpm <= 1000:
         raise UsageError("--bpm must lie in 4..1000")
+    if args.greedy and (args.num_samples > 1 or args.num_beams > 1):
+        raise UsageError("--greedy gives one piece: leave out --num_samples and --num_beams")
     if args.num_beams > 1 and args.num_samples > args.num_beams:
         raise UsageError("--num_beams gives at most as many samples as beams")
+    if args.no_copies_of is not None and not Path(args.no_copies_of).is_dir():
+        raise UsageError(f"--no_copies_of {args.no_copies_of} is no folder")
     if args.wav and any(find_spec(name) is None for name in ("midirenderer", "pretty_midi")):
         raise UsageError('--wav needs packages that are not installed: pip install "pianogen_hf[audio]"')
     if args.engine != "torch" and find_spec("onnxruntime") is None:
         raise UsageError('--engine needs a package that is not installed: pip install "pianogen_hf[onnx]"')
-    for name, what in (("fill", "has the gap"), ("accompany", "is accompanied")):
-        if getattr(args, name) is not None and args.prompt is None:
-            raise UsageError(f"--{name} needs the music that {what}: give a --prompt")
-    if args.end and (args.fill is not None or args.accompany is not None):
-        raise UsageError("--end is for music that goes on: leave it out with --fill and --accompany")
+    _check_verb(args)
     if args.engine != "torch" and args.num_beams > 1:
         raise UsageError("--num_beams needs --engine torch: the fast engines sample")
     for path in output_paths(args):
         _check_writable(path, args.prompt)
     return args
+
+
+_NEEDED = {  # what each verb works on
+    "fill": "has the gap",
+    "vary": "is varied",
+    "accompany": "is accompanied",
+    "harmonise": "is harmonised",
+    "explain": "is explained",
+}
+
+
+def _check_verb(args: argparse.Namespace) -> None:
+    """Refuse options that don't go with what is to be done."""
+    places = [name for name in ("from_seconds", "from_bar", "until") if getattr(args, name) is not None]
+    if args.verb in _NEEDED and args.prompt is None:
+        option = "fill_bars" if args.fill_bars else args.verb
+        raise UsageError(f"--{option} needs the music that {_NEEDED[args.verb]}: give a --prompt")
+    if args.verb in _NEEDED and args.end:
+        raise UsageError("--end is for music that goes on: leave it out with --fill, --vary, --accompany, --harmonise")
+    if args.pitches is not None and args.verb == "harmonise":
+        raise UsageError("--pitches is not for harmonise: voices have ranges of their own")
+    if args.chords == "prompt" and args.prompt is None:
+        raise UsageError("--chords prompt needs music to find them in: give a --prompt")
+    if places and args.verb in ("fill", "harmonise", "explain"):
+        raise UsageError(f"--{places[0]} is not for {args.verb}: leave it out")
+    if places and args.prompt is None and places != ["until"]:
+        raise UsageError(f"--{places[0]} needs music to begin in: give a --prompt")
+    if places and getattr(args, "passage", None) is not None:
+        raise UsageError(f"--{places[0]} says what --bars says: leave one out")
+    if args.until is not None and (args.seconds, args.notes, args.bars) != (None, None, None):
+        raise UsageError("--until says how much, as --seconds, --notes and --bars do: leave one out")
 
 
 def _check_writable(path: Path, prompt: str | None) -> None:

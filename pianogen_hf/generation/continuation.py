@@ -10,14 +10,25 @@ import numpy as np
 import torch
 from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
+from pianogen_hf.generation.chords import ChordTrack, chords_of
 from pianogen_hf.generation.constraints import MAX_REST, GrammarLogitsProcessor
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
 from pianogen_hf.generation.note_stream import Controls, num_kept
-from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, continue_piece, takes_given
-from pianogen_hf.generation.processors import warped
+from pianogen_hf.generation.note_verbs import (
+    Samples,
+    asked,
+    check_takes_given,
+    continue_piece,
+    held_keys,
+    takes_given,
+)
+from pianogen_hf.generation.passages import bar_start_sec
+from pianogen_hf.generation.processors import not_sounding
 from pianogen_hf.generation.refill_writer import RefillWriter
 from pianogen_hf.generation.row_writer import RowWriter
-from pianogen_hf.generation.writer import Writer, sampling_options
+from pianogen_hf.generation.rules import OF_THE_PROMPT, pitch_rules, token_rules
+from pianogen_hf.generation.search import search_of, token_processors
+from pianogen_hf.generation.writer import Writer
 from pianogen_hf.models.objectives import ANY_ORDER, NEXT_NOTE, NEXT_TOKEN, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import DEFAULT_US_PER_QUARTER, NOTE_DTYPE, PEDAL_DOWN, TEMPO_DTYPE, Notes
@@ -39,6 +50,8 @@ def continue_notes(
     seconds: float | None = None,
     notes: int | None = None,
     bars: float | None = None,
+    start_sec: float | None = None,
+    from_bar: int | None = None,
     num_samples: int = 1,
     seed: int | None = None,
     density: float | None = None,
@@ -46,6 +59,8 @@ def continue_notes(
     loudness: float | None = None,
     key: str | None = None,
     kind: str | None = None,
+    pitches: Sequence[int] | None = None,
+    chords: str | ChordTrack | None = None,
     end: bool = False,
     us_per_quarter: int = DEFAULT_US_PER_QUARTER,
     on_progress: Callable[[float], None] | None = None,
@@ -68,39 +83,57 @@ def continue_notes(
         seconds: see `length`.
         notes: see `length`.
         bars: see `length`.
+        start_sec: where new music begins, in seconds, instead of after the prompt's last note: what begins there or
+            later is left out, and notes that reach beyond it ring on.
+        from_bar: the same by a bar, counted from 1.
         num_samples: how many continuations.
         seed: makes sampling repeatable.
-        density: notes per second. It and the next five are asked of a note transformer (V8) alone; see `asked`.
-        register: mean pitch.
+        density: notes per second. It and the next four are asked of a note transformer (V8); see `asked`.
+        register: mean pitch. Other models of tokens keep within an octave of it.
         loudness: mean velocity.
-        key: such as "C minor".
+        key: such as "C minor". Other models of tokens keep to its scale.
         kind: "classical", "jazz" or "score".
-        end: come to an end at the wanted length, a little sooner or later.
+        pitches: lowest and highest pitch of new notes.
+        chords: what new notes are written over, from there on: text such as "Cm7 | Fm7 | G7 | Cm", a bar between two
+            lines, repeated when it is over, or "prompt" for those of the prompt. A pitch that does not belong to
+            the chord becomes unlikely (V8).
+        end: come to an end at the wanted length, a little sooner or later (V8).
         us_per_quarter: tempo of music from nothing.
         on_progress: called with the share that is done of the slowest sample, 0..1, never falling.
         on_message: called with remarks for the user, for example that the prompt was cut.
-        **generate_kwargs: as for `model.generate`: temperature, top_p, top_k, num_beams, do_sample ...; masked models
-            and continuous notes take the first two only.
+        **generate_kwargs: as for `model.generate`: temperature, top_p, top_k, num_beams, do_sample ..., and what
+            `Search` names besides; masked models and continuous notes take the first two only.
 
     Returns:
         One `Continuation` per sample, none of them without a new note.
 
     Raises:
         GenerationError: if the model does not take an option, if the prompt holds nothing that the tokenizer can write,
-            if more is asked for than a MIDI file can hold, or if the model stands still.
+            if nothing of it stands before the place from which to go on, if more is asked for than a MIDI file can
+            hold, or if the model stands still.
     """
     length = length or Length(seconds, notes, bars)
-    base, start_tick = _prompt_axis(tokenizer, prompt, us_per_quarter)
+    prompt, cut_tick = _cut_prompt(prompt, start_sec, from_bar)
+    base, start_tick = _prompt_axis(tokenizer, prompt, us_per_quarter, cut_tick)
     controls = asked(density, register, loudness, key, kind)
     if takes_given(model):
         assert isinstance(tokenizer, ContinuousNotesFeatureExtractor)
         if prompt is not None:
             _say_what_is_heard(model, len(_prompt_steps(tokenizer, base)) - 1, on_message)
-        samples = Samples(model, num_samples, seed, on_progress)
-        processors = (warped(**sampling_options(model, generate_kwargs)),)
-        return continue_piece(samples, tokenizer, length, base, start_tick, end, controls, processors)
-    if end or controls != Controls():
+        samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))
+        rules = pitch_rules(base, float(base.tick_to_sec(np.array(start_tick))), pitches, _changes(chords, base))
+        rules = (not_sounding(held_keys(base)), *rules)
+        return continue_piece(samples, tokenizer, length, base, start_tick, end, controls, rules)
+    if end or chords is not None or replace(controls, key=None, register=None) != Controls():
         check_takes_given(model)
+    if pitches is not None or controls != Controls():
+        if objective_of(model) != NEXT_TOKEN:
+            check_takes_given(model)
+        assert isinstance(tokenizer, NoteTokenizer)
+        rules_of_tokens = token_rules(tokenizer, controls.key, controls.register, pitches)
+        generate_kwargs["logits_processor"] = [*rules_of_tokens, *generate_kwargs.get("logits_processor", ())]
+    if cut_tick is not None:
+        base = _shortened(base, cut_tick)
     prompt_steps = tokenizer.beginning if prompt is None else _prompt_steps(tokenizer, base)
     if seed is not None:
         torch.manual_seed(seed)
@@ -111,7 +144,44 @@ def continue_notes(
             f"{len(prompt)} notes"
         )
     writer = WRITERS[objective_of(model)](model, music, on_progress, on_message, generate_kwargs)
-    return [music.result(steps) for steps in writer.write(num_samples)]
+    results = [music.result(steps) for steps in writer.write(num_samples)]
+    return results if cut_tick is None or prompt is None else [_ringing_on(each, prompt) for each in results]
+
+
+def extend_notes(model: Any, tokenizer: NotesEncoder, notes: Notes, **options: Any) -> list[Continuation]:
+    """Make a piece longer: `continue_notes` after its last note, by `seconds`, `notes` or `bars`.
+
+    Args:
+        model: see there.
+        tokenizer: see there.
+        notes: the piece.
+        **options: see there; 8 bars where no length is given.
+
+    Raises:
+        GenerationError: see there.
+    """
+    length = options.pop("length", None)
+    if length is None and not {"seconds", "notes", "bars"} & options.keys():
+        length = Length(bars=8)
+    return continue_notes(model, tokenizer, length, notes, **options)
+
+
+def end_notes(model: Any, tokenizer: NotesEncoder, notes: Notes, **options: Any) -> list[Continuation]:
+    """Bring a piece to its close within a number of `bars` or `seconds`, give or take 15 % (V8).
+
+    Args:
+        model: a `NoteTransformerForCausalLM`.
+        tokenizer: its feature extractor.
+        notes: the piece.
+        **options: as for `continue_notes`; 4 bars where no length is given.
+
+    Raises:
+        GenerationError: see there.
+    """
+    length = options.pop("length", None)
+    if length is None and not {"seconds", "notes", "bars"} & options.keys():
+        length = Length(bars=4)
+    return continue_notes(model, tokenizer, length, notes, end=True, **options)
 
 
 def _say_what_is_heard(model: Any, num_notes: int, on_message: Callable[[str], None] | None) -> None:
@@ -121,16 +191,59 @@ def _say_what_is_heard(model: Any, num_notes: int, on_message: Callable[[str], N
         on_message(f"the prompt has {num_notes} notes: the model hears the last {heard} of them")
 
 
-def _prompt_axis(tokenizer: NotesEncoder, prompt: Notes | None, us_per_quarter: int) -> tuple[Notes, int]:
+def _changes(chords: str | ChordTrack | None, prompt: Notes) -> str | ChordTrack | None:
+    """Chords; those of the prompt, if they are meant, to be gone through again."""
+    return chords_of(prompt) if chords == OF_THE_PROMPT else chords
+
+
+def _cut_prompt(prompt: Notes | None, start_sec: float | None, from_bar: int | None) -> tuple[Notes | None, int | None]:
+    """The prompt without what begins where new music is to begin, and that place in ticks; None at the prompt's end.
+
+    Raises:
+        GenerationError: if nothing is left of it, or there is none.
+    """
+    if start_sec is None and from_bar is None:
+        return prompt, None
+    if prompt is None or (start_sec is not None and from_bar is not None):
+        raise GenerationError("say from where to go on in a prompt, by seconds or by a bar")
+    start = bar_start_sec(prompt, from_bar) if from_bar is not None else start_sec
+    if start is None or not 0 <= start <= prompt.end_sec:
+        raise GenerationError(f"{start_sec:g} s is not within the prompt's {prompt.end_sec:.1f} s")
+    tick = int(prompt.sec_to_tick(np.array(start)))
+    kept = prompt.where(prompt["onset_tick"] < tick)
+    if not len(kept):
+        raise GenerationError(f"the prompt has no notes before {start:.1f} s: go on from later, or without a prompt")
+    return kept, tick
+
+
+def _shortened(notes: Notes, end_tick: int) -> Notes:
+    """Notes that end at a tick at the latest, which all begin before it."""
+    table = notes.table.copy()
+    table["duration_tick"] = np.minimum(table["duration_tick"], end_tick - table["onset_tick"])
+    return replace(notes, table=table)
+
+
+def _ringing_on(result: Continuation, prompt: Notes) -> Continuation:
+    """A result with the prompt's notes as long as they were, without new notes on keys that they still hold."""
+    new = result.new
+    held = (prompt["pitch"] == new["pitch"][:, None]) & (prompt.offset_tick > new["onset_tick"][:, None])
+    new = new.where(~held.any(axis=1))
+    return replace(result, notes=replace(result.notes, table=np.concatenate([prompt.table, new.table])), new=new)
+
+
+def _prompt_axis(
+    tokenizer: NotesEncoder, prompt: Notes | None, us_per_quarter: int, cut_tick: int | None = None
+) -> tuple[Notes, int]:
     """The notes that new music is appended to, and the tick at which it begins.
 
-    A prompt ends where its last note does, held by the pedal if the scheme hears the pedal, for as long as one listens
-    to a last chord. There all pedals come up, and no later event of them stays: it would blur what is generated. New
-    music is in the tempo of the last bars, not in that of the last event, which may be the end of a ritardando.
+    A prompt ends where it is cut, or where its last note does, held by the pedal if the scheme hears the pedal, for as
+    long as one listens to a last chord. There all pedals come up, and no later event of them stays: it would blur what
+    is generated. New music is in the tempo of the last bars, not in that of the last event, which may be the end of a
+    ritardando.
     """
     if prompt is None:
         return Notes(np.zeros(0, NOTE_DTYPE), tempos=np.array([(0, us_per_quarter)], TEMPO_DTYPE)), 0
-    start_tick = _end_tick(tokenizer, prompt)
+    start_tick = _end_tick(tokenizer, prompt) if cut_tick is None else cut_tick
     return replace(
         prompt,
         tempos=_tempos_until(prompt, start_tick),
@@ -217,6 +330,8 @@ class TokenWriter(Writer):
             owners = zip((places * len(samples)).astype(int), (places * len(rows)).astype(int), batch, strict=True)
             return [self._is_done(samples[sample], np.append(histories[row], ids)) for sample, row, ids in owners]
 
+        grammar = GrammarLogitsProcessor(self.encoder, histories, open_until=open_until, max_rest=MAX_REST)
+        chosen, options = token_processors(self.encoder, self.options)
         device = self.model.device
         output = self.model.generate(
             torch.from_numpy(windows).to(device),
@@ -225,11 +340,9 @@ class TokenWriter(Writer):
             num_return_sequences=len(samples) // len(rows),
             pad_token_id=self.encoder.pad_token_id,
             eos_token_id=self.encoder.eos_token_id,
-            logits_processor=LogitsProcessorList(
-                [GrammarLogitsProcessor(self.encoder, histories, open_until=open_until, max_rest=MAX_REST)]
-            ),
+            logits_processor=LogitsProcessorList([grammar, *options.pop("logits_processor", ()), *chosen]),
             stopping_criteria=StoppingCriteriaList([_LongEnough(are_done)]),
-            **self.options,
+            **options,
         )
         written = [ids[ids != self.encoder.pad_token_id] for ids in output.cpu().numpy()]
         written = [np.append(ids, self.encoder.bos_token_id) if self._has_ended(ids) else ids for ids in written]

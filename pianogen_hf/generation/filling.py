@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from pianogen_hf.generation.chords import ChordTrack, chords_of
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
 from pianogen_hf.generation.note_stream import Controls
 from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, fill_gap, takes_given
-from pianogen_hf.generation.processors import warped
+from pianogen_hf.generation.passages import spans_of
 from pianogen_hf.generation.refill_writer import RefillWriter
-from pianogen_hf.generation.writer import sampling_options
+from pianogen_hf.generation.rules import OF_THE_PROMPT, checked_pitches, pitch_rules
+from pianogen_hf.generation.search import search_of
 from pianogen_hf.models.objectives import ANY_ORDER, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import PEDAL_DOWN, PEDAL_DTYPE, Notes
@@ -26,9 +28,13 @@ def fill_notes(
     model: Any,
     tokenizer: NotesEncoder,
     piece: Notes,
-    start_sec: float,
-    end_sec: float,
+    start_sec: float | None = None,
+    end_sec: float | None = None,
     *,
+    bars: Sequence | None = None,
+    gaps: Sequence[Sequence[float]] | None = None,
+    pitches: Sequence[int] | None = None,
+    chords: str | ChordTrack | None = None,
     num_samples: int = 1,
     seed: int | None = None,
     density: float | None = None,
@@ -51,6 +57,12 @@ def fill_notes(
         piece: the music.
         start_sec: where the gap begins, in seconds.
         end_sec: where it ends; the end of the piece, if that comes first.
+        bars: the gap in bars instead, the first and the last one, counted from 1; or a list of such pairs.
+        gaps: several gaps instead, as pairs of seconds. What stood in any of them is not heard.
+        pitches: lowest and highest pitch of what is written anew; other notes of the gap stay, and so does its pedal
+            (V8 alone).
+        chords: what the gap is written over (V8): text such as "Cm7 | Fm7 | G7 | Cm", a bar between two lines, from
+            where each gap begins; or "prompt" for those of the piece as it was.
         num_samples: how many versions.
         seed: makes sampling repeatable.
         density: notes per second. It and the next four are asked of a note transformer (V8) alone; see `asked`.
@@ -60,42 +72,143 @@ def fill_notes(
         kind: "classical", "jazz" or "score".
         on_progress: called with the share that is done, 0..1, never falling.
         on_message: called with remarks for the user.
-        **generate_kwargs: temperature, top_p.
+        **generate_kwargs: temperature, top_p and, for V8, all else that `Search` names.
 
     Returns:
         One `Continuation` per version, none of them without a new note: the whole piece, the new notes alone, and where
-        the gap begins and ends.
+        the first gap begins and the last one ends.
 
     Raises:
-        GenerationError: if the model does not see both sides, if the gap lies outside the piece, if the piece can't be
-            tokenized, or if the model stands still.
+        GenerationError: if the model does not see both sides, if a gap lies outside the piece or over another one, if
+            the piece can't be tokenized, or if the model stands still.
     """
     controls = asked(density, register, loudness, key, kind)
-    if objective_of(model) != ANY_ORDER or controls != Controls():
+    if objective_of(model) != ANY_ORDER or controls != Controls() or pitches is not None or chords is not None:
         check_takes_given(model)
-    if not 0 <= start_sec < min(end_sec, piece.end_sec):
-        raise GenerationError(
-            f"a gap from {start_sec:g} to {end_sec:g} s is not within the prompt's {piece.end_sec:.1f} s: give a start "
-            "and a later end"
-        )
-    end_sec = min(end_sec, piece.end_sec)
-    start_tick, end_tick = piece.sec_to_tick(np.array([start_sec, end_sec])).tolist()
-    is_kept = (piece["onset_tick"] < start_tick) | (piece["onset_tick"] >= end_tick)
-    base = replace(piece.where(is_kept), pedals=_pedals_outside(piece.pedals, start_tick, end_tick))
+    spans = spans_of(piece, start_sec, end_sec, bars, gaps)
+    low, high = checked_pitches(pitches)
+    write: Callable[[Notes, Gap, int], list[Continuation]]
     if takes_given(model):
         assert isinstance(tokenizer, ContinuousNotesFeatureExtractor)
-        samples = Samples(model, num_samples, seed, on_progress)
-        processors = (warped(**sampling_options(model, generate_kwargs)),)
-        results = fill_gap(samples, tokenizer, piece, base, start_sec, end_sec, controls, processors)
-        return [replace(each, gap_end_sec=end_sec) for each in results]
-    assert isinstance(tokenizer, NoteTokenizer)
-    before, after, gap_size = _sides(tokenizer, piece, start_tick, end_tick)
-    if seed is not None:
-        torch.manual_seed(seed)
-    length = Length(seconds=float(np.diff(piece.tick_to_sec(np.array([start_tick, max(end_tick, start_tick + 1)])))[0]))
-    music = _GapNotes(tokenizer, base, start_tick, before, length)
-    writer = RefillWriter(model, music, on_progress, on_message, generate_kwargs, after=after, gap_size=gap_size)
-    return [replace(music.result(ids), gap_end_sec=end_sec) for ids in writer.write(num_samples)]
+        search, total = search_of(model, generate_kwargs), num_samples * len(spans)
+        extractor, samples = tokenizer, Samples(model, total, seed, on_progress, search)
+        changes = chords_of(piece) if chords == OF_THE_PROMPT else chords
+
+        def write(music: Notes, gap: Gap, number: int) -> list[Continuation]:
+            begin_sec = 0.0 if chords == OF_THE_PROMPT else gap.start_sec
+            rules = pitch_rules(piece, begin_sec, (low, high), changes)
+            arguments = (music, gap.base, gap.start_sec, gap.end_sec, controls, rules, gap.is_kept)
+            return [fill_gap(samples, extractor, *arguments) for _ in range(number)]
+    else:
+        assert isinstance(tokenizer, NoteTokenizer)
+        if seed is not None:
+            torch.manual_seed(seed)
+        refill = _Refill(model, tokenizer, num_samples * len(spans), on_progress, on_message, generate_kwargs)
+        write = refill.write
+    if len(spans) == 1:
+        results = write(piece, Gap.of(piece, *spans[0], low, high), num_samples)
+    else:
+        results = [_filled(piece, [(*span, low, high) for span in spans], write) for _ in range(num_samples)]
+    return [replace(each, gap_end_sec=spans[-1][1]) for each in results]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What of a piece stays.
+
+    Attributes:
+        start_sec: where the gap begins.
+        end_sec: where it ends.
+        is_kept: which notes of the piece stay, bool, shape (num_notes,).
+        base: the piece without the others.
+    """
+
+    start_sec: float
+    end_sec: float
+    is_kept: np.ndarray
+    base: Notes
+
+    @classmethod
+    def of(cls, piece: Notes, start_sec: float, end_sec: float, low: int = 0, high: int = 127) -> Gap:
+        """A gap in which all notes from `low` to `high` are written anew."""
+        start_tick, end_tick = piece.sec_to_tick(np.array([start_sec, end_sec])).tolist()
+        in_gap = (piece["onset_tick"] >= start_tick) & (piece["onset_tick"] < end_tick)
+        return cls.without(piece, start_sec, end_sec, in_gap & (piece["pitch"] >= low) & (piece["pitch"] <= high))
+
+    @classmethod
+    def without(cls, piece: Notes, start_sec: float, end_sec: float, is_new: np.ndarray) -> Gap:
+        """A gap in which some notes are written anew; where others stay in it, its pedal does, too."""
+        start_tick, end_tick = piece.sec_to_tick(np.array([start_sec, end_sec])).tolist()
+        in_gap = (piece["onset_tick"] >= start_tick) & (piece["onset_tick"] < end_tick)
+        stays = bool((in_gap & ~is_new).any())
+        pedals = piece.pedals if stays else _pedals_outside(piece.pedals, start_tick, end_tick)
+        return cls(start_sec, end_sec, ~is_new, replace(piece.where(~is_new), pedals=pedals))
+
+
+def _filled(
+    piece: Notes,
+    spans: Sequence[tuple[float, float, int, int]],
+    write: Callable[[Notes, Gap, int], list[Continuation]],
+) -> Continuation:
+    """One version of several gaps, one after the other; what stood in those to come is not heard."""
+    gaps = [Gap.of(piece, *span) for span in spans]
+    music, new = piece.where(np.logical_and.reduce([gap.is_kept for gap in gaps])), []
+    for span, gap in zip(spans, gaps, strict=True):
+        # How much stood in this gap tells a masked model how much to write.
+        whole = replace(music, table=np.concatenate([music.table, piece.table[~gap.is_kept]]))
+        result = write(whole, Gap.of(whole, *span), 1)[0]
+        music = result.notes
+        new.append(result.new.table)
+    return Continuation(
+        music,
+        replace(music, table=np.concatenate(new), pedals=music.pedals[:0], other_pedals=music.other_pedals[:0]),
+        spans[0][0],
+    )
+
+
+class _Refill:
+    """Writes gaps with a masked model.
+
+    Args:
+        model: a `PianoEncoderForMaskedLM`.
+        tokenizer: its tokenizer.
+        total: samples and gaps together, for the progress.
+        on_progress: see `fill_notes`.
+        on_message: see there.
+        options: see there.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: NoteTokenizer,
+        total: int,
+        on_progress: Callable[[float], None] | None,
+        on_message: Callable[[str], None] | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.model, self.tokenizer, self.total = model, tokenizer, total
+        self.on_progress, self.on_message, self.options = on_progress, on_message, options
+        self._done = 0
+
+    def write(self, piece: Notes, gap: Gap, number: int) -> list[Continuation]:
+        """That many versions of one gap."""
+        start_tick, end_tick = piece.sec_to_tick(np.array([gap.start_sec, gap.end_sec])).tolist()
+        before, after, gap_size = _sides(self.tokenizer, piece, start_tick, end_tick)
+        ticks = np.array([start_tick, max(end_tick, start_tick + 1)])
+        length = Length(seconds=float(np.diff(piece.tick_to_sec(ticks))[0]))
+        music = _GapNotes(self.tokenizer, gap.base, start_tick, before, length)
+        arguments = (self.model, music, self._progress(number), self.on_message, self.options)
+        writer = RefillWriter(*arguments, after=after, gap_size=gap_size)
+        results = [music.result(ids) for ids in writer.write(number)]
+        self._done += number
+        return results
+
+    def _progress(self, number: int) -> Callable[[float], None] | None:
+        if self.on_progress is None:
+            return None
+        on_progress, done = self.on_progress, self._done
+        return lambda share: on_progress((done + share * number) / self.total)
 
 
 class _GapNotes(NewNotes):
@@ -132,7 +245,7 @@ def _sides(tokenizer: NoteTokenizer, piece: Notes, start_tick: int, end_tick: in
     heard = replace(heard, table=table)
     try:
         whole = np.array(tokenizer.encode_piece(heard), dtype=np.int64)
-        before, until = (tokenizer.encode_prompt(_cut(heard, tick)) for tick in (start_tick, end_tick))
+        before, until = (tokenizer.encode_prompt(cut_notes(heard, tick)) for tick in (start_tick, end_tick))
     except ValueError as error:
         raise GenerationError(f"the prompt can't be tokenized: {error}") from error
     shortest = min(len(whole), len(until))
@@ -142,7 +255,7 @@ def _sides(tokenizer: NoteTokenizer, piece: Notes, start_tick: int, end_tick: in
     return before, whole[common:], max(common - len(before), 0)
 
 
-def _cut(notes: Notes, tick: int) -> Notes:
+def cut_notes(notes: Notes, tick: int) -> Notes:
     """What begins before a tick, ending there at the latest; without pedal."""
     table = notes.table[notes["onset_tick"] < tick].copy()
     table["duration_tick"] = np.minimum(table["duration_tick"], tick - table["onset_tick"])

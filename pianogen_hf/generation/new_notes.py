@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -81,6 +82,28 @@ class Continuation:
     new: Notes
     prompt_end_sec: float
     gap_end_sec: float = math.inf
+
+    @property
+    def is_new(self) -> np.ndarray:
+        """Which of the notes are new, bool, shape (num_notes,)."""
+        left = Counter(self.new.table.tolist())
+        is_new = np.zeros(len(self.notes), dtype=bool)
+        for index, row in enumerate(self.notes.table.tolist()):
+            is_new[index] = left[row] > 0
+            left[row] -= 1
+        return is_new
+
+    @property
+    def kept(self) -> Notes:
+        """The notes that were there before."""
+        return self.notes.where(~self.is_new)
+
+    @property
+    def marked(self) -> Notes:
+        """The notes for a picture, on two tracks: those that were there before, and the new ones."""
+        table = self.notes.table.copy()
+        table["track"] = self.is_new
+        return replace(self.notes, table=table, track_names=("as it was", "new"))
 
 
 class NewNotes:

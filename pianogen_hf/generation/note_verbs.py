@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from pianogen_hf.generation.chords import ChordTrack
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length
+from pianogen_hf.generation.note_beam import Until, beam_search
 from pianogen_hf.generation.note_stream import ONSET, Controls, NoteStream, Processor, written_until
-from pianogen_hf.generation.processors import beside, not_sounding, warped
-from pianogen_hf.generation.writer import sampling_options
+from pianogen_hf.generation.passages import span_of
+from pianogen_hf.generation.processors import beside, not_sounding
+from pianogen_hf.generation.rules import pitch_rules
+from pianogen_hf.generation.search import Search, field_processors, search_of
 from pianogen_hf.models.note_controls import KINDS, PITCH_NAMES, key_class
 from pianogen_hf.models.objectives import NOTE_AMONG_GIVEN, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
@@ -132,12 +137,18 @@ def _player(base: Notes, track: int | None) -> dict[str, int]:
         return {"program": program, "track": int(pitched["track"][0]), "channel": int(pitched["channel"][0])}
     taken = set(base["channel"].tolist()) | set(base.pedals["channel"].tolist()) | {DRUM_CHANNEL}
     channel = next((each for each in range(16) if each not in taken), 0)
-    return {"program": program, "track": _new_track(base) if track is None else track, "channel": channel}
+    return {"program": program, "track": new_track(base) if track is None else track, "channel": channel}
 
 
-def _new_track(base: Notes) -> int:
-    """The number of a track that a piece has not."""
-    return int(base["track"].max()) + 1 if len(base) else 0
+def new_track(base: Notes, least: int = 0) -> int:
+    """The number of a track that a piece has not, and that is not below `least`."""
+    return max(int(base["track"].max()) + 1 if len(base) else 0, least)
+
+
+def with_track_name(base: Notes, track: int, name: str) -> Notes:
+    """The piece with a name for a new track."""
+    names = [*base.track_names, *([""] * (track - len(base.track_names)))][:track]
+    return replace(base, track_names=(*names, name))
 
 
 def _first_strikes(base: Notes, onset: np.ndarray, pitch: np.ndarray) -> np.ndarray:
@@ -171,39 +182,73 @@ class Samples:
         number: how many samples.
         seed: makes them repeatable.
         on_progress: called with the share that is done of all of them, 0..1, never falling.
+        search: how notes are chosen.
     """
 
     def __init__(
-        self, model: Any, number: int, seed: int | None, on_progress: Callable[[float], None] | None = None
+        self,
+        model: Any,
+        number: int,
+        seed: int | None,
+        on_progress: Callable[[float], None] | None = None,
+        search: Search | None = None,
     ) -> None:
         self.model, self.number, self.on_progress = model, number, on_progress
-        self._generator = torch.Generator()
+        self.search = search or Search()
+        self.generator = torch.Generator()
         if seed is None:
-            self._generator.seed()
+            self.generator.seed()
         else:
-            self._generator.manual_seed(seed)
+            self.generator.manual_seed(seed)
         self._finished = 0
 
-    def write(self, run: Callable[[NoteStream], None], **stream: Any) -> list[list[np.ndarray]]:
+    def write(
+        self, until: Until, number: int | None = None, processors: tuple[Processor, ...] = (), **stream: Any
+    ) -> list[list[np.ndarray]]:
         """The new notes of every sample.
 
         Args:
-            run: lets a stream write all that is wanted.
-            **stream: what each stream is made of.
+            until: when a stream has written enough.
+            number: how many samples to write; by default all that are still to come.
+            processors: what may be drawn at all.
+            **stream: what each stream is made of besides.
 
         Raises:
             GenerationError: if one stays empty.
         """
-        results = []
-        while self._finished < self.number:
-            notes = NoteStream(self.model, **stream, generator=self._generator)
-            run(notes)
-            if not notes.written:
-                raise GenerationError("no new note is possible here: give more room, or leave something out")
-            results.append(notes.written)
-            self._finished += 1
-            self.progress(0.0)
+        number = self.number - self._finished if number is None else number
+        processors = (*processors, *field_processors(self.search))
+
+        def fresh() -> NoteStream:
+            return NoteStream(self.model, processors=processors, generator=self.generator, **stream)
+
+        def on_note(notes: NoteStream) -> None:
+            self.progress(until.share(notes))
+
+        results: list[list[np.ndarray]] = []
+        num_beams = self.search.num_beams or 1
+        if num_beams > 1:
+            results = beam_search(fresh(), until, num_beams, self.search.length_penalty, number, on_note)
+            self.finish(number)
+        else:
+            for _ in range(number):
+                notes = fresh()
+                for _note in written_until(notes, until.end_sec, until.may_end_sec, until.num_notes):
+                    on_note(notes)
+                results.append(notes.written)
+                self.finish()
+        if len(results) < number or not all(results):
+            raise GenerationError("no new note is possible here: give more room, or leave something out")
         return results
+
+    def finish(self, number: int = 1) -> None:
+        """Count samples."""
+        self._finished += number
+        self.progress(0.0)
+
+    def random(self, size: int) -> np.ndarray:
+        """Numbers in [0, 1), shape (size,), from the seed."""
+        return torch.rand(size, generator=self.generator).numpy()
 
     def progress(self, share: float) -> None:
         """Tell how much of this sample is done, 0..1."""
@@ -242,15 +287,9 @@ def continue_piece(
         raise GenerationError("an end is planned in time: give seconds or bars, not notes")
     slack = _END_SLACK * (end_sec - start_sec) if end else 0.0
     num_notes = np.inf if length.notes is None else length.notes
-
-    def run(stream: NoteStream) -> None:
-        for note in written_until(stream, end_sec + slack, end_sec - slack if end else np.inf, num_notes):
-            share = (note[ONSET] - start_sec) / (end_sec - start_sec)
-            samples.progress(share if length.notes is None else len(stream.written) / num_notes)
-
     past = placed(encoder, base)
     rows = samples.write(
-        run,
+        Until(start_sec, end_sec + slack, end_sec - slack if end else np.inf, num_notes),
         past=past,
         given=past[:0],
         begin_sec=start_sec,
@@ -269,7 +308,8 @@ def fill_gap(
     end_sec: float,
     controls: Controls,
     processors: tuple[Processor, ...],
-) -> list[Continuation]:
+    is_kept: np.ndarray | None = None,
+) -> Continuation:
     """New notes between two points of a piece, in sight of both sides.
 
     Args:
@@ -281,28 +321,25 @@ def fill_gap(
         end_sec: where it ends.
         controls: what is asked of the new notes.
         processors: see [`NoteStream`].
+        is_kept: which notes of `piece` are heard, bool, shape (num_notes,); by default all that begin outside the gap.
 
     Raises:
-        GenerationError: if a sample stays empty.
+        GenerationError: if it stays empty.
     """
-
-    def run(stream: NoteStream) -> None:
-        # A gap may end in a rest, but not be one.
-        for note in written_until(stream, end_sec, (start_sec + end_sec) / 2):
-            samples.progress((note[ONSET] - start_sec) / (end_sec - start_sec))
-
     # As they sound in the piece, that is with its pedal; and divided where the piece is, before times are rounded.
     heard = piece.with_sustain()
     start_tick, end_tick = piece.sec_to_tick(np.array([start_sec, end_sec])).tolist()
+    is_later = heard["onset_tick"] >= (end_tick if is_kept is None else start_tick)
     rows = samples.write(
-        run,
+        Until(start_sec, end_sec, (start_sec + end_sec) / 2),  # a gap may end in a rest, but not be one
+        number=1,
         past=placed(encoder, heard.where(heard["onset_tick"] < start_tick)),
-        given=placed(encoder, heard.where(heard["onset_tick"] >= end_tick)),
+        given=placed(encoder, heard.where(is_later if is_kept is None else is_later & is_kept)),
         begin_sec=start_sec,
         controls=replace(controls, gap_end_sec=end_sec),
         processors=(not_sounding(held_keys(base)), *processors),
     )
-    return [added_to(base, each, start_sec, end_sec) for each in rows]
+    return added_to(base, rows[0], start_sec, end_sec)
 
 
 def accompany_notes(
@@ -311,6 +348,11 @@ def accompany_notes(
     part: Notes,
     side: str = "below",
     *,
+    start_sec: float | None = None,
+    end_sec: float | None = None,
+    bars: Sequence[int] | None = None,
+    pitches: Sequence[int] | None = None,
+    chords: str | ChordTrack | None = None,
     num_samples: int = 1,
     seed: int | None = None,
     density: float | None = None,
@@ -329,6 +371,13 @@ def accompany_notes(
         encoder: its feature extractor.
         part: what is given; its notes stay as they are.
         side: where the new notes lie, "below" or "above".
+        start_sec: where the new part begins, in seconds; the beginning by default.
+        end_sec: where it ends; the end by default.
+        bars: first and last bar of it instead of seconds, counted from 1.
+        pitches: lowest and highest pitch of new notes.
+        chords: what new notes are written over, from its beginning on: text such as "Cm7 | Fm7 | G7 | Cm",
+            a bar between two lines, repeated when it is over, or "prompt" for those of the given part. A pitch that
+            does not belong to the chord becomes unlikely.
         num_samples: how many versions.
         seed: makes sampling repeatable.
         density: see `asked`, also for the others; they are asked of the new notes.
@@ -338,13 +387,14 @@ def accompany_notes(
         kind: see there.
         on_progress: called with the share that is done, 0..1, never falling.
         on_message: called with remarks for the user.
-        **generate_kwargs: temperature, top_p.
+        **generate_kwargs: temperature, top_p and all else that `Search` names.
 
     Returns:
-        One `Continuation` per version: both parts, the new one alone on a track of its own, and 0 for where it begins.
+        One `Continuation` per version: both parts, the new one alone on a track of its own, and where it begins.
 
     Raises:
-        GenerationError: if the model can't be given notes, for a part without notes, or a value that means nothing.
+        GenerationError: if the model can't be given notes, for a part without notes, for a passage outside of it, or a
+            value that means nothing.
     """
     check_takes_given(model)
     if side not in ("below", "above"):
@@ -352,21 +402,21 @@ def accompany_notes(
     if len(part) == 0:
         raise GenerationError("there is nothing to accompany: give a part with notes")
     given = placed(encoder, part)
-    end_sec = float(given[-1, ONSET] + given[-1, DURATION])
+    start, end = span_of(part, start_sec, end_sec, bars)
+    is_passage = not (start_sec is end_sec is bars is None)
+    if end_sec is None and bars is None:
+        end = max(float((given[:, ONSET] + given[:, DURATION]).max()), end)
     keys = held_keys(part)
-    processors = (beside(keys, side), warped(**sampling_options(model, generate_kwargs)))
     controls = asked(density, register, loudness, key, kind)
-    samples = Samples(model, num_samples, seed, on_progress)
-
-    def run(stream: NoteStream) -> None:
-        for note in written_until(stream, end_sec):
-            samples.progress(note[ONSET] / end_sec)
-
-    rows = samples.write(run, past=given[:0], given=given, controls=controls, processors=processors)
-    track = _new_track(part)
-    names = [*part.track_names, *([""] * (track - len(part.track_names)))][:track]
-    base = replace(part, track_names=(*names, "accompaniment"))
-    return [added_to(base, each, 0.0, end_sec, track) for each in rows]
+    samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))
+    stream = {"past": given[:0], "given": given, "begin_sec": start, "controls": controls}
+    rows = samples.write(
+        Until(start, end), processors=(beside(keys, side), *pitch_rules(part, start, pitches, chords)), **stream
+    )
+    track = new_track(part)
+    base = with_track_name(part, track, "accompaniment")
+    results = [added_to(base, each, start, end, track) for each in rows]
+    return [replace(each, gap_end_sec=end if is_passage else math.inf) for each in results]
 
 
 def check_takes_given(model: Any) -> None:

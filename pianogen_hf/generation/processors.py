@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import torch
 
 from pianogen_hf.generation.drawing import nucleus
 from pianogen_hf.generation.new_notes import GenerationError
 from pianogen_hf.generation.note_stream import Processor
-from pianogen_hf.models.modeling_note_transformer import NUM_PITCHES, PITCH
+from pianogen_hf.models.modeling_note_transformer import END_CLASS, NUM_PITCHES, PITCH, TIME_SHIFT
+from pianogen_hf.models.time_classes import NUM_TIME_CLASSES, first_step
 
+_FIRST_STEPS = first_step(torch.arange(NUM_TIME_CLASSES)).numpy()
 _NEAR_SEC = 0.03  # strikes of one key that lie nearer to each other than this are one
 
 
@@ -74,6 +77,25 @@ def not_sounding(kept: np.ndarray) -> Processor:
         return mask
 
     return _pitches(allowed)
+
+
+def at_onsets(onset_sec: np.ndarray, sampling_rate: int) -> Processor:
+    """Only notes that begin at certain times, as exactly as the classes of time shifts have it.
+
+    Args:
+        onset_sec: these times, not falling, shape (num,).
+        sampling_rate: steps a second.
+    """
+
+    def process(column: int, scores: np.ndarray, onset: float) -> np.ndarray:
+        if column != TIME_SHIFT:
+            return scores
+        steps = np.rint((onset_sec - onset) * sampling_rate)
+        allowed = np.arange(len(scores)) == END_CLASS
+        allowed[np.searchsorted(_FIRST_STEPS, steps[steps >= 0], side="right") - 1] = True
+        return np.where(allowed, scores, np.float32(-np.inf))
+
+    return process
 
 
 def _pitches(allowed: Callable[[float], np.ndarray]) -> Processor:

@@ -96,7 +96,7 @@ def _printable(text: str, longest: int = 110) -> str:
 def _figure(notes: Notes, title: str, new: tuple[float, float] | None, span: tuple[float, float]) -> Figure:
     """The picture of a span, in seconds; `new` is where what is new begins and ends."""
     row_starts, sec_per_row = _rows_sec(*span)
-    low, high = _pitch_limits(notes["pitch"][(notes.offset_sec >= span[0]) & (notes.onset_sec <= span[1])])
+    low, high = pitch_limits(notes["pitch"][(notes.offset_sec >= span[0]) & (notes.onset_sec <= span[1])])
     width = min(max(_LEFT + _RIGHT + sec_per_row * _INCHES_PER_SEC, _MIN_WIDTH), _MAX_WIDTH)
     row_height = (high - low) * _INCHES_PER_SEMITONE
     header = _CAPTION_HEIGHT + _TITLE_HEIGHT * bool(title)
@@ -107,11 +107,11 @@ def _figure(notes: Notes, title: str, new: tuple[float, float] | None, span: tup
         bottom = height - header - (row + 1) * row_height - row * _ROW_GAP
         box = (_LEFT / width, bottom / height, (width - _LEFT - _RIGHT) / width, row_height / height)
         axes = figure.add_axes(box, xlim=(start, start + sec_per_row), ylim=(low, high))
-        _draw_keyboard(axes)
+        draw_stripes(axes)
         _draw_time(axes, notes.end_sec)
         if new is not None:
             _draw_prompt(axes, *new)
-        _draw_notes(axes, notes, sec_per_row * _MIN_NOTE_WIDTH / (width - _LEFT - _RIGHT))
+        draw_notes(axes, notes, sec_per_row * _MIN_NOTE_WIDTH / (width - _LEFT - _RIGHT))
     unit = "seconds" if notes.end_sec <= _PLAIN_SEC else "minutes:seconds"
     axes.set_xlabel(unit, color=_FAINT_INK, fontsize=8, loc="right", labelpad=2)
     if not len(notes):
@@ -129,7 +129,7 @@ def _rows_sec(start_sec: float, end_sec: float) -> tuple[np.ndarray, float]:
     return np.arange(start_sec, end_sec, sec_per_row, dtype=np.float64), float(sec_per_row)
 
 
-def _pitch_limits(pitch: np.ndarray) -> tuple[float, float]:
+def pitch_limits(pitch: np.ndarray) -> tuple[float, float]:
     """Lower and upper edge of the picture: the pitches with two keys of air, and never less than two octaves."""
     low, high = (int(pitch.min()) - 2, int(pitch.max()) + 2) if len(pitch) else (48, 72)
     missing = max(_MIN_SEMITONES - (high - low), 0)
@@ -194,7 +194,7 @@ def _rectangles(left: np.ndarray, right: np.ndarray, low: np.ndarray, high: np.n
     return PolyCollection(np.stack([x, y], axis=2), **style)  # type: ignore[arg-type]  # arrays are its fast way
 
 
-def _draw_keyboard(axes: Axes) -> None:
+def draw_stripes(axes: Axes) -> None:
     """Stripes for the black keys, a line under each C and its name."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     keys = np.arange(math.ceil(low), math.floor(high) + 1)
@@ -241,7 +241,7 @@ def _draw_prompt(axes: Axes, new_start_sec: float, new_end_sec: float) -> None:
                 axes.text(place, 1.01, word, transform=axes.transAxes, ha=side, fontsize=8, color="#9a6200")
 
 
-def _draw_notes(axes: Axes, notes: Notes, shortest_sec: float) -> None:
+def draw_notes(axes: Axes, notes: Notes, shortest_sec: float) -> None:
     """One rectangle per note that sounds within the row; none is narrower than shortest_sec."""
     start, end = axes.get_xlim()
     onset, offset = notes.onset_sec, np.maximum(notes.offset_sec, notes.onset_sec + shortest_sec)
