@@ -252,7 +252,7 @@ ENCODER = pg.ContinuousNotesFeatureExtractor()
 
 def note_model():
     torch.manual_seed(0)
-    model = loosened(tiny_model(pg.NoteTransformerForCausalLM, 130))
+    model = loosened(tiny_model(pg.NoteTransformerForCausalLM, 130, num_recent_offsets=0))
     with torch.no_grad():
         model.heads.time_shift_head.fc2.bias[:60] += 5
     return model
