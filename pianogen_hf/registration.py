@@ -7,13 +7,14 @@ should cost. So an import hook waits for the Auto classes; where they are loaded
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any, NoReturn
 
 _AUTO = tuple(f"transformers.models.auto.{name}_auto" for name in ("configuration", "modeling", "tokenization"))
+_PIPELINES = ("transformers.pipelines",)
 _WATCHED = ("transformers.", "pianogen_hf.")
 
 
@@ -26,6 +27,7 @@ def register() -> None:
 
     for config_class in exported(hf.PreTrainedConfig):
         hf.AutoConfig.register(config_class.model_type, config_class)
+        config_class.custom_pipelines = _UnreadTasks()
     for model_class in exported(hf.PreTrainedModel):
         getattr(hf, str(auto_class(model_class))).register(model_class.config_class, model_class)
     # Models of rows share one feature extractor.
@@ -51,6 +53,32 @@ def _takes_rows(model_class: Any) -> bool:
     return model_class.main_input_name == "input_values"
 
 
+class _UnreadTasks:
+    """Pipelines that a checkpoint names and carries: kept and saved, but not read where the package has them itself.
+
+    `pipeline` of transformers would else run the checkpoint's code for them, and nothing but that.
+    """
+
+    def __get__(self, config: Any, config_class: type | None = None) -> dict[str, Any]:
+        return {}
+
+    def __set__(self, config: Any, tasks: dict[str, Any]) -> None:
+        config.__dict__["custom_pipelines"] = tasks
+
+
+def register_pipeline() -> None:
+    """Register the pipeline of music."""
+    from transformers import AutoModelForCausalLM
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from pianogen_hf.models.pipeline_midi_generation import TASK, MidiGenerationPipeline
+
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, MidiGenerationPipeline, pt_model=AutoModelForCausalLM, type="multimodal"
+        )
+
+
 class _NoTokenizer:
     """What AutoTokenizer finds for models that read no text: its own error would ask for sentencepiece."""
 
@@ -63,19 +91,33 @@ class _NoTokenizer:
 
 
 def register_when_loaded() -> None:
-    """Register now if the Auto classes are loaded, else as soon as they are."""
-    if any(name in sys.modules for name in _AUTO):
-        register()
-    else:
-        sys.meta_path.insert(0, _Registrar())
+    """Register now what can be, because the modules that know it are loaded, and the rest as soon as they are."""
+    registrar = _Registrar([(_AUTO, register), (_PIPELINES, register_pipeline)])
+    sys.meta_path.insert(0, registrar)
+    registrar.act_where_loaded()
 
 
 class _Registrar(MetaPathFinder):
-    """Finds modules as Python does, and registers after the import that brought in the Auto classes.
+    """Finds modules as Python does, and registers after the import that brought in those it waits for.
 
     Modules of transformers load the Auto classes while they are half imported themselves, and our models need them
     whole: the moment has come when the outermost import, theirs or ours, ends.
+
+    Args:
+        pending: modules that are waited for, and what to do, once, when one of them is loaded.
     """
+
+    def __init__(self, pending: list[tuple[Sequence[str], Callable[[], None]]]) -> None:
+        self.pending = pending
+
+    def act_where_loaded(self) -> None:
+        """Do what is to be done; go where nothing is left."""
+        ready = [each for each in self.pending if any(name in sys.modules for name in each[0])]
+        self.pending = [each for each in self.pending if each not in ready]
+        if not self.pending and self in sys.meta_path:
+            sys.meta_path.remove(self)
+        for _, act in ready:
+            act()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -89,9 +131,8 @@ class _Registrar(MetaPathFinder):
 
         def execute_and_register(module: ModuleType) -> None:
             execute(module)
-            if self in sys.meta_path and any(name in sys.modules for name in _AUTO) and _is_outermost(fullname):
-                sys.meta_path.remove(self)
-                register()
+            if self in sys.meta_path and _is_outermost(fullname):
+                self.act_where_loaded()
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec

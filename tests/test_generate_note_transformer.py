@@ -116,8 +116,8 @@ def test_the_picture_of_a_gap_shows_what_is_new(model_dir, monkeypatch):
     seen = []
     monkeypatch.setattr("pianogen_hf.workflows.generate.save_piano_roll", lambda *arguments: seen.append(arguments))
     assert verb("fill", model_dir, "--bars", 2, 2, "--png") == 0
-    drawn, _, _, prompt_end_sec = seen[0]
-    assert prompt_end_sec is None and drawn.track_names == ("as it was", "new")
+    drawn, _, _, prompt_end_sec, gap_end_sec, _ = seen[0]
+    assert (prompt_end_sec, gap_end_sec) == (2.0, 4.0) and drawn.track_names == ("as it was", "new")
     is_new = drawn["track"] == 1
     assert (drawn.onset_sec[is_new] >= 2 - 2e-3).all() and 0 < is_new.sum() == len(drawn) - sum(
         (PROMPT.onset_sec < 2) | (PROMPT.onset_sec >= 4)

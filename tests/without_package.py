@@ -39,8 +39,13 @@ def answers(folder, prompt, **how):
     import transformers as hf
 
     model, reader = load(folder, **how)
+    music = None
+    if "custom_pipelines" in json.loads(Path(folder, "config.json").read_text()):
+        made = hf.pipeline("midi-generation", model=folder, **how)(prompt, max_new_tokens=12, seed=1)
+        music = [made["midi"].hex(), made["new_notes"]]
     base = hf.AutoModel.from_pretrained(folder, **how)
     told = {"classes": [type(each).__name__ for each in (model, base, model.config, reader)]}
+    told["music"] = music
     torch.manual_seed(0)
     if hasattr(reader, "sampling_rate"):
         inputs = reader(Path(prompt), is_prompt=True, return_tensors="pt")

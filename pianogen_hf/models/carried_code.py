@@ -14,6 +14,8 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
+TASK = "midi-generation"
+
 
 class CarriesCode:
     """Mixin, to stand before [`PreTrainedModel`] or a subclass of it: `save_pretrained` writes code files, too.
@@ -30,6 +32,8 @@ class CarriesCode:
         carrier = next((each for each in type(self).__mro__ if auto_class(each)), None)
         if carrier is not None and not Path(save_directory).is_file():
             self.config.auto_map = auto_map(carrier)
+            if tasks := pipelines(carrier):
+                self.config.custom_pipelines = tasks
             if is_main_process:
                 copy_code(carrier, save_directory)
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)  # type: ignore[misc]
@@ -55,6 +59,21 @@ def auto_map(model_class: type[PreTrainedModel]) -> dict[str, str]:
     classes = [each for _, each in inspect.getmembers(module, inspect.isclass) if each.__module__ == module.__name__]
     loaded_by = {name: reference(each) for each in classes if (name := auto_class(each)) is not None}
     return {"AutoConfig": reference(model_class.config_class), **loaded_by}  # type: ignore[arg-type]
+
+
+def pipelines(model_class: type[PreTrainedModel]) -> dict[str, Any]:
+    """What config.json is to tell of pipelines: for architectures that write from left to right, that of music."""
+    if not any("ForCausalLM" in name for name in auto_map(model_class).values()):
+        return {}
+    implementation = "pipeline_midi_generation.MidiGenerationPipeline"
+    return {TASK: {"impl": implementation, "pt": ["AutoModelForCausalLM"], "type": "multimodal"}}
+
+
+def pipeline_class() -> type:
+    """The pipeline of music; imported here and no sooner, because pipelines bring in half of transformers."""
+    from .pipeline_midi_generation import MidiGenerationPipeline
+
+    return MidiGenerationPipeline
 
 
 def reference(part: type) -> str:

@@ -16,7 +16,7 @@ from transformers.models.auto.feature_extraction_auto import feature_extractor_c
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-from pianogen_hf.models.carried_code import CarriesCode, auto_map, code_files, reference
+from pianogen_hf.models.carried_code import CarriesCode, auto_map, code_files, pipelines, reference
 from pianogen_hf.publishing.card_facts import CardError, read_map
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.files import write_whole
@@ -48,7 +48,10 @@ def add_code(folder: str | os.PathLike) -> list[str]:
     for path in paths.values():
         write_whole(folder / path.name, path.read_bytes())
     for name, part in parts.items():  # last: what they name is there
-        text = json.dumps({**content[name], "auto_map": _auto_map(part)}, indent=2, sort_keys=True, ensure_ascii=False)
+        told = {"auto_map": _auto_map(part)}
+        if issubclass(part, CarriesCode) and (tasks := pipelines(part)):  # type: ignore[arg-type]
+            told["custom_pipelines"] = tasks
+        text = json.dumps({**content[name], **told}, indent=2, sort_keys=True, ensure_ascii=False)
         write_whole(folder / name, f"{text}\n".encode())
     return sorted(paths)
 
