@@ -71,12 +71,10 @@ def register_pipeline() -> None:
     from transformers import AutoModelForCausalLM
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from pianogen_hf.models.pipeline_midi_generation import TASK, MidiGenerationPipeline
+    from pianogen_hf.models.carried_code import TASK, pipeline_class
 
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(
-            TASK, MidiGenerationPipeline, pt_model=AutoModelForCausalLM, type="multimodal"
-        )
+        PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class(), AutoModelForCausalLM, type="multimodal")
 
 
 class _NoTokenizer:
