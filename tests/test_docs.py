@@ -21,7 +21,7 @@ OTHERS = ("make", "pip", "hf", "git")  # what is shown of other programs
 # Where the work of a command begins, after options and checks.
 WORK = {
     "train": ["train.train"],
-    "generate": ["generate.generate"],
+    "generate": ["generate.generate", "explain.explain"],
     "evaluate": ["evaluate.evaluate"],
     "compare": ["compare.comparison.compare"],
     "audit": ["audit.audit"],

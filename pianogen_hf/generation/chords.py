@@ -74,7 +74,7 @@ _SAME = {  # other ways to write it
     "sus": "sus4",
     "M9": "maj9",
 }
-_FOUND = ("", "m", "7", "m7", "maj7", "dim", "aug")  # what is looked for in music
+FOUND = ("", "m", "7", "m7", "maj7", "dim", "aug")  # what is looked for in music
 _SILENT = (".", "%", "/")  # the chord before goes on
 _NO_CHORD = ("N.C.", "NC", "-")
 
@@ -191,7 +191,7 @@ def chords_of(notes: Notes) -> ChordTrack:
     if not len(heard):
         raise GenerationError("there are no chords in a piece without notes")
     sounding, bass = _beats(heard)
-    candidates = [None, *(Chord(root, quality) for quality in _FOUND for root in range(12))]
+    candidates = [None, *(Chord(root, quality) for quality in FOUND for root in range(12))]
     path = _viterbi(_fit(sounding, bass, candidates), _change_costs(heard, len(sounding)))
     changes = np.flatnonzero(np.diff(path, prepend=-1) != 0)
     return ChordTrack(changes.astype(float), tuple(candidates[index] for index in path[changes]), float(len(path)))

@@ -21,6 +21,8 @@ from pianogen_hf.models.objectives import ANY_ORDER, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import Notes
 
+_BEYOND = 7  # semitones
+
 
 def vary_notes(
     model: Any,
@@ -59,7 +61,7 @@ def vary_notes(
         strength: how much is written anew, 0 (nothing) to 1 (everything, as `fill_notes` does).
         seed: makes sampling repeatable.
         bars: first and last bar of the passage instead of seconds, counted from 1.
-        pitches: lowest and highest pitch of new notes.
+        pitches: lowest and highest pitch of new notes; by default those of the passage and a fifth beyond them.
         chords: what new notes are written over, from the passage's beginning on: text such as "Cm7 | Fm7 | G7 | Cm",
             a bar between two lines, repeated when it is over, or "prompt" for those of the piece. A pitch that does
             not belong to the chord becomes unlikely.
@@ -95,7 +97,7 @@ def vary_notes(
     if strength == 0:
         nothing = replace(notes, table=notes.table[:0], pedals=notes.pedals[:0], other_pedals=notes.other_pedals[:0])
         return [Continuation(notes, nothing, start, end)] * num_samples
-    rules = pitch_rules(notes, start, pitches, chords)
+    rules = pitch_rules(notes, start, pitches or _range_of(notes["pitch"][passage]), chords)
     samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))
     results = []
     for _ in range(num_samples):
@@ -104,6 +106,10 @@ def vary_notes(
         wished = _as_before(controls, notes.where(np.sort(going)), (start, end))
         results.append(fill_gap(samples, encoder, notes, gap.base, start, end, wished, rules, gap.is_kept))
     return [replace(each, gap_end_sec=end) for each in results]
+
+
+def _range_of(pitch: np.ndarray) -> tuple[int, int]:
+    return max(int(pitch.min()) - _BEYOND, 0), min(int(pitch.max()) + _BEYOND, 127)
 
 
 def _as_before(controls: Controls, going: Notes, span: Span) -> Controls:
