@@ -37,6 +37,18 @@ KNOBS = {
     "top_p": 0.95,
     "new_seed": False,
     "seed": 5,
+    "verb": "Continue",
+    "first_bar": 2,
+    "last_bar": 3,
+    "strength": 0.5,
+    "side": "below",
+    "density": 0,
+    "register": 0,
+    "loudness": 0,
+    "key": "any",
+    "kind": "any",
+    "chords": "",
+    "creativity": 0,
 }
 
 
@@ -105,7 +117,7 @@ def test_a_prompt_goes_on_and_is_seen_heard_and_downloaded(app, prompt):
 
 def test_from_nothing_by_bars_with_several_ideas(app):
     page = generate(app, unit="bars", amount=2, ideas=3)
-    (ideas, chosen) = page[app.rounds][-1]
+    (ideas, chosen, _) = page[app.rounds][-1]
     assert chosen == 0 and len({str(each.notes.table.tolist()) for each in ideas}) == 3
     assert page[app.idea]["visible"] and len(page[app.idea]["choices"]) == 3
     other = app.on_choose(page[app.rounds], 2)
@@ -121,6 +133,46 @@ def test_extend_goes_on_from_the_idea_that_is_shown_and_undo_goes_back_to_it(app
     assert midi(app, back).table.tolist() == midi(app, page).table.tolist() and back[app.idea]["value"] == 1
     empty = app.on_start_over()
     assert empty[app.rounds] == [] and empty[app.roll] is None and empty[app.prompt_file] is None
+
+
+@pytest.mark.parametrize("verb", ["Fill", "Vary", "Accompany", "Harmonise", "End"])
+def test_each_verb_keeps_the_prompt_and_shows_what_is_new(app, prompt, verb):
+    page = generate(app, file=prompt, verb=verb, amount=3, density=3, creativity=0.1)
+    notes, given = midi(app, page), pg.read_midi(prompt)
+    (ideas, _, shown) = page[app.rounds][-1]
+    assert shown == verb and len(ideas[0].new) > 0
+    kept = given.where((given.onset_sec < 2) | (given.onset_sec >= 6)) if verb in ("Fill", "Vary") else given
+    rows = list(zip(notes["onset_tick"].tolist(), notes["pitch"].tolist(), strict=True))
+    assert all(row in rows for row in zip(kept["onset_tick"].tolist(), kept["pitch"].tolist(), strict=True))
+    assert ("as they were" in page[app.message]) == (verb != "End")
+    longer = extend(app, page[app.rounds], verb=verb, amount=2)
+    assert midi(app, longer).end_sec > notes.end_sec and longer[app.rounds][-1].verb == "Continue"
+
+
+def test_a_verb_shows_its_own_knobs(app):
+    for verb, shown in (("Continue", "new_music"), ("Fill", "passage"), ("Harmonise", None), ("End", "new_music")):
+        page = app.on_verb(verb)
+        assert [name for name in ("new_music", "passage") if page[getattr(app, name)]["visible"]] == [shown] * bool(
+            shown
+        )
+    assert app.on_verb("Vary")[app.strength]["visible"] and app.on_verb("Accompany")[app.side]["visible"]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"verb": "Vary", "first_bar": 90, "last_bar": 99}, "not within the piece"),
+        ({"verb": "Fill", "first_bar": 3, "last_bar": 2}, "not within the piece"),
+        ({"chords": "Cm7 | H"}, "'H' is no chord"),
+    ],
+)
+def test_knobs_that_mean_nothing_are_one_line(app, prompt, knobs, words):
+    page = generate(app, file=prompt, **knobs)
+    assert list(page) == [app.message] and words in page[app.message]
+
+
+def test_a_verb_without_music_asks_for_some(app):
+    assert "nothing to vary: upload a MIDI file" in generate(app, verb="Vary")[app.message]
 
 
 def test_the_seed_decides_and_a_new_one_is_shown(app):
@@ -280,10 +332,31 @@ def test_a_visit(browser_page, prompt, tmp_path):
     page.locator("button:not([disabled])", has_text="Undo").wait_for()
     assert_begins_with(download("longer.mid"), second)
 
+    page.get_by_label("What to do").click()
+    page.get_by_role("option", name="Vary").click()
+    page.get_by_label("From bar").fill("2")
+    page.get_by_label("To bar").fill("3")
+    page.get_by_label("number input for Strength").fill("0.75")
+    page.get_by_label("number input for Ideas").fill("1")
+    page.get_by_text("Ask for", exact=True).click()
+    page.get_by_label("number input for Density").fill("4")
+    page.get_by_label("Key", exact=True).click()
+    page.get_by_role("option", name="C minor", exact=True).click()
+    button("Generate").click()
+    message.filter(has_text="as they were").wait_for()
+    varied = download("varied.mid")
+    is_passage = (given.onset_sec >= 2) & (given.onset_sec < 6)
+    rows = varied.table.tolist()
+    assert all(row in rows for row in given.table[~is_passage].tolist()) and varied != given
+    assert not all(row in rows for row in given.table[is_passage].tolist())
+    page.get_by_label("What to do").click()
+    page.get_by_role("option", name="Continue").click()
+    page.get_by_label("number input for New music").wait_for()
+
     (tmp_path / "text.mid").write_text("not music")
     button("Clear").click()
     page.locator("input[type=file]").first.set_input_files(tmp_path / "text.mid")
     page.get_by_text("text", exact=True).wait_for()
     button("Generate").click()
     message.filter(has_text="text.mid: not a MIDI file").wait_for()
-    assert_begins_with(download("still.mid"), second)
+    assert download("still.mid").table.tolist() == varied.table.tolist()
