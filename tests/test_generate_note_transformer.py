@@ -88,7 +88,7 @@ def test_verbs_and_flat_options_do_the_same(model_dir, flat, words):
         ["--mask_k", 1, "--mask_p", 0.1, "--typical_p", 0.9],
         ["--greedy"],
         ["--chords", "Cm7 | Fm7 | G7 | Cm", "--pitches", 40, 90],
-        ["--chords", "prompt"],
+        ["--chords", "prompt", "--in_c"],
         ["--num_beams", 2, "--length_penalty", 0.5],
     ],
 )
@@ -165,6 +165,7 @@ def test_nonsense_of_a_verb_is_one_line(model_dir, words, message, capfd, tmp_pa
         (["--fill", 2, 4, "--end"], "--end is for music that goes on"),
         (["--vary", 0.5, "--bars", 3], "not allowed with"),
         (["--harmonise", "--pitches", 60, 108], "--pitches is not for harmonise"),
+        (["--in_c", "--key", "D"], "--in_c moves the prompt"),
         (["--pitches", 80, 60], "a lowest and a highest one"),
         (["--chords", "Cm7 | H"], "'H' is no chord"),
         (["--chords", "|"], "there are no chords"),

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     options = {name: getattr(args, name) for name in _HANDED_ON}
     if length is None and args.verb in _USUAL_BARS and args.until is None:
         length = Length(bars=_USUAL_BARS[args.verb])
-    options |= {"where": _where(args), "max_tries": args.tries}
+    options |= {"where": _where(args), "max_tries": args.tries, "is_in_c": args.in_c}
     generate(output_paths(args), length=length, **options, **_decoding_options(args))
     return 0
 
@@ -159,6 +159,8 @@ def _check_verb(args: argparse.Namespace) -> None:
         raise UsageError("--end is for music that goes on: leave it out with --fill, --vary, --accompany, --harmonise")
     if args.pitches is not None and args.verb == "harmonise":
         raise UsageError("--pitches is not for harmonise: voices have ranges of their own")
+    if args.in_c and (args.key is not None or args.chords not in (None, "prompt")):
+        raise UsageError("--in_c moves the prompt, and would move --key and --chords against it: leave one out")
     if args.chords == "prompt" and args.prompt is None:
         raise UsageError("--chords prompt needs music to find them in: give a --prompt")
     if places and args.verb in ("fill", "harmonise", "explain"):

@@ -138,6 +138,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="from 60 to 108 for a right hand; of a gap these pitches alone are written anew, and others stay",
     )
     asked.add_argument(
+        "--in_c",
+        action="store_true",
+        help="move the prompt to C major or A minor for the model, and all back afterwards",
+    )
+    asked.add_argument(
         "--chords",
         help='such as "Cm7 | Fm7 G7 | Cm": a bar between two lines, gone through again and again; "prompt" for its own',
     )

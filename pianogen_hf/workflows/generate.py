@@ -22,6 +22,7 @@ from pianogen_hf.generation.harmonising import harmonise_notes
 from pianogen_hf.generation.note_verbs import accompany_notes
 from pianogen_hf.generation.passages import bar_start_sec
 from pianogen_hf.generation.rejection import Faults, alone, copies, redrawn
+from pianogen_hf.generation.transposing import in_c
 from pianogen_hf.generation.varying import vary_notes
 from pianogen_hf.rendering.audio import save_wav
 from pianogen_hf.rendering.piano_roll import save_piano_roll
@@ -49,6 +50,7 @@ def generate(
     bpm: float = 90.0,
     png: str | None = None,
     wav: bool = False,
+    is_in_c: bool = False,
     max_tries: int = 1,
     no_copies_of: str | None = None,
     max_run: int = 16,
@@ -72,6 +74,7 @@ def generate(
         bpm: quarters a minute of music without a prompt.
         png: also draw each piece: "part", what is new with a few seconds of the prompt around it, or "whole".
         wav: whether also to render its sound.
+        is_in_c: whether the prompt is moved to C major or A minor for the model, and all is moved back afterwards.
         max_tries: how often a sample is drawn at most that is no music: silence, crowds, one pitch (see
             `sample_faults`), or a copy.
         no_copies_of: a folder of MIDI files: a sample with more than `max_run` notes in a row of one of them, in any
@@ -104,9 +107,12 @@ def generate(
         axis = {"us_per_quarter": round(60e6 / bpm), "end": end}
 
         def write(**chosen: Any) -> list[Continuation]:
-            if notes is not None and verb in ("fill", "vary", "accompany", "harmonise"):
-                return getattr(task, verb)(notes, **(where or {}), **chosen)
-            return task.go_on(notes, length, **(where or {}), **axis, **chosen)
+            def of(piece: Notes | None) -> list[Continuation]:
+                if piece is not None and verb in ("fill", "vary", "accompany", "harmonise"):
+                    return getattr(task, verb)(piece, **(where or {}), **chosen)
+                return task.go_on(piece, length, **(where or {}), **axis, **chosen)
+
+            return of(notes) if notes is None or not is_in_c else in_c(of, notes)
 
         results, found = redrawn(write, faults=faults, max_tries=max_tries, **options)
     for path, result, wrong in zip(outputs, results, found, strict=True):
