@@ -21,7 +21,7 @@ def semitones_to_c(notes: Notes) -> int:
         return 0
     tonic, is_minor = key_of(pitched["pitch"], np.maximum(pitched["duration_tick"], 1))
     semitones = ((_A if is_minor else _C) - tonic + 5) % 12 - 5
-    within = 0 <= int(notes["pitch"].min()) + semitones and int(notes["pitch"].max()) + semitones <= 127
+    within = int(notes["pitch"].min()) + semitones >= 0 and int(notes["pitch"].max()) + semitones <= 127
     return semitones if within else 0
 
 
