@@ -271,14 +271,15 @@ VERBS: dict[str, tuple[str, _Adder]] = {
     "fill": ("Write gaps of a piece anew, in sight of both sides (V8 and masked models).", _fill),
     "vary": ("Write a passage anew, with some of its notes as they are (V8).", _vary),
     "accompany": ("Write a second part to a melody, or to a left hand (V8).", _accompany),
-    "explain": ("Show what a model sees of a piece: bars, notes, and its tokens or rows.", _explain),
     "harmonise": ("Write what sounds below a melody: voices (chorale models) or chords (V8).", _harmonise),
+    "explain": ("Show what a model sees of a piece: bars, notes, and its tokens or rows.", _explain),
 }
 
 
 def _verb_parser(prog: str, verb: str) -> argparse.ArgumentParser:
     description, add = VERBS[verb]
-    parser = OneLineParser(prog=prog, description=description, allow_abbrev=False)
+    usage = f"{prog} FILE.mid [options]"
+    parser = OneLineParser(prog=prog, usage=usage, description=description, allow_abbrev=False)
     parser.add_argument("prompt", metavar="FILE.mid", help="the music; its own notes stay as they are")
     add(parser)
     if verb == "explain":
