@@ -20,7 +20,7 @@ def folders(tmp_path_factory):
         made[kind.__name__] = tiny_model(kind, len(tokenizer)), tokenizer
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 128}
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    made["stock"] = AutoModelForCausalLM.from_config(GPT2Config(len(tokenizer), **sizes, **special)), tokenizer
+    made["stock"] = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=len(tokenizer), **sizes, **special)), tokenizer
     for kind in ROW_MODELS:
         made[kind.__name__] = tiny_model(kind, 130), pg.ContinuousNotesFeatureExtractor()
     for name, parts in made.items():
@@ -34,7 +34,8 @@ NAMES = [*(kind.__name__ for kind in (*CAUSAL_MODELS, *ROW_MODELS)), "stock"]
 
 @pytest.fixture
 def midi(tmp_path):
-    return pg.write_midi(some_notes(num_notes=8), tmp_path / "my.mid") or tmp_path / "my.mid"
+    pg.write_midi(some_notes(num_notes=8), tmp_path / "my.mid")
+    return tmp_path / "my.mid"
 
 
 @pytest.mark.parametrize("name", NAMES)
