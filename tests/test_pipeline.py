@@ -20,7 +20,8 @@ def folders(tmp_path_factory):
         made[kind.__name__] = tiny_model(kind, len(tokenizer)), tokenizer
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 128}
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    made["stock"] = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=len(tokenizer), **sizes, **special)), tokenizer
+    config = GPT2Config(vocab_size=len(tokenizer), **sizes, **special)
+    made["stock"] = AutoModelForCausalLM.from_config(config), tokenizer
     for kind in ROW_MODELS:
         made[kind.__name__] = tiny_model(kind, 130), pg.ContinuousNotesFeatureExtractor()
     for name, parts in made.items():
