@@ -123,7 +123,7 @@ def _with_chords(
     onsets = np.unique(keys[:, ONSET])
     end_sec = float((given[:, ONSET] + given[:, DURATION]).max())
     processors = (at_onsets(onsets, encoder.sampling_rate), beside(keys, "below"), *rules)
-    stream = {"past": given[:0], "given": given, "controls": controls}
+    stream: dict[str, Any] = {"past": given[:0], "given": given, "controls": controls}
     rows = samples.write(Until(0.0, end_sec), processors=processors, **stream)
     track = new_track(melody)
     base = with_track_name(melody, track, "chords")

@@ -88,7 +88,7 @@ def beam_search(
         num_results: how many are wanted, at most `num_beams`; there may be fewer.
         on_note: called with the stream of the best unfinished hypothesis after each step.
     """
-    live, finished = [_Hypothesis(stream)], []
+    live, finished = [_Hypothesis(stream)], list[_Hypothesis]()
     while live and len(finished) < max(num_beams, num_results):
         candidates = [each for hypothesis in live for each in _next_notes(hypothesis, until, num_beams)]
         candidates.sort(key=lambda each: -each.score)

@@ -31,11 +31,11 @@ class MidiGenerationPipeline(Pipeline):
     written obey the tokenizer's grammar, and are no more than fit into the model's context.
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = None
-    _load_tokenizer = None
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = None  # one of these two there is
+    _load_tokenizer: Any = None
 
     def _sanitize_parameters(
         self, seconds: float | None = None, seed: int | None = None, **options: Any
@@ -58,9 +58,9 @@ class MidiGenerationPipeline(Pipeline):
             raise ValueError("this model has no tokenizer or feature extractor of music")
         return encoder
 
-    def preprocess(self, inputs: Any, **kwargs: Any) -> dict[str, Any]:
+    def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:
         """The model's inputs, cut to the latest half of its context where they would fill it."""
-        music, encoder = inputs.music, self._encoder
+        music, encoder = input_.music, self._encoder
         music = Path(music) if isinstance(music, str) else music
         name = encoder.model_input_names[0]
         if music is None:
@@ -73,13 +73,14 @@ class MidiGenerationPipeline(Pipeline):
             steps = steps[:, -(-(steps.shape[1] - room) // unit) * unit :]
         return {name: steps}
 
-    def _forward(self, input_tensors: Any, **options: Any) -> dict[str, Any]:
+    def _forward(self, input_tensors: Any, **options: Any) -> Any:
         (name, steps), seed = next(iter(input_tensors.items())), options.pop("seed", None)
         if name == "input_values":
             seconds = options.pop("seconds", None if "max_new_tokens" in options else 20.0)
             if seconds is not None:
                 options = {"max_new_tokens": _MOST, "max_new_seconds": seconds, **options}
-            return {"steps": self.model.generate(steps, seed=seed, **options), "prompt": steps}
+            model: Any = self.model
+            return {"steps": model.generate(steps, seed=seed, **options), "prompt": steps}
         return {"steps": self._write_tokens(steps, seed, **options), "prompt": steps}
 
     def _write_tokens(self, ids: torch.Tensor, seed: int | None, seconds: float | None = None, **options: Any) -> Any:
@@ -92,7 +93,8 @@ class MidiGenerationPipeline(Pipeline):
         stops = [] if seconds is None else [_LongEnough(tokenizer, ids, seconds)]
         options = {"do_sample": "num_beams" not in options, "max_new_tokens": room, **options}
         options["max_new_tokens"] = min(options["max_new_tokens"], room)
-        return self.model.generate(
+        model: Any = self.model
+        return model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             pad_token_id=tokenizer.pad_token_id,
