@@ -24,7 +24,7 @@ CHORD_WEIGHT = 4.0  # nats that a pitch costs which does not belong to the chord
 _MAJOR = (0, 2, 4, 5, 7, 9, 11)
 _MINOR = (0, 2, 3, 5, 7, 8, 9, 10, 11)  # with the sixth and the seventh of either kind
 _OCTAVE = 12
-_PITCH_OF_TOKEN = re.compile(r"(?:NOTE_ON_|NoteOn_|Pitch_|^P)(\d+)")
+_PITCH_OF_TOKEN = re.compile(r"(?:NOTE_ON_|NoteOn_|[Pp]itch_|^P)(\d+)")
 
 
 def checked_pitches(pitches: Sequence[int] | None) -> tuple[int, int]:

@@ -13,6 +13,7 @@ for every model. Sources, and what they do otherwise:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -37,21 +38,11 @@ from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
 KINDS = ("time", "pitch", "velocity", "duration")  # of tokens, and the fields of a row in their order
 _COLUMNS = (TIME_SHIFT, PITCH, VELOCITY, DURATION)
-_KIND_OF_PREFIX = {  # of a token's name; the first that fits. What fits none is of no kind.
-    "NOTE_OFF": "duration",
-    "NoteOff": "duration",
-    "Duration": "duration",
-    "TIME_SHIFT": "time",
-    "TimeShift": "time",
-    "Rest": "time",
-    "Bar": "time",
-    "Position": "time",
-    "VELOCITY": "velocity",
-    "Velocity": "velocity",
-    "NOTE_ON": "pitch",
-    "NoteOn": "pitch",
-    "Pitch": "pitch",
-    "P": "pitch",
+_KIND_OF_NAME = {  # what names of tokens begin with; what fits none is of no kind
+    "time": r"TIME_SHIFT|TimeShift|Rest|REST|Separator|Bar|Beat|Position|time\d|\s",
+    "pitch": r"NOTE_ON|NoteOn|Pitch_|pitch_|P\d",
+    "velocity": r"VELOCITY|Velocity|velocity_",
+    "duration": r"NOTE_OFF|NoteOff|Duration|duration_",
 }
 
 
@@ -63,12 +54,8 @@ def token_kinds(tokenizer: NoteTokenizer) -> np.ndarray:
     kinds = np.full(len(tokenizer), -1)
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     for index in range(tokenizer.num_special, len(tokenizer)):
-        name = names[index]
-        if name.startswith(tokenizer.rest_prefixes or ("\0",)):
-            kinds[index] = KINDS.index("time")
-            continue
-        kind = next((kind for prefix, kind in _KIND_OF_PREFIX.items() if name.startswith(prefix)), None)
-        kinds[index] = -1 if kind is None else KINDS.index(kind)
+        matching = (kind for kind, pattern in _KIND_OF_NAME.items() if re.match(pattern, names[index]))
+        kinds[index] = next((KINDS.index(kind) for kind in matching), -1)
     return kinds
 
 
