@@ -15,7 +15,7 @@ RECIPE = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 
 
 def options(tmp_path: Path, *more: str) -> list[str]:
-    sizes = json.dumps({**TINY, "max_relative_distance": 16})
+    sizes = json.dumps(TINY)
     return [str(RECIPE), "--max_pieces", "3", "--chunk_length", "17", "--transpose", "0", "0", "--model_config", sizes,
             "--output_dir", str(tmp_path / "run"), "--cache_dir", str(tmp_path / "cache"), "--report_to", "none",
             "--sample_steps", "100000", "--disable_tqdm", "true", *more]  # fmt: skip
