@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { rm -rf $(VENV); echo "error: Python 3.11 or newer is needed: make demo PYTHON=python3.11"; exit 2; }
 	@$(BIN)/python -m pip install --quiet --progress-bar on -c constraints.txt torch==2.13.0
-	@$(BIN)/python -m pip install --quiet --progress-bar on -c constraints.txt -e ".[audio,data,dev,onnx]"
+	@$(BIN)/python -m pip install --quiet --progress-bar on -c constraints.txt -e ".[audio,data,dev,onnx,play]"
 	@touch $@
 
 # Training is done once, and an interrupted run goes on where it stopped. One thread: operators as small as these gain

@@ -27,6 +27,7 @@ WORK = {
     "audit": ["audit.audit"],
     "export": ["export.export"],
     "space": ["loading.load_model"],
+    "play": ["play.play", "midi_ports.port_names"],
     "roundtrip": ["roundtrip.print_round_trips"],
     "scores": ["train_end.scores_table"],
     "data": [
@@ -95,6 +96,8 @@ def test_every_command_that_is_shown_is_taken(document, line, workplace, monkeyp
     for place in WORK.get(words[0], []):
         monkeypatch.setattr(f"pianogen_hf.workflows.{place}", reached)
     monkeypatch.setattr("pianogen_hf.publishing.model_files.select_files", reached)  # where `pianogen push` begins
+    if words[0] == "show":
+        monkeypatch.setattr("pianogen_hf.apps.player.server.run", reached)
     try:
         code = main(words)
     except Reached:

@@ -179,6 +179,17 @@ def test_it_hears_what_a_stream_with_a_fixed_past_hears():
     assert all(np.array_equal(live.write(False), plain.write(False)) for _ in range(10))
 
 
+def test_it_fills_a_gap_as_a_stream_with_a_fixed_past_does():
+    past, after = random_notes(20), random_notes(12, 1, 20.0)
+    begin = float(past[-1, 0]) + 0.5
+    plain = NoteStream(MODEL_ITSELF, past, after, begin_sec=begin, generator=torch.Generator().manual_seed(1))
+    live = LiveStream(MODEL_ITSELF, torch.Generator().manual_seed(1))
+    live.begin_sec, live.lookahead_sec, live.helped_from_sec = begin, math.inf, begin
+    live.hear(past, after)
+    for _ in range(8):
+        assert np.array_equal(live.write(False, 20.0), plain.write(False, 20.0))
+
+
 def test_guidance_may_begin_and_end_at_any_time():
     past = random_notes(20)
     live = LiveStream(MODEL_ITSELF, torch.Generator().manual_seed(1))

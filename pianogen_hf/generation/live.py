@@ -509,7 +509,6 @@ class LiveEngine:
         # A note is to be ready when its time comes; the first one leaves room for a chord.
         ready = now + (3 if is_first else 1) * float(np.quantile(self._draw_secs, 0.75)) + _MARGIN_SEC
         begin = max(turn.begin, ready) if turn.is_begun else turn.begin
-        must_begin = is_first and self.knobs.mode == "answer"
         keys = self._held_rows()
         processors: tuple[Processor, ...] = (not_sounding(keys),) if len(keys) else ()
         if self.knobs.mode == "accompany" and self.knobs.side is not None:
@@ -522,12 +521,22 @@ class LiveEngine:
             past,
             given,
             begin,
-            begin + _FIRST_WITHIN_SEC if must_begin else turn.end + 1,
+            self._latest(turn, begin),
             self._lookahead(turn),
             turn.begin if len(turn.given) else -math.inf,
             replace(controls, gap_end_sec=turn.end) if len(turn.given) else controls,
             (*processors, warped(self.knobs.temperature, self.knobs.top_p)),
         )
+
+    def _latest(self, turn: Turn, begin: float) -> float:
+        """Before when the next note of a turn must begin; where that is after the turn, the turn may be over."""
+        if self.knobs.mode == "answer":
+            return turn.end + 1 if turn.notes else begin + _FIRST_WITHIN_SEC
+        if not len(turn.given):
+            return turn.end + 1
+        if not turn.notes:  # a gap may end in a rest, but not be one
+            return max(turn.begin + (turn.end - turn.begin) / 4, begin + _FIRST_WITHIN_SEC)
+        return turn.end if turn.last_onset() < (turn.begin + turn.end) / 2 else turn.end + 1
 
     def _heard(self, turn: Turn | None, now: float) -> tuple[np.ndarray, np.ndarray]:
         """What the model hears as written and as given, each of shape (num, 4)."""
