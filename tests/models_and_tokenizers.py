@@ -15,11 +15,15 @@ ALL_CAUSAL_MODELS = [each for each in MODELS if each.__name__.endswith("ForCausa
 CAUSAL_MODELS = [each for each in ALL_CAUSAL_MODELS if each.main_input_name == "input_ids"]
 ROW_MODELS = [each for each in ALL_CAUSAL_MODELS if each.main_input_name == "input_values"]  # of notes with all fields
 MASKED_MODELS = [each for each in MODELS if each.__name__.endswith("ForMaskedLM")]
+FIELD_MODELS = [pg.MultitrackMusicForCausalLM]  # of ids that tell the fields of a row, which do not see one another
+CAUSAL_MODELS = [each for each in CAUSAL_MODELS if each not in FIELD_MODELS]
 
 
 def tiny_model(model_class, vocab_size=64, **settings):
     """A model of the class that runs in milliseconds."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    if model_class in FIELD_MODELS:
+        vocab_size, settings = 250, {"num_beats": 8, **settings}
     config = model_class.config_class(vocab_size=vocab_size, **sizes, max_position_embeddings=128, **settings)
     return model_class(config).eval()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import transformers
-from models_and_tokenizers import CAUSAL_MODELS, MASKED_MODELS, MODELS, tiny_model
+from models_and_tokenizers import CAUSAL_MODELS, FIELD_MODELS, MASKED_MODELS, MODELS, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.evaluation.scorers import SCORERS
@@ -44,7 +44,7 @@ def test_every_model_of_ours_is_of_a_kind_that_fits_what_it_reads(model_class):
     reads_tokens = model_class.main_input_name == "input_ids"
     assert (objective in (NEXT_TOKEN, ANY_ORDER)) is reads_tokens
     assert (objective == ANY_ORDER) is (model_class in MASKED_MODELS)
-    assert (objective == NEXT_TOKEN) is (model_class in CAUSAL_MODELS)
+    assert (objective == NEXT_TOKEN) is (model_class in (*CAUSAL_MODELS, *FIELD_MODELS))
 
 
 def test_a_model_and_a_class_made_of_it_are_of_one_kind():

@@ -19,6 +19,7 @@ commands:
   compare    train and measure recipes side by side    pianogen compare configs/v*.yaml --minutes 20 --output runs/all
   audit      how much a model copies from its train    pianogen audit --model runs/my-model --data_path ~/midi
   export     make a model several times as fast        pianogen export --model runs/my-model --output runs/my-model
+  convert    a checkpoint of another system, as ours  pianogen convert mmt exp/ape runs/mmt
   space      a page on which visitors try a model      pianogen space --model runs/my-model --output page
   push       put a model on the Hugging Face Hub       pianogen push --model runs/my-model --repo me/my-model
   scores     what a trained model reached              pianogen scores runs/my-model
@@ -37,6 +38,7 @@ COMMANDS = (
     "compare",
     "audit",
     "export",
+    "convert",
     "space",
     "push",
     "scores",

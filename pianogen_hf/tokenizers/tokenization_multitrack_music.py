@@ -116,6 +116,10 @@ class MultitrackMusicTokenizer(NoteTokenizer):
         self._field = np.repeat(np.arange(-1, len(FIELDS)), sizes)  # of each id; -1 for special ones
         self._code = np.arange(len(self._field)) - np.append(0, self._first)[self._field + 1] + 1
 
+    def config_settings(self) -> dict[str, Any]:
+        """The parent's, and the number of beats, by which the model tells the ids of fields."""
+        return {**super().config_settings(), "num_beats": self.num_beats}
+
     def _event_names(self) -> list[str]:
         return [
             *("Type_Instrument", "Type_Notes", "Type_Note"),
