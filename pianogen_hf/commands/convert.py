@@ -21,8 +21,8 @@ def make_parser() -> argparse.ArgumentParser:
     systems = "\n".join(f"  {name:8} {what}" for name, what in SYSTEMS.items())
     parser = OneLineParser(
         prog="pianogen convert",
-        description="Make a model of this package, with its tokenizer, from a checkpoint of another system. No code of\n"
-        "the checkpoint is run.\n\nsystems:\n" + systems,
+        description="Make a model of this package, with its tokenizer, from a checkpoint of another system. No code\n"
+        "of the checkpoint is run.\n\nsystems:\n" + systems,
         epilog="Example: pianogen convert mmt exp/sod/ape runs/mmt",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
