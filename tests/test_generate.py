@@ -242,6 +242,7 @@ def assert_refused(capfd: pytest.CaptureFixture, folder: Path, argv: list[object
         (["--vary", 0.5], "--vary needs the music that is varied"),
         (["--harmonise"], "--harmonise needs the music that is harmonised"),
         (["--chords", "prompt"], "--chords prompt needs music"),
+        (["--no_repeat_notes", 4], "no_repeat_ngram_size"),
         (["--chords", "C | G"], "note transformer"),
         (["--density", 3], "note transformer"),
         (["--register", 5], "no pitch"),

@@ -85,6 +85,7 @@ _SEARCH = (
     "mask_p",
     "creativity",
     "length_penalty",
+    "no_repeat_notes",
 )
 
 
@@ -113,7 +114,7 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"--{name} must be more than 0, got {value:g}")
-    for name, low in (("num_samples", 1), ("num_beams", 1), ("top_k", 0), ("seed", 0), ("tries", 1), ("max_run", 1)):
+    for name, low in (("num_samples", 1), ("num_beams", 1), ("top_k", 0), ("seed", 0), ("tries", 1), ("max_run", 2)):
         if not low <= getattr(args, name) < 2**63:
             raise UsageError(f"--{name} must be at least {low}, and no more than 18 digits long")
     if not 0 < args.temperature <= 100:

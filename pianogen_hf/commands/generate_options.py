@@ -174,14 +174,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--greedy", action="store_true", help="always the likeliest; it tends to repeat itself")
     add("--num_beams", type=int, default=1, help="beam search with this many beams instead of sampling")
     add("--length_penalty", type=float, metavar="X", help="exponent by which scores of beams are divided (default: 1)")
+    add("--no_repeat_notes", type=int, metavar="N", help="no N pitches in a row are said twice, e.g. 8 (V8)")
     add(
         "--tries",
         type=int,
         default=1,
         help="draw a piece again that is no music (silence, crowds, one pitch), so often",
     )
-    add("--no_copies_of", metavar="FOLDER", help="... or that copies these MIDI files, such as those it was trained on")
-    add("--max_run", type=int, default=16, help="how many notes in a row are no copy yet (default: 16)")
+    add("--no_copies_of", metavar="FOLDER", help="... or copies these MIDI files; V8 avoids it while it writes")
+    add("--max_run", type=int, default=16, help="how many notes in a row, in any key, are no copy yet (default: 16)")
     _add_files(parser)
 
 

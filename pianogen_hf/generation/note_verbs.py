@@ -18,7 +18,7 @@ from pianogen_hf.generation.note_stream import ONSET, Controls, NoteStream, Proc
 from pianogen_hf.generation.passages import span_of
 from pianogen_hf.generation.processors import beside, not_sounding
 from pianogen_hf.generation.rules import pitch_rules
-from pianogen_hf.generation.search import Search, field_processors, search_of
+from pianogen_hf.generation.search import Search, field_processors, guards, search_of
 from pianogen_hf.models.note_controls import KINDS, PITCH_NAMES, key_class
 from pianogen_hf.models.objectives import NOTE_AMONG_GIVEN, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
@@ -217,6 +217,7 @@ class Samples:
             GenerationError: if one stays empty.
         """
         number = self.number - self._finished if number is None else number
+        num_rules = len(processors)  # guards come after them, and before anything that leaves the likeliest alone
         processors = (*processors, *field_processors(self.search))
 
         def fresh() -> NoteStream:
@@ -233,6 +234,7 @@ class Samples:
         else:
             for _ in range(number):
                 notes = fresh()
+                notes.processors = (*processors[:num_rules], *guards(self.search, notes), *processors[num_rules:])
                 for _note in written_until(notes, until.end_sec, until.may_end_sec, until.num_notes):
                     on_note(notes)
                 results.append(notes.written)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from pianogen_hf.generation.guards import CopyIndex
 from pianogen_hf.generation.new_notes import Continuation, GenerationError
 from pianogen_hf.tokenizers.notes import Notes
 
 Faults = Callable[[Continuation], list[str]]
 _OTHER_SEED = 0x9E3779B1  # between the seeds of one try and the next: nobody counts seeds in such steps
-
-
-class CopyIndex(Protocol):
-    """What is asked of an index of training pieces; `RunIndex` of the audit has it."""
-
-    def audit(self, piece: Notes) -> Any:
-        """What of a piece stands in the training pieces: `longest_run`, in notes, and its `train_piece`."""
 
 
 def redrawn(

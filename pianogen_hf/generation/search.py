@@ -30,8 +30,9 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+from pianogen_hf.generation.guards import CopyIndex, no_copies, no_repeats
 from pianogen_hf.generation.new_notes import GenerationError
-from pianogen_hf.generation.note_stream import Processor
+from pianogen_hf.generation.note_stream import NoteStream, Processor
 from pianogen_hf.generation.processors import warped
 from pianogen_hf.models.modeling_note_transformer import DURATION, END_CLASS, PITCH, TIME_SHIFT, VELOCITY
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
@@ -212,6 +213,9 @@ class Search:
         num_beams: beam search rather than sampling.
         length_penalty: exponent of the number of steps by which the score of beams is divided.
         do_sample: False for the likeliest.
+        no_repeat_notes: so many pitches in a row are not said twice (V8); 0 for no such rule.
+        copy_index: an index of pieces, such as a fitted `RunIndex`, that are not to be copied (V8).
+        max_run: notes in a row from such a piece, in any key, that are no copy yet.
     """
 
     temperature: float = 1.0
@@ -230,6 +234,9 @@ class Search:
     num_beams: int | None = 1
     length_penalty: float = 1.0
     do_sample: bool = True
+    no_repeat_notes: int = 0
+    copy_index: CopyIndex | None = None
+    max_run: int = 16
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -245,6 +252,8 @@ class Search:
             ("top_k_offset", 0, 1e9),
             ("mask_k", 0, 1e9),
             ("num_beams", 1, 1000),
+            ("no_repeat_notes", 0, 1000),
+            ("max_run", 2, 100_000),
             ("length_penalty", -100, 100),
         ):
             value = getattr(self, name)
@@ -255,6 +264,10 @@ class Search:
             for kind, value in mapping.items():
                 if kind not in KINDS or not least <= value < 1e9:
                     raise GenerationError(f"{name} has a number above 0 for {', '.join(KINDS)}, not {kind}={value:g}")
+        if self.no_repeat_notes == 1:
+            raise GenerationError("no_repeat_notes must be at least 2, or no pitch could be written twice")
+        if (self.no_repeat_notes or self.copy_index is not None) and (self.num_beams or 1) > 1:
+            raise GenerationError("no_repeat_notes and copy_index are for sampling: leave out num_beams")
         if self.top_k and self.top_k_offset >= self.top_k:
             raise GenerationError(f"top_k_offset {self.top_k_offset} leaves nothing of a top_k of {self.top_k}")
 
@@ -349,6 +362,16 @@ def field_processors(search: Search) -> tuple[Processor, ...]:
     return tuple(chosen)
 
 
+def guards(search: Search, stream: NoteStream) -> tuple[Processor, ...]:
+    """What a search forbids a stream because of the notes that it has written."""
+    chosen: list[Processor] = []
+    if search.no_repeat_notes:
+        chosen.append(no_repeats(stream, search.no_repeat_notes))
+    if search.copy_index is not None:
+        chosen.append(no_copies(stream, search.copy_index, search.max_run))
+    return tuple(chosen)
+
+
 def of_field(processor: LogitsProcessor | LogitsProcessorList, *columns: int) -> Processor:
     """A logits processor of transformers for some fields of a note."""
     no_ids = torch.zeros(1, 0, dtype=torch.long)
@@ -367,6 +390,12 @@ def token_processors(tokenizer: NoteTokenizer, options: dict[str, Any]) -> tuple
     Raises:
         GenerationError: for a value that means nothing.
     """
+    of_notes = sorted({"no_repeat_notes", "copy_index", "max_run"} & options.keys())
+    if of_notes:
+        raise GenerationError(
+            f"{', '.join(of_notes)} are for a note transformer (V8): of tokens ask for no_repeat_ngram_size, and draw "
+            "copies again (`redrawn`)"
+        )
     known = {name: value for name, value in options.items() if name in _NAMES}
     search, chosen = Search(**known), LogitsProcessorList()
     rest = {name: value for name, value in options.items() if name not in _OWN}

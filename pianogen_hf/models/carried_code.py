@@ -32,7 +32,7 @@ class CarriesCode:
         carrier = next((each for each in type(self).__mro__ if auto_class(each)), None)
         if carrier is not None and not Path(save_directory).is_file():
             self.config.auto_map = auto_map(carrier)
-            if tasks := pipelines(carrier):
+            if tasks := pipelines(carrier.__name__):
                 self.config.custom_pipelines = tasks
             if is_main_process:
                 copy_code(carrier, save_directory)
@@ -61,9 +61,9 @@ def auto_map(model_class: type[PreTrainedModel]) -> dict[str, str]:
     return {"AutoConfig": reference(model_class.config_class), **loaded_by}  # type: ignore[arg-type]
 
 
-def pipelines(model_class: type[PreTrainedModel]) -> dict[str, Any]:
-    """What config.json is to tell of pipelines: for architectures that write from left to right, that of music."""
-    if not any("ForCausalLM" in name for name in auto_map(model_class).values()):
+def pipelines(architecture: str) -> dict[str, Any]:
+    """What config.json is to tell of pipelines: of a model that writes from left to right, that of music."""
+    if not architecture.endswith("ForCausalLM"):
         return {}
     implementation = "pipeline_midi_generation.MidiGenerationPipeline"
     return {TASK: {"impl": implementation, "pt": ["AutoModelForCausalLM"], "type": "multimodal"}}

@@ -49,7 +49,7 @@ def add_code(folder: str | os.PathLike) -> list[str]:
         write_whole(folder / path.name, path.read_bytes())
     for name, part in parts.items():  # last: what they name is there
         told = {"auto_map": _auto_map(part)}
-        if issubclass(part, CarriesCode) and (tasks := pipelines(part)):  # type: ignore[arg-type]
+        if tasks := pipelines(str((content[name].get("architectures") or [""])[0])):
             told["custom_pipelines"] = tasks
         text = json.dumps({**content[name], **told}, indent=2, sort_keys=True, ensure_ascii=False)
         write_whole(folder / name, f"{text}\n".encode())

@@ -19,7 +19,7 @@ from pianogen_hf.evaluation.samples import MIN_NOTES, sample_faults
 from pianogen_hf.generation.continuation import Continuation, Length, continue_notes
 from pianogen_hf.generation.filling import fill_notes
 from pianogen_hf.generation.harmonising import harmonise_notes
-from pianogen_hf.generation.note_verbs import accompany_notes
+from pianogen_hf.generation.note_verbs import accompany_notes, takes_given
 from pianogen_hf.generation.passages import bar_start_sec
 from pianogen_hf.generation.rejection import Faults, alone, copies, redrawn
 from pianogen_hf.generation.transposing import in_c
@@ -96,7 +96,10 @@ def generate(
     else:
         loaded, encoder = load_engine(name, engine, revision)
     bar_format = "Generating |{bar}| {n:.0f}% {elapsed}"
-    faults = _faults(max_tries, no_copies_of, max_run)
+    index = None if no_copies_of is None else _index_of(no_copies_of)
+    faults = _faults(max_tries, index, max_run)
+    if index is not None and takes_given(loaded) and options.get("num_beams", 1) == 1:
+        options |= {"copy_index": index, "max_run": max_run}
     with tqdm(total=100, bar_format=bar_format, delay=1e-6) as progress:  # a delay: errors come before any bar
         options |= {
             "num_samples": len(outputs),
@@ -121,9 +124,9 @@ def generate(
         _write(result, path, png, wav, result.notes if verb in ("continue", "extend", "end") else result.marked)
 
 
-def _faults(max_tries: int, no_copies_of: str | None, max_run: int) -> Faults:
+def _faults(max_tries: int, index: RunIndex | None, max_run: int) -> Faults:
     """What is looked for in a sample; nothing, where there is one try and nothing that is not to be copied."""
-    copied = None if no_copies_of is None else copies(_index_of(no_copies_of), max_run)
+    copied = None if index is None else copies(index, max_run)
 
     def faults(result: Continuation) -> list[str]:
         found = [] if copied is None else copied(result)
