@@ -60,6 +60,27 @@ def test_positions_are_those_of_the_system(vocabulary, name):
     assert rows == [list(row) for row in zip(case["ids"], case["positions"], strict=True)]
 
 
+@pytest.mark.parametrize("name", UPSTREAM["musicautobot"])
+def test_masks_beginnings_melody_and_chords_are_those_of_musicautobot(name):
+    tokenizer, case = pg.NoteDurationTokenizer(legacy=True), UPSTREAM["musicautobot"][name]
+    assert tokenizer.masked(case["ids"], "pitch", 0, 8) == case["mask_pitch_beats_0_8"]
+    assert tokenizer.masked(case["ids"], "duration", 4) == case["mask_duration_from_beat_4"]
+    assert tokenizer.trimmed(case["ids"], 8) == case["trim_to_beat_8"]
+    if "melody_ids" in case:
+        assert tokenizer.encode_melody_and_chords(file_of(name)) == (case["melody_ids"], case["chord_ids"])
+    else:
+        with pytest.raises(pg.MidiError, match="one or two tracks"):
+            tokenizer.encode_melody_and_chords(file_of(name))
+
+
+def test_other_vocabularies_have_no_masks_and_no_parts():
+    tokenizer = pg.NoteDurationTokenizer("midigen")
+    with pytest.raises(ValueError, match="musicautobot"):
+        tokenizer.masked([0], "pitch")
+    with pytest.raises(ValueError, match="musicautobot"):
+        tokenizer.encode_melody_and_chords(LONG_WAIT)
+
+
 def test_sizes_and_special_ids_are_those_of_the_systems():
     found = {}
     for vocabulary in VOCABULARIES:

@@ -68,6 +68,25 @@ def ticks_per_quarter(division: int) -> int:
 
 def parts_of_version_5(division: int, chunks: list[ChunkEvents]) -> list[list[PartNote]]:
     """Notes of each chunk that has any, as music21 5.7.2 has them."""
+    return [_part_notes(elements) for elements in _elements_of_parts_5(division, chunks)]
+
+
+def melody_and_chords(division: int, chunks: list[ChunkEvents]) -> list[list[PartNote]]:
+    """The two parts of a file as musicautobot tells them: two chunks with notes, or single notes and chords of one.
+
+    Raises:
+        ValueError: if there are neither two chunks with notes nor one.
+    """
+    parts = _elements_of_parts_5(division, chunks)
+    if len(parts) == 1:
+        single = [element for element in parts[0] if len(element.pitches) == 1]
+        parts = [single, [element for element in parts[0] if len(element.pitches) > 1]]
+    if len(parts) != 2:
+        raise ValueError(f"melody and chords are one or two tracks, and {len(parts)} have notes")
+    return [_part_notes(elements) for elements in parts]
+
+
+def _elements_of_parts_5(division: int, chunks: list[ChunkEvents]) -> list[list[_Element]]:
     ticks = ticks_per_quarter(division)
     parts = []
     for chunk in chunks:
@@ -81,7 +100,7 @@ def parts_of_version_5(division: int, chunks: list[ChunkEvents]) -> list[list[Pa
         elements.sort(key=lambda element: element.onset)
         if needs_voices and _largest_group(elements) > 1:
             elements = [element for voice in _voices(elements, _end_5) for element in voice.elements]
-        parts.append(_part_notes(elements))
+        parts.append(elements)
     return parts
 
 
@@ -510,4 +529,4 @@ def _one_after_another(measures: list[_Measure]) -> list[_Element]:
     return placed
 
 
-__all__ = ["UNITS", "PartNote", "parts_of_version_5", "parts_of_version_9", "ticks_per_quarter"]
+__all__ = ["UNITS", "PartNote", "melody_and_chords", "parts_of_version_5", "parts_of_version_9", "ticks_per_quarter"]

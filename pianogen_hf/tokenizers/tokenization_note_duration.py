@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .midi import MidiError, notes_to_midi_bytes, read_chunks, read_midi
-from .music21_notes import UNITS, PartNote, parts_of_version_5, parts_of_version_9
+from .midi import MidiError, naming, notes_to_midi_bytes, read_chunks, read_midi
+from .music21_notes import UNITS, PartNote, melody_and_chords, parts_of_version_5, parts_of_version_9
 from .notes import Notes
 from .tokenization_notes import NoteTokenizer
 
@@ -179,13 +179,65 @@ class NoteDurationTokenizer(NoteTokenizer):
         waits[separators + 2] = np.clip(steps, 0, None)
         return np.cumsum(waits)[: len(ids)]
 
+    def encode_melody_and_chords(self, source: str | os.PathLike | bytes) -> tuple[list[int], list[int]]:
+        """Ids of the melody and of the chords of a MIDI file, as musicautobot tells them apart for its translations.
+
+        Two tracks with notes are melody and chords, in this order; of a single one, single notes are the melody, and
+        notes that are struck together the chords. Each begins with the token of its kind.
+
+        Raises:
+            MidiError: if it can't be read, or more tracks have notes. ValueError: with another vocabulary.
+        """
+        if self.vocabulary != "musicautobot":
+            raise ValueError("only the vocabulary musicautobot has tokens for melody and chords")
+        with naming(source):
+            _, division, chunks = read_chunks(source)
+            parts = melody_and_chords(division, chunks)
+        kinds = ("<mseq>", "<cseq>")
+        melody, chords = (
+            [self._ids[kind], self.pad_token_id, *self._ids_of_pairs(self._pairs_of_parts([part])).tolist()]
+            for kind, part in zip(kinds, parts, strict=True)
+        )
+        return melody, chords
+
+    def masked(self, ids: Sequence[int] | np.ndarray, kind: str, begin: float = 0, end: float = np.inf) -> list[int]:
+        """Ids with pitches, or durations, hidden by `<mask>` in a stretch of beats, for a model to fill in.
+
+        Args:
+            ids: of a piece.
+            kind: "pitch" or "duration"; durations of waits are hidden, too.
+            begin: first beat (quarter) that is hidden.
+            end: first beat that is not.
+
+        Raises:
+            ValueError: for another kind, or with a vocabulary without `<mask>`.
+        """
+        first = {"pitch": self.first_pitch_id, "duration": self.first_duration_id}
+        if kind not in first or self.mask_token_id is None:
+            raise ValueError(f"kind must be pitch or duration, and the vocabulary musicautobot, got {kind!r}")
+        ids = np.array(ids, dtype=np.int64)
+        beats = self.positions(ids) / self._rules.steps_per_quarter
+        last = first[kind] + (128 if kind == "pitch" else self.max_duration + 1)
+        hidden = (ids >= first[kind]) & (ids < last) & (beats >= begin) & (beats < end)
+        return np.where(hidden, self.mask_token_id, ids).tolist()
+
+    def trimmed(self, ids: Sequence[int] | np.ndarray, beats: float) -> list[int]:
+        """The ids of the first beats (quarters) of a piece, without the wait that leads out of them."""
+        ids = np.asarray(ids, dtype=np.int64)
+        ids = ids[self.positions(ids) < beats * self._rules.steps_per_quarter]
+        return (ids[:-2] if len(ids) > 1 and ids[-2] == self.separator_id else ids).tolist()
+
     def _system_pairs(self, source: str | os.PathLike | bytes) -> np.ndarray:
         """Pitch (-1 for a wait), steps and position of each pair that the system makes of a file, int64 (num, 3)."""
         kind, division, chunks = read_chunks(source)
         if kind == 2:
             raise MidiError(f"{'MIDI bytes' if isinstance(source, bytes) else source}: type 2 files can't be encoded")
         parts_of = parts_of_version_9 if self.vocabulary == "midigen" else parts_of_version_5
-        cells = self._cells(parts_of(division, chunks))
+        return self._pairs_of_parts(parts_of(division, chunks))
+
+    def _pairs_of_parts(self, parts: list[list[PartNote]]) -> np.ndarray:
+        """The same, of the notes of parts."""
+        cells = self._cells(parts)
         pairs: list[tuple[int, int, int]] = []
         before = 0
         for step in sorted(cells):
