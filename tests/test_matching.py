@@ -13,6 +13,7 @@ RECIPES = {
     "gpt2 by common names": {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8},
     "llama": {**LLAMA, "num_key_value_heads": 4, "head_dim": 64},
     "continuous_notes": LLAMA,
+    "multitrack_music": {**LLAMA, "num_beats": 50},
     **{model.config_class.model_type: LLAMA for model in CAUSAL_MODELS},
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models_and_tokenizers import loosened, tiny_model
+from models_and_tokenizers import loosened
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -39,7 +39,11 @@ def converted(tmp_path_factory):
 
 def make_model(**settings):
     torch.manual_seed(0)
-    return loosened(tiny_model(pg.MultitrackMusicForCausalLM, **settings), 0.3)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = pg.MultitrackMusicConfig(
+        num_beats=8, vocab_size=len(TOKENIZER), **{**sizes, "max_position_embeddings": 600, **settings}
+    )
+    return loosened(pg.MultitrackMusicForCausalLM(config).eval(), 0.3)
 
 
 def piece(seed=0, length=24, instruments=(1, 30)):
@@ -199,6 +203,13 @@ def test_all_three_prompts_go_on():
         written = model.generate_rows(prompt, max_new_rows=5, do_sample=False)[0]
         assert written[: len(prompt)].tolist() == prompt.tolist() and len(prompt) < len(written) <= len(prompt) + 5
     assert len(model.generate_rows(max_new_rows=2, do_sample=False)[0]) > 1
+
+
+def test_more_rows_than_there_are_positions_are_refused():
+    model = make_model(max_position_embeddings=60)
+    with pytest.raises(ValueError, match="positions for 10"):
+        model.generate_rows([START], max_new_rows=10)
+    assert len(model.generate_rows([START], max_new_rows=9, do_sample=False)[0]) <= 10
 
 
 # Ids and rows --------------------------------------------------------------------------------------------------------

@@ -193,6 +193,25 @@ def test_type_2_files_and_no_files_are_refused_in_one_line():
         pg.NoteDurationTokenizer(legacy=True).encode_midi(bytes_of(strike(60), kind=2))
 
 
+def test_a_file_that_can_not_be_read_stays_where_it_is(tmp_path):
+    (tmp_path / "broken.mid").write_bytes(b"MThd")
+    for vocabulary in VOCABULARIES:
+        for legacy in (True, False):
+            with pytest.raises(pg.MidiError, match=r"broken\.mid"):
+                pg.NoteDurationTokenizer(vocabulary, legacy=legacy).encode_midi(tmp_path / "broken.mid")
+    assert (tmp_path / "broken.mid").is_file()
+
+
+def test_a_pair_that_is_none_is_passed_over_wherever_it_stands():
+    tokenizer = pg.NoteDurationTokenizer()
+    good = tokenizer.convert_tokens_to_ids(
+        ["Pitch_60", "Duration_4", "Separator", "Duration_4", "Pitch_62", "Duration_4"]
+    )
+    bad = tokenizer.convert_tokens_to_ids(["Duration_4", "Duration_2", "Pitch_50", "Pitch_51"])
+    for ids in (bad + good, good[:2] + bad + good[2:], good + bad):
+        assert tokenizer.decode_notes(ids) == tokenizer.decode_notes(good)
+
+
 def test_a_vocabulary_that_does_not_exist_is_refused_by_name():
     with pytest.raises(ValueError, match="musicautobot, ai_music, midigen"):
         pg.NoteDurationTokenizer("midi_gen")

@@ -570,10 +570,19 @@ class MultitrackMusicForCausalLM(MultitrackMusicPreTrainedModel, GenerationMixin
 
         Returns:
             For each prompt its rows and the new ones, shape `(num_rows, 6)`, with that of the end if it came.
+
+        Raises:
+            ValueError: If a model with learned positions has none for so many rows. (`continue_notes` goes on from the
+                latest of them.)
         """
         prompts = [[[0] * NUM_FIELDS]] if rows is None else [torch.as_tensor(each).tolist() for each in rows]
         if prompts and not isinstance(prompts[0][0], list):
             prompts = [prompts]
+        most = max(map(len, prompts)) + max_new_rows
+        if self.config.position_embedding_type == "learned" and most > self.config.max_rows:
+            raise ValueError(
+                f"prompt and new rows are {most}, and the model has positions for {self.config.max_rows}: ask for fewer"
+            )
         ids = [self._ids_of_rows(torch.tensor(prompt)) for prompt in prompts]
         width = max(map(len, ids))
         batch = torch.full((len(ids), width), self.config.pad_token_id or 0, device=self.device)
