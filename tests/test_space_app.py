@@ -47,7 +47,7 @@ KNOBS = {
     "loudness": 0,
     "key": "any",
     "kind": "any",
-    "chords": "",
+    "chords": None,
     "creativity": 0,
 }
 

@@ -146,7 +146,7 @@ class Knobs(NamedTuple):
     loudness: float = 0
     key: str = ANY
     kind: str = ANY
-    chords: str = ""
+    chords: str | None = ""  # nothing, as long as nobody has typed
     creativity: float = 0
 
     @property
@@ -157,7 +157,7 @@ class Knobs(NamedTuple):
         numbers = {name: getattr(self, name) or None for name in ("density", "register", "loudness")}
         words = {name: None if getattr(self, name) == ANY else getattr(self, name) for name in ("key", "kind")}
         creativity = {"creativity": self.creativity} if self.creativity else {}
-        return {**numbers, **words, "chords": self.chords.strip() or None, **creativity}
+        return {**numbers, **words, "chords": (self.chords or "").strip() or None, **creativity}
 
 
 def compose(prompt: Notes | None, knobs: Knobs, seed: int, tell: Callable[..., Any]) -> list[Continuation]:
