@@ -142,3 +142,28 @@ def test_models_that_hear_only_what_comes_before_are_refused():
 def test_options_that_refilling_does_not_know_are_named(wrong):
     with pytest.raises(GenerationError, match=next(iter(wrong))):
         fill(pg.RemiTokenizer(), **wrong)
+
+
+@EVERY
+def test_a_masked_model_fills_several_gaps_and_bars_and_all_else_stays(tokenizer):
+    shares: list[float] = []
+    gaps = [(1.0, 2.0), (5.0, 6.5)]
+    results = fill(tokenizer, start=None, end=None, gaps=gaps, num_samples=2, on_progress=shares.append)
+    outside = [(PIECE.onset_sec < start) | (PIECE.onset_sec >= end) for start, end in gaps]
+    for result in results:
+        assert result.kept.table.tolist() == PIECE.table[outside[0] & outside[1]].tolist()
+        onset = result.new.onset_sec
+        assert all(((onset >= start - 2e-3) & (onset < end)).any() for start, end in gaps)
+        assert (result.prompt_end_sec, result.gap_end_sec) == (1.0, 6.5)
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+    assert fill(tokenizer, start=None, end=None, bars=(2, 2))[0].notes == fill(tokenizer)[0].notes
+
+
+def test_a_masked_model_varies_everything_or_nothing_of_a_passage():
+    tokenizer = pg.RemiTokenizer()
+    model = masked_model(tokenizer)
+    whole = pg.vary_notes(model, tokenizer, PIECE, 2.0, 4.0, 1.0, 0)[0]
+    assert whole.notes == fill(tokenizer)[0].notes
+    for options in ({"strength": 0.5}, {"strength": 1.0, "density": 3.0}, {"strength": 1.0, "chords": "C"}):
+        with pytest.raises(GenerationError, match="note transformer"):
+            pg.vary_notes(model, tokenizer, PIECE, 2.0, 4.0, **options)

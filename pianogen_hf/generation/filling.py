@@ -202,6 +202,8 @@ class _Refill:
         writer = RefillWriter(*arguments, after=after, gap_size=gap_size)
         results = [music.result(ids) for ids in writer.write(number)]
         self._done += number
+        if self.on_progress is not None:  # a gap may be full before its last second
+            self.on_progress(self._done / self.total)
         return results
 
     def _progress(self, number: int) -> Callable[[float], None] | None:
