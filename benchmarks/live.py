@@ -4,6 +4,8 @@ latency   plays phrases in real time against torch, ONNX and 8 bits, after 100 t
           table: from a hand-over to the first note (by call, and by a pause, less the pause), how late notes were sent,
           and what the model's thread computed between hand-over and first note (CPU time, which other programs do not
           lengthen). `--busy` lets another process of the same priority compute on the same core.
+alone     the same on a clock that goes on by the CPU time of the model's work alone: what a core would give that has
+          nothing else to do, but for the waking up of threads. For a machine that is not quiet.
 long      15 minutes of play with the clock run as fast as the model allows: what a note costs and what memory is taken
           in the first and in the last quarter.
 session   two minutes in real time, played by a script: answers, an accompaniment, a loop; a MIDI file and a roll.
@@ -32,7 +34,6 @@ from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.workflows.loading import load_model
 from pianogen_hf.workflows.play import LiveSession
 
-HISTORIES = (100, 500, 1000, 4000)
 PHRASE = (60, 64, 67, 72, 71, 67, 65, 62)
 PAUSE_SEC = 0.3
 
@@ -44,7 +45,7 @@ def models(name: str) -> tuple[dict[str, Any], Any]:
     model, encoder = load_model(name)
     exporter = NoteExporter(model.cpu())
     exact = exporter.open(exporter.graph())
-    return {"torch": model, "ONNX": exact, "8 bits": exporter.open(exporter.int8_graph(exact, []))}, encoder
+    return {"8 bits": exporter.open(exporter.int8_graph(exact, [])), "ONNX": exact, "torch": model}, encoder
 
 
 class Port:
@@ -116,6 +117,88 @@ class Player:
         return 1000 * (first - begin), 1000 * cost
 
 
+class Alone:
+    """A session whose clock is the CPU time of the model's work; what is due is sent every millisecond of it."""
+
+    def __init__(self, model: Any, encoder: Any, notes: int) -> None:
+        self.sec, self.model, self.config, self.sent = 0.0, model, model.config, []
+        self.new_cache, self.rewind, self.joined = model.new_cache, model.rewind, model.joined
+        knobs = LiveKnobs(hand_over="key", answer_sec=1.0, pause_sec=PAUSE_SEC)
+        self.engine = LiveEngine(self, encoder, self, clock=lambda: self.sec, knobs=knobs, seed=0)
+        self.engine.load(history(notes))
+        self.prefill = 0.0  # share of the player's time in which the model read
+
+    def send(self, message: Message) -> None:
+        """See `OutPort`."""
+        self.sent.append((self.sec, message))
+
+    def read(self, *args: Any) -> Any:
+        """See `NoteModel`."""
+        return self._timed(self.model.read, args)
+
+    def draw_note(self, *args: Any) -> Any:
+        """See there."""
+        return self._timed(self.model.draw_note, args)
+
+    def _timed(self, function: Any, args: tuple) -> Any:
+        result = function(*args)
+        self._pass(time.thread_time() - self.since)
+        return result
+
+    def _pass(self, seconds: float) -> None:
+        end = self.sec + seconds
+        while self.sec < end:
+            self.sec = min(self.sec + 0.001, end)
+            self.engine.tick()
+        self.since = time.thread_time()
+
+    def run(self, seconds: float) -> float:
+        """Let time pass, in which the model works when it can; how much of it the model worked."""
+        end, worked = self.sec + seconds, 0.0
+        while self.sec < end:
+            begin, self.since = self.sec, time.thread_time()
+            if self.engine.work():
+                self._pass(time.thread_time() - self.since)
+                worked += self.sec - begin
+            else:
+                self._pass(0.001)
+        return worked
+
+    def turn(self, is_pause: bool) -> float:
+        """From hand-over to first note, in ms."""
+        self.engine.turn_knobs(hand_over="pause" if is_pause else "key")
+        worked, begin = 0.0, self.sec
+        for pitch in PHRASE:
+            self.engine.receive((0x90, pitch, 80))
+            worked += self.run(0.1)
+            self.engine.receive((0x80, pitch, 0))
+            worked += self.run(0.02)
+        self.prefill = worked / (self.sec - begin)
+        begin = self.sec - 0.02 + PAUSE_SEC if is_pause else self.sec
+        if not is_pause:
+            self.engine.hand_over()
+        self.run(2.2)
+        return 1000 * (next(at for at, message in self.sent if at >= begin and message[0] & 0xF0 == 0x90) - begin)
+
+
+def alone(name: str, turns: int, histories: list[int]) -> None:
+    """Print the table of a core that has nothing else to do."""
+    found, encoder = models(name)
+    print("| model | history | hand-over by call to first note, ms: p50 | p95 | p99 | by pause: p50 | p95 | p99 "
+          "| notes late by ms: p50 | p99 | max | within 10 ms | left out | busy while the player plays |")  # fmt: skip
+    print("|" + "---|" * 14)
+    for label, model in found.items():
+        for notes in histories:
+            room = Alone(model, encoder, notes)
+            room.run(1.0)
+            called = [room.turn(is_pause=False) for _ in range(turns)]
+            paused = [room.turn(is_pause=True) for _ in range(turns)]
+            late, dropped = 1000 * np.array(room.engine.output.delays), room.engine.output.num_dropped
+            cells = [f"{np.percentile(late, share):.1f}" for share in (50, 99, 100)]
+            cells += [f"{(late < 10).mean():.1%} of {len(late)}", str(dropped), f"{room.prefill:.0%}"]
+            print(f"| {label} | {notes:,} | {percentiles(called)} | {percentiles(paused)} | {' | '.join(cells)} |")
+
+
 def burn() -> None:
     """Compute for ever."""
     while True:
@@ -127,7 +210,7 @@ def percentiles(values: Any) -> str:
     return " | ".join(f"{np.percentile(values, share):.1f}" for share in (50, 95, 99))
 
 
-def latency(name: str, turns: int, is_busy: bool) -> None:
+def latency(name: str, turns: int, histories: list[int], is_busy: bool) -> None:
     """Print the table."""
     found, encoder = models(name)
     burner = multiprocessing.Process(target=burn, daemon=True)
@@ -138,7 +221,7 @@ def latency(name: str, turns: int, is_busy: bool) -> None:
           "| within 10 ms | left out |")  # fmt: skip
     print("|" + "---|" * 15)
     for label, model in found.items():
-        for notes in HISTORIES:
+        for notes in histories:
             player = Player(model, encoder, notes)
             time.sleep(0.5)
             called = np.array([player.turn(is_pause=False) for _ in range(turns)])
@@ -241,15 +324,18 @@ def _perform(engine: LiveEngine, notes: pg.Notes, begin_sec: float, end_sec: flo
 def main() -> None:
     """Read the options and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["latency", "long", "session"])
+    parser.add_argument("what", choices=["latency", "alone", "long", "session"])
     parser.add_argument("--model", default=pg.PIANO_MODEL, help="folder or Hub id of a note transformer")
     parser.add_argument("--turns", type=int, default=10, help="of each kind, for latency")
+    parser.add_argument("--histories", type=int, nargs="+", default=[100, 500, 1000, 4000], help="notes before")
     parser.add_argument("--busy", action="store_true", help="let another process compute on the same core")
     parser.add_argument("--minutes", type=float, default=15, help="for long")
     parser.add_argument("--output", type=Path, default=Path("live_session"), help="for session")
     options = parser.parse_args()
     if options.what == "latency":
-        latency(options.model, options.turns, options.busy)
+        latency(options.model, options.turns, options.histories, options.busy)
+    elif options.what == "alone":
+        alone(options.model, options.turns, options.histories)
     elif options.what == "long":
         long(options.model, options.minutes)
     else:

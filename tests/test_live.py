@@ -504,6 +504,13 @@ def test_a_phrase_comes_again_and_the_model_fills_the_gap():
     assert room.engine.state == "listening" and not still_sounding(room.sent)
 
 
+def test_a_loop_needs_a_phrase():
+    room = Room(mode="loop")
+    room.engine.hand_over()
+    assert room.engine.state == "listening"
+    assert any("play a phrase first" in event.get("message", "") for event in room.events)
+
+
 def test_a_gap_that_the_player_takes_is_left_to_the_player():
     room = Room(mode="loop", answer_sec=3.0, hand_over="key")
     room.play(60, 64, 67, 72, sec=0.25)
@@ -558,12 +565,15 @@ def test_undo_takes_back_the_answer_and_then_the_phrase():
 def test_a_piece_goes_on_as_if_it_had_just_been_played():
     room = Room(answer_sec=2.0)
     room.engine.load(some_notes())
+    room.run(1)
+    assert not room.sent  # nobody has handed over
+    room.engine.hand_over()
     room.run(3)
     notes = room.engine.notes()
     assert (notes["track"] == PLAYER).sum() == len(some_notes())
     model_onsets = notes.onset_sec[notes["track"] == MODEL]
     end = some_notes().end_sec - some_notes().onset_sec.min()
-    assert len(model_onsets) and end < model_onsets[0] < end + 0.7
+    assert len(model_onsets) and end + 1 < model_onsets[0] < end + 1.1
 
 
 def test_recording_begins_when_it_is_told():

@@ -152,6 +152,7 @@ def test_the_session_goes_to_the_file_at_the_end(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(play_module, "load_player", lambda *args: (MODEL_ITSELF, ENCODER))
 
     def until_it_has_answered(session: LiveSession) -> None:
+        session.engine.hand_over()
         while session.engine.output.num_sent < 3:
             time.sleep(0.01)
         raise KeyboardInterrupt

@@ -64,6 +64,7 @@ _RING_SEC = 1.0  # for which an answer may ring on after its time
 _REST_SEC = 2.5  # after which an accompaniment waits for the player
 _STUCK_SEC = 10.0  # a key that is held for longer does not keep a pause from being one
 _SHORTEST_SEC, _LONGEST_SEC = 2.0, 20.0  # of an answer that is as long as the phrase
+_WITHOUT_PHRASE_SEC = 10.0  # of an answer to nothing, or to a piece that was loaded
 _OPEN_SEC = 0.4  # what a note that is still held is taken to last, until the player has shown otherwise
 _MARGIN_SEC = 0.003  # between the time a note is ready and its onset
 _MOST_FAILURES = 3  # of the model, one after the other
@@ -270,14 +271,14 @@ class LiveEngine:
             self._epoch += 1
 
     def load(self, piece: Notes) -> None:
-        """Begin a new session with a piece, as if it had just been played."""
+        """Begin a new session with a piece, as if it had just been played; `hand_over` lets the model continue it."""
         with self._lock:
             self._end_turn(self.now())
             self.input_lost()
             self._origin = self._clock() - piece.end_sec - 0.01
             self.keyboard.notes, self.keyboard.pedals = as_live(piece, 0.0)
             self._others, self._recorded_from, self._turn_number = [], -math.inf, 0
-            self._phrase_from, self._handed_over, self.keyboard.last_event = 0.0, -math.inf, self.now()
+            self._phrase_from, self._handed_over, self.keyboard.last_event = self.now(), -math.inf, self.now()
             self._epoch += 1
             self._version += 1
             for listener in tuple(self.listeners):
@@ -391,14 +392,15 @@ class LiveEngine:
         length = self.knobs.answer_sec
         if length is None:
             phrase = [note for note in self.keyboard.notes[-1000:] if note.onset >= self._phrase_from]
-            begun = min((note.onset for note in phrase), default=begin)
-            length = min(max(self.keyboard.last_event - begun, _SHORTEST_SEC), _LONGEST_SEC)
+            sec = self.keyboard.last_event - phrase[0].onset if phrase else _WITHOUT_PHRASE_SEC
+            length = min(max(sec, _SHORTEST_SEC), _LONGEST_SEC)
         return Turn(self._turn_number + 1, begin, begin + length, is_begun=False)
 
     def _begin_loop(self, now: float) -> None:
         """The phrase since the last turn becomes a loop, of which the first gap begins now."""
         phrase = [note for note in self.keyboard.notes if note.onset >= self._phrase_from]
         if not phrase:
+            self._tell("error", message="play a phrase first: it becomes the loop")
             return
         begin = phrase[0].onset
         end = max(self.keyboard.last_event, max(note.onset for note in phrase) + 0.05)
@@ -540,7 +542,7 @@ class LiveEngine:
 
     def _heard(self, turn: Turn | None, now: float) -> tuple[np.ndarray, np.ndarray]:
         """What the model hears as written and as given, each of shape (num, 4)."""
-        recent = 2 * self.model.config.max_position_embeddings
+        recent = self.model.config.max_position_embeddings
         now = now if turn is None else min(turn.begin, now)  # what is still held then has lasted until then
         played, others = self.keyboard.notes[-recent:], self._others[-recent:]
         if self.knobs.mode == "accompany":
@@ -557,7 +559,7 @@ class LiveEngine:
         return self._rows([note for note in (*played, *others) if note.onset < turn.end], now), turn.given
 
     def _rows(self, notes: list[LiveNote], now: float, open_sec: float | None = None) -> np.ndarray:
-        notes = sorted(notes, key=lambda note: note.onset)[-2 * self.model.config.max_position_embeddings :]
+        notes = sorted(notes, key=lambda note: note.onset)[-self.model.config.max_position_embeddings :]
         return placed(self.encoder, heard_notes(notes, now, open_sec))
 
     def _usual_sec(self, notes: list[LiveNote]) -> float:

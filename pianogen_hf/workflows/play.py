@@ -73,7 +73,8 @@ class LiveSession:
                 self.engine.tick()
             except Exception as error:  # the clock must not stand still: what sounds is to end
                 self.engine.report(error)
-                self.engine.output.silence(self.engine.now())
+                with contextlib.suppress(Exception):
+                    self.engine.stop()
             time.sleep(_TICK_SEC)
 
     def _receive(self) -> None:
@@ -174,7 +175,7 @@ def play(
     if piece is not None and not len(piece):
         raise ArgumentError(f"{prompt} has no notes of a piano: give another --prompt")
     note_model, encoder = load_player(model, engine, revision)
-    live = LiveEngine(note_model, encoder, sink, knobs=knobs, seed=seed, channel=channel, on_event=_say)
+    live = LiveEngine(note_model, encoder, sink, knobs=knobs, seed=seed, channel=channel, on_event=_say_errors)
     if piece is not None:
         live.load(piece)
     session = LiveSession(live, source)
@@ -183,7 +184,10 @@ def play(
     watch.start()
     try:
         if serve is None:
+            live.listeners.append(_say_state)
             print("Play: Ctrl-C ends the session", flush=True)
+            if piece is not None:
+                live.hand_over()
             while True:
                 time.sleep(1)
         serve(session)
@@ -222,7 +226,7 @@ def _watch_ports(session: LiveSession, midi_in: str | None, midi_out: str | None
     if isinstance(source, InPort) and source.name not in inputs:
         session.source = None
         live.input_lost()
-        _say({"type": "error", "message": f"{source.name} is gone: waiting for it"})
+        _say_errors({"type": "error", "message": f"{source.name} is gone: waiting for it"})
     elif midi_in is not None and session.source is None:
         session.source = InPort(midi_in)
     port = live.output.port
@@ -242,8 +246,11 @@ def _save(live: LiveEngine, output: Path | None, is_quiet: bool = False) -> None
         print(f"{output}: {len(notes)} notes of both sides in {notes.end_sec:.1f} s{late}")
 
 
-def _say(event: dict[str, Any]) -> None:
+def _say_errors(event: dict[str, Any]) -> None:
     if event["type"] == "error":
         print(f"warning: {event['message']}", file=sys.stderr, flush=True)
-    elif event["type"] == "state":
+
+
+def _say_state(event: dict[str, Any]) -> None:
+    if event["type"] == "state":
         print(event["state"], flush=True)

@@ -178,6 +178,8 @@ function showKnobs(knobs) {
   }
   for (const name of ["hand_over", "side", "key_name"]) element(name).value = knobs[name] ?? "";
   for (const button of element("modes").children) button.ariaPressed = button.dataset.mode === knobs.mode;
+  element("hand-over").disabled = knobs.mode === "accompany"; // it plays whenever you do
+  element("hand-over").textContent = knobs.mode === "loop" ? "Begin or end the loop" : "Your turn, model";
 }
 
 const turn = (values) => send({ type: "knobs", values });
