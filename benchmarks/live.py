@@ -93,22 +93,24 @@ class Player:
         self.session = LiveSession(self.engine)
         self.session.start()
 
-    def phrase(self) -> None:
-        """Eight notes in a second, the last of them released."""
+    def phrase(self) -> float:
+        """Eight notes in a second; when the last of them was released."""
         for pitch in PHRASE:
             self.engine.receive((0x90, pitch, 80))
             time.sleep(0.1)
+            released = time.monotonic()
             self.engine.receive((0x80, pitch, 0))
             time.sleep(0.02)
+        return released
 
     def turn(self, is_pause: bool) -> tuple[float, float]:
         """From hand-over to first note, and what the model's thread computed meanwhile, both in ms."""
         self.engine.turn_knobs(hand_over="pause" if is_pause else "key")
-        self.phrase()
-        begin = time.monotonic() - 0.02 + PAUSE_SEC if is_pause else time.monotonic()
+        released = self.phrase()
+        begin = released + PAUSE_SEC if is_pause else time.monotonic()
         if not is_pause:
             self.engine.hand_over()
-        while (first := self.port.first_on(begin - 0.02)) is None:
+        while (first := self.port.first_on(begin)) is None:
             time.sleep(0.002)
         cost = sum(cost for at, cost in self.costs if begin <= at <= first)
         time.sleep(1.2)
@@ -171,10 +173,11 @@ class Alone:
         for pitch in PHRASE:
             self.engine.receive((0x90, pitch, 80))
             worked += self.run(0.1)
+            released = self.sec
             self.engine.receive((0x80, pitch, 0))
             worked += self.run(0.02)
         self.prefill = worked / (self.sec - begin)
-        begin = self.sec - 0.02 + PAUSE_SEC if is_pause else self.sec
+        begin = released + PAUSE_SEC if is_pause else self.sec
         if not is_pause:
             self.engine.hand_over()
         self.run(2.2)
@@ -241,7 +244,7 @@ def latency(name: str, turns: int, histories: list[int], is_busy: bool) -> None:
 def long(name: str, minutes: float) -> None:
     """Print what a note costs in each quarter of a long session."""
     found, encoder = models(name)
-    for label in ("ONNX", "8 bits"):
+    for label in ("8 bits",):
         now, port = [0.0], Port()
         knobs = LiveKnobs(answer_sec=6.0, pause_sec=PAUSE_SEC)
         engine = LiveEngine(found[label], encoder, port, clock=lambda now=now: now[0], knobs=knobs, seed=0)
