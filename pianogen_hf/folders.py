@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -20,6 +22,7 @@ import psutil
 from pianogen_hf.errors import FileError
 
 CACHE_DIR = "~/.cache/pianogen_hf"  # where read pieces and chunks are kept for the next run
+_FULL_BYTES = 2**16  # a disk with less is full
 _STALE_SEC = 300.0  # after which a lock of another machine that nobody has kept young is nobody's
 
 
@@ -39,6 +42,12 @@ def check_writable(folder: str | os.PathLike, option: str) -> None:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
         raise FileError(f"{folder} can't be written ({error.strerror}): give another {option}") from error
+
+
+def disk_is_full(error: BaseException, folder: Path) -> bool:
+    """Whether an error in writing below a folder comes from a full disk, which some libraries do not say."""
+    said = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    return said or shutil.disk_usage(folder).free < _FULL_BYTES
 
 
 def moved_aside(folder: Path) -> Path:

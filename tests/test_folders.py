@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import pianogen_hf as pg
 from pianogen_hf.commands import main
 from pianogen_hf.errors import FileError
 from pianogen_hf.folders import FolderLock, check_writable
+from pianogen_hf.tokenizers.files import write_whole
 
 # What each command writes to; {bad} lies below a regular file, where not even root can make a folder.
 COMMANDS = [
@@ -90,6 +92,18 @@ def test_the_folder_of_a_model_is_tried_before_its_card_is_to_be_written(monkeyp
     assert main(["audit", "--record"]) == 2
     line = f"error: {pg.BACH_MODEL} can't be written (Read-only file system): give another --model\n"
     assert capsys.readouterr().err == line
+
+
+def test_a_file_that_can_not_be_written_whole_leaves_none_of_it(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a", b"old")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(FileError, match="No space left"):
+        write_whole(tmp_path / "a", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
 def test_a_folder_that_can_be_written_is_left_as_it_is(tmp_path):

@@ -1,5 +1,6 @@
 """train.py from its arguments to the files it writes, on a handful of made-up pieces."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -487,6 +488,29 @@ def test_a_run_killed_after_its_last_step_takes_no_further_one(finished, options
     (folder / "model.safetensors").unlink()
     assert main(options(folder, resume_from_checkpoint="true")) == 0
     assert weights_equal(finished, folder) and read_json(folder / "metrics.json")["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")], ids=str
+)
+def test_a_full_disk_is_one_line_leaves_no_half_checkpoint_and_the_run_goes_on(
+    options, tmp_path, capsys, monkeypatch, error
+):
+    """Libraries that write weights do not all say that the disk is full; that it is, the disk says."""
+    folder, argv = tmp_path / "model", options(tmp_path / "model", max_steps=3, save_steps=1)
+
+    def fail(trainer, checkpoint):
+        if checkpoint.endswith("-2"):
+            raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pianogen_hf.training.trainer.PianoTrainer, "_save_scaler", fail)
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 0))
+        assert "checkpoint-2 can't be written (No space left on device): make room" in one_line_error(argv, capsys)
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert main([*argv, "--resume_from_checkpoint=true"]) == 0
+    assert main(options(tmp_path / "straight", max_steps=3, save_steps=1)) == 0
+    assert weights_equal(folder, tmp_path / "straight")
 
 
 def test_a_checkpoint_with_half_a_state_is_passed_over(finished, options, tmp_path):

@@ -19,9 +19,14 @@ def write_whole(path: str | os.PathLike, data: bytes) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name[:32]}-", delete=False) as file:
-            file.write(data)
-        os.chmod(file.name, 0o666 & ~_umask())  # a temporary file is private; a result follows the user's mask
-        os.replace(file.name, target)
+            try:
+                file.write(data)
+                file.close()
+                os.chmod(file.name, 0o666 & ~_umask())  # a temporary file is private; a result follows the user's mask
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)  # the disk is full, or somebody pressed Ctrl-C
+                raise
     except OSError as error:
         raise FileError(f"{target}: {error.strerror or error}") from error
 

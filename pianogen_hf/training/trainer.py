@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EvalPrediction, GenerationConfig, PreTrainedModel, Trainer
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SchedulerType
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, SchedulerType
 from transformers.utils.hub import PushInProgress
 
-from pianogen_hf.errors import ArgumentError
+from pianogen_hf.errors import ArgumentError, FileError
+from pianogen_hf.folders import disk_is_full
 from pianogen_hf.training.arguments import MUON, PianoTrainingArguments
 from pianogen_hf.training.callbacks import EpochCallback
 from pianogen_hf.training.collator import IGNORED
@@ -176,6 +178,24 @@ class PianoTrainer(Trainer):
     def _eval_collator(self) -> Any:
         """What makes batches of evaluation: what makes those of training, where a subclass does not say otherwise."""
         return self.data_collator
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """As the parent, but where the disk is full nothing half-written is left.
+
+        Raises:
+            FileError: in one line, where the disk is full.
+        """
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            folder = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+            if not disk_is_full(error, folder.parent):
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+            raise FileError(
+                f"{folder} can't be written (No space left on device): make room, and --resume_from_checkpoint true "
+                "goes on from the checkpoint before it"
+            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
