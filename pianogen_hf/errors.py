@@ -7,6 +7,7 @@ several folders raise; one that a single file raises stands in that file.
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import os
 import sys
@@ -83,6 +84,8 @@ def _say(line: str) -> None:
 
 
 def _line_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # whose name it has is no matter
+        return f"{os.strerror(error.errno)}: make room, and repeat the command"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error) if isinstance(error, PianogenError) else one_line(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 from pathlib import Path
@@ -164,6 +165,15 @@ def test_roundtrip_of_nothing_usable_is_refused(tmp_path, folder, capsys):
 )
 def test_a_recorded_command_does_not_tell_where_things_lie(given, told):
     assert shlex.split(recorded("train.py", [given])) == ["train.py", told]
+
+
+def test_a_full_disk_is_told_as_such_whatever_was_being_written(monkeypatch, capsys):
+    def full(name):
+        raise OSError(errno.ENOSPC, "Error writing bytes to file", "somewhere/in/a/library.py")
+
+    monkeypatch.setattr(pianogen, "import_module", full)
+    assert main(["audit"]) == 2
+    assert capsys.readouterr().err == "error: No space left on device: make room, and repeat the command\n"
 
 
 def test_an_interrupt_while_a_command_is_loaded_is_one_line(monkeypatch, capsys):

@@ -9,9 +9,13 @@ looks at two pieces alone, so that further pieces can only merge families, never
    n-grams of Doraisamy and Rueger ("Robust polyphonic music retrieval with n-grams", JIIS 21, 2003). Of long pieces a
    fixed share of all possible grams is kept, chosen by hash, so that a part keeps what the whole keeps of it (Broder,
    "On the resemblance and containment of documents", 1997).
+   Where one hand or the melody alone is to be found in the whole, such windows hold the notes of the other hand, too.
+   So a piece has a second set of grams, of its *lines*: the notes above middle C, those below it, and those that no
+   higher, or no lower note sounds with. They are compared with lines alone, each with its like.
 2. An inverted index counts, for pieces that share grams, how many agree in one transposition.
 3. Where these are enough, the longest chain of them that advances in both pieces is their common music. It must hold
-   several places apart, which a scale or a broken chord that any two pieces may share does not.
+   several places apart, which a scale or a broken chord that any two pieces may share does not, and be no shorter than
+   the longest that runs backwards in one of them: what is alike from behind is a retrograde.
 
 `benchmarks/families.py` measures it; the constants below are its result.
 """
@@ -40,13 +44,17 @@ from pianogen_hf.tokenizers.notes import Notes, stable_order
 WINDOW = 9  # notes in a gram
 MIN_KINDS = 4  # different gaps in a gram; scales, trills and broken chords have fewer and fill a third of the index
 MIN_SHARE = 0.03  # of the smaller piece's grams
+MIN_LINE_SHARE = 0.05  # of the grams of its lines, which hold fewer notes and are more alike
 MIN_PLACES = 5  # windows of the chain that do not overlap
 SHORT_SHARE, SHORT_PLACES = 0.5, 2  # what is enough, too: half of a piece that is too short to have many places
 FULL_NOTES = 1000  # pieces up to this length keep all grams
 KEPT_ONE_IN = 4  # longer ones keep this part
 
-_CACHE_VERSION = 1  # raised when families of the same fingerprints change
-_PLACE_BITS, _PITCH_BITS = 21, 7  # below 36 bits of hash
+_MIDDLE_C = 60  # above and below it are hands, as far as a pitch can tell
+_LOOK_BACK = 12  # notes before one that may sound above it, or below it
+_CACHE_VERSION = 2  # raised when families of the same fingerprints change
+_PLACE_BITS, _PITCH_BITS = 21, 7  # below 36 bits of hash; the highest bit of a place says that it is one of a line
+_LINE_PLACE = 2 ** (_PLACE_BITS - 1)
 _MIN_SHARED = 3  # grams in one transposition that make a candidate
 _BLOCK = 250_000  # matches looked at in one go, which bounds the memory; more do not fit the cache of a core
 _ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: Knuth, The Art of Computer Programming 3, section 6.4
@@ -59,30 +67,63 @@ def fingerprint(notes: Notes) -> np.ndarray:
 
     Returns:
         uint64, shape (1 + num_grams,): a hash of the whole piece, which transposed copies share; then its different
-        grams in ascending order, each a hash, the place where it first stands and its lowest pitch. About 2 bytes for
-        each note of a long piece.
+        grams in ascending order, each a hash, the place where it first stands (from `_LINE_PLACE` on those of lines)
+        and its lowest pitch. About 5 bytes for each note of a long piece.
     """
     strikes = notes["onset_tick"].astype(np.int64) << _PITCH_BITS | notes["pitch"]
     is_new = ~notes["is_drum"]
+    ends = notes.offset_tick
     if not is_new.all():
-        strikes, is_new = strikes[is_new], is_new[is_new]
+        strikes, ends, is_new = strikes[is_new], ends[is_new], is_new[is_new]
     is_new[1:] = strikes[1:] != strikes[:-1]  # notes come by onset and pitch
-    strikes = strikes[is_new]
+    strikes, ends = strikes[is_new], ends[is_new]
     pitches = (strikes & 127).astype(np.uint8)
     head = [np.uint64(_whole_hash(notes.tick_to_sec(strikes >> _PITCH_BITS), pitches))]
     if len(pitches) < WINDOW:
         return np.array(head, dtype=np.uint64)
+    grams = [_grams(pitches, np.arange(len(pitches)), 0, len(pitches) > FULL_NOTES)]
+    for number, line in enumerate(_lines(strikes >> _PITCH_BITS, ends, pitches), start=1):
+        grams.append(_grams(pitches[line], line + _LINE_PLACE, number, len(pitches) > FULL_NOTES))
+    return np.concatenate([head, np.sort(np.concatenate(grams))], dtype=np.uint64)
+
+
+def _grams(pitches: np.ndarray, places: np.ndarray, line: int, is_long: bool) -> np.ndarray:
+    """The different grams of a row of pitches, packed, shape (num_grams,); those of a line have hashes of their own."""
+    if len(pitches) < WINDOW:
+        return np.zeros(0, dtype=np.uint64)
     windows = _sorted_columns(sliding_window_view(pitches, WINDOW).T)
     gaps = np.diff(windows, axis=0)
-    hashes = _hash_columns(gaps)
-    rows = np.arange(len(hashes)) if len(pitches) <= FULL_NOTES else np.flatnonzero(_is_sampled(hashes))
+    hashes = _hash_columns(gaps, line)
+    rows = np.flatnonzero(_is_sampled(hashes)) if is_long else np.arange(len(hashes))
     kinds = (np.diff(_sorted_columns(gaps.take(rows, axis=1)), axis=0) > 0).sum(axis=0) + 1
     rows = rows[kinds >= MIN_KINDS]
     grams, first = np.unique(hashes[rows], return_index=True)
     rows = rows[first]
-    places = np.minimum(rows, 2**_PLACE_BITS - 1).astype(np.uint64)
-    packed = (grams << (_PLACE_BITS + _PITCH_BITS)) | (places << _PITCH_BITS) | windows[0, rows]
-    return np.concatenate([head, packed], dtype=np.uint64)
+    limit = 2 * _LINE_PLACE - 1 if line else _LINE_PLACE - 1
+    packed = (grams << (_PLACE_BITS + _PITCH_BITS)) | (np.minimum(places[rows], limit).astype(np.uint64) << _PITCH_BITS)
+    return packed | windows[0, rows]
+
+
+def _lines(onsets: np.ndarray, ends: np.ndarray, pitches: np.ndarray) -> list[np.ndarray]:
+    """Rows of the notes above middle C, below it, and of those that none above, or none below them sounds with."""
+    is_high = pitches >= _MIDDLE_C
+    begins = onsets[1:] != onsets[:-1]
+    lowest, highest = np.flatnonzero(np.append(True, begins)), np.flatnonzero(np.append(begins, True))
+    heights = pitches.astype(np.int16)
+    return [
+        np.flatnonzero(is_high),
+        np.flatnonzero(~is_high),
+        highest[~_is_covered(onsets[highest], ends[highest], heights[highest])],
+        lowest[~_is_covered(onsets[lowest], ends[lowest], -heights[lowest])],
+    ]
+
+
+def _is_covered(onsets: np.ndarray, ends: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """Whether one of the notes before each is higher and sounds still, bool (num_notes,)."""
+    covered = np.zeros(len(onsets), dtype=bool)
+    for back in range(1, min(_LOOK_BACK, len(onsets) - 1) + 1):
+        covered[back:] |= (ends[:-back] > onsets[back:]) & (heights[:-back] > heights[back:])
+    return covered
 
 
 def _whole_hash(onset_sec: np.ndarray, pitches: np.ndarray) -> int:
@@ -105,9 +146,9 @@ def _sorted_columns(numbers: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
-def _hash_columns(columns: np.ndarray) -> np.ndarray:
-    """Hashes of 36 bits, uint64, shape (num_columns,), of small numbers, shape (num_rows, num_columns)."""
-    sums = np.zeros(columns.shape[1], dtype=np.uint64)
+def _hash_columns(columns: np.ndarray, line: int) -> np.ndarray:
+    """Hashes of 36 bits, uint64, shape (num_columns,), of small numbers, shape (num_rows, num_columns), and a line."""
+    sums = np.full(columns.shape[1], line * pow(_ODD, len(columns) + 1, 2**64) % 2**64, dtype=np.uint64)
     for number, row in enumerate(columns, start=1):
         sums += row * np.uint64(pow(_ODD, number, 2**64))
     sums ^= sums >> np.uint64(32)
@@ -134,23 +175,41 @@ def related(a: np.ndarray, b: np.ndarray) -> float:
 
     Returns:
         The share of its grams, 0 to 1, that lie in order and at one transposition; 0.0 where they hold too few places
-        to mean anything. From `MIN_SHARE` on the two are of one family.
+        to mean anything. From `MIN_SHARE` on the two are of one family. The grams are those of all notes, or those of
+        lines, whichever gives more.
     """
     if a[0] == b[0]:
         return 1.0
     a, b = (a, b) if a[0] < b[0] else (b, a)  # where chains are equally long, both ways round must find the same one
-    (grams_a, places_a, pitches_a), (grams_b, places_b, pitches_b) = _unpack(a[1:]), _unpack(b[1:])
-    size = min(_comparable_sizes(grams_a, grams_b))
+    sides = []
+    for grams, places, pitches in (_unpack(a[1:]), _unpack(b[1:])):
+        of_line = places >= _LINE_PLACE
+        sides.append([(grams[chosen], places[chosen], pitches[chosen]) for chosen in (~of_line, of_line)])
+    notes, lines = (_share(*pair) for pair in zip(*sides, strict=True))
+    (share, places), (line_share, line_places) = notes, lines
+    found = share if places >= (SHORT_PLACES if share >= SHORT_SHARE else MIN_PLACES) else 0.0
+    return max(found, line_share if line_share >= MIN_LINE_SHARE and line_places >= MIN_PLACES else 0.0)
+
+
+_Grams = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _share(a: _Grams, b: _Grams) -> tuple[float, int]:
+    """The share of the smaller one's grams that lie in order at one transposition, and how many places they hold."""
+    (grams_a, places_a, pitches_a), (grams_b, places_b, pitches_b) = a, b
     rows_b = np.searchsorted(grams_b, grams_a)  # both are sorted
     rows_a = np.flatnonzero(np.append(grams_b, grams_b[:1])[rows_b] == grams_a) if len(grams_b) else rows_b[:0]
     if len(rows_a) == 0:
-        return 0.0
+        return 0.0, 0
     rows_b = rows_b[rows_a]
     shifts = pitches_b[rows_b] - pitches_a[rows_a] + 127
     agree = shifts == np.bincount(shifts).argmax()
-    length, places = _chain(places_a[rows_a[agree]], places_b[rows_b[agree]])
-    share = length / size
-    return share if places >= (SHORT_PLACES if share >= SHORT_SHARE else MIN_PLACES) else 0.0
+    places_a, places_b = places_a[rows_a[agree]], places_b[rows_b[agree]]
+    length, places = _chain(places_a, places_b)
+    share = length / min(_comparable_sizes(grams_a, grams_b))
+    if MIN_SHARE <= share < SHORT_SHARE and _chain(places_a, -places_b)[0] > length:
+        return 0.0, 0  # it is the other way round
+    return share, places
 
 
 def _comparable_sizes(grams_a: np.ndarray, grams_b: np.ndarray) -> tuple[int, int]:
@@ -241,9 +300,17 @@ def _candidates(fingerprints: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]
 
 
 def _sizes(packed: np.ndarray, owners: np.ndarray, count: int) -> np.ndarray:
-    """Per piece how many grams it has and how many of them are sampled, shape (2, count); equal for long pieces."""
+    """Per piece how many grams it has and how many of them are sampled, shape (2, count); equal for long pieces.
+
+    Of notes or of lines, whichever are fewer: with these it may be related, and must be compared.
+    """
     sampled = _is_sampled(packed >> np.uint64(_PLACE_BITS + _PITCH_BITS))
-    return np.stack([np.bincount(owners, minlength=count), np.bincount(owners[sampled], minlength=count)])
+    of_line = packed >> np.uint64(_PITCH_BITS) & np.uint64(_LINE_PLACE) > 0
+    sizes = []
+    for chosen in (np.ones_like(sampled), sampled):
+        notes, lines = (np.bincount(owners[chosen & kind], minlength=count) for kind in (~of_line, of_line))
+        sizes.append(np.where((lines > 0) & (lines < notes), lines, notes))
+    return np.stack(sizes)
 
 
 def _matches(
@@ -342,7 +409,7 @@ def stored_fingerprints(pieces: Dataset) -> list[np.ndarray]:
 
 def _key(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> str:
     """Names all that the families depend on."""
-    limits = [_CACHE_VERSION, MIN_SHARE, MIN_PLACES, SHORT_SHARE, SHORT_PLACES]
+    limits = [_CACHE_VERSION, MIN_SHARE, MIN_LINE_SHARE, MIN_PLACES, SHORT_SHARE, SHORT_PLACES]
     lengths = [len(each) for each in fingerprints]
     digest = hashlib.blake2b(json.dumps([limits, known, lengths]).encode(), digest_size=8)
     for each in fingerprints:

@@ -43,7 +43,7 @@ PIECE_FEATURES = Features(
 )
 _CACHE_VERSION = 5  # raised when what a cached row holds changes
 _WITHOUT = "no notes of the chosen programs"
-_FINGERPRINT_SETTINGS = (WINDOW, MIN_KINDS, FULL_NOTES, KEPT_ONE_IN)
+_FINGERPRINT_SETTINGS = ("lines", WINDOW, MIN_KINDS, FULL_NOTES, KEPT_ONE_IN)
 
 
 def load_pieces(
