@@ -43,6 +43,7 @@ from pianogen_hf.tokenizers.notes import Notes, stable_order
 # of noisy recordings but cost 1.7 times the matches; windows of 10 cost 0.65 times as many and miss more of them.
 WINDOW = 9  # notes in a gram
 MIN_KINDS = 4  # different gaps in a gram; scales, trills and broken chords have fewer and fill a third of the index
+MIN_HAND_KINDS = 5  # in a gram of what is above or below middle C: with 4, hands make more matches than all notes
 MIN_SHARE = 0.03  # of the smaller piece's grams
 MIN_LINE_SHARE = 0.05  # of the grams of its lines, which hold fewer notes and are more alike
 MIN_PLACES = 5  # windows of the chain that do not overlap
@@ -51,6 +52,8 @@ FULL_NOTES = 1000  # pieces up to this length keep all grams
 KEPT_ONE_IN = 4  # longer ones keep this part
 
 _MIDDLE_C = 60  # above and below it are hands, as far as a pitch can tell
+_RETROGRADE_SHARE = 0.2  # which no retrograde reaches by what it has in the same order
+_HANDS = (1, 2)  # numbers of the lines above and below it
 _LOOK_BACK = 12  # notes before one that may sound above it, or below it
 _CACHE_VERSION = 2  # raised when families of the same fingerprints change
 _PLACE_BITS, _PITCH_BITS = 21, 7  # below 36 bits of hash; the highest bit of a place says that it is one of a line
@@ -96,7 +99,7 @@ def _grams(pitches: np.ndarray, places: np.ndarray, line: int, is_long: bool) ->
     hashes = _hash_columns(gaps, line)
     rows = np.flatnonzero(_is_sampled(hashes)) if is_long else np.arange(len(hashes))
     kinds = (np.diff(_sorted_columns(gaps.take(rows, axis=1)), axis=0) > 0).sum(axis=0) + 1
-    rows = rows[kinds >= MIN_KINDS]
+    rows = rows[kinds >= (MIN_HAND_KINDS if line in _HANDS else MIN_KINDS)]
     grams, first = np.unique(hashes[rows], return_index=True)
     rows = rows[first]
     limit = 2 * _LINE_PLACE - 1 if line else _LINE_PLACE - 1
@@ -175,8 +178,8 @@ def related(a: np.ndarray, b: np.ndarray) -> float:
 
     Returns:
         The share of its grams, 0 to 1, that lie in order and at one transposition; 0.0 where they hold too few places
-        to mean anything. From `MIN_SHARE` on the two are of one family. The grams are those of all notes, or those of
-        lines, whichever gives more.
+        to mean anything. From `MIN_SHARE` on the two are of one family. The grams are those of all notes; where these
+        are not enough, those of lines.
     """
     if a[0] == b[0]:
         return 1.0
@@ -185,10 +188,12 @@ def related(a: np.ndarray, b: np.ndarray) -> float:
     for grams, places, pitches in (_unpack(a[1:]), _unpack(b[1:])):
         of_line = places >= _LINE_PLACE
         sides.append([(grams[chosen], places[chosen], pitches[chosen]) for chosen in (~of_line, of_line)])
-    notes, lines = (_share(*pair) for pair in zip(*sides, strict=True))
-    (share, places), (line_share, line_places) = notes, lines
-    found = share if places >= (SHORT_PLACES if share >= SHORT_SHARE else MIN_PLACES) else 0.0
-    return max(found, line_share if line_share >= MIN_LINE_SHARE and line_places >= MIN_PLACES else 0.0)
+    notes, lines = zip(*sides, strict=True)
+    share, num_places = _share(*notes)
+    if share >= MIN_SHARE and num_places >= (SHORT_PLACES if share >= SHORT_SHARE else MIN_PLACES):
+        return share
+    share, num_places = _share(*lines)
+    return share if share >= MIN_LINE_SHARE and num_places >= MIN_PLACES else 0.0
 
 
 _Grams = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -207,7 +212,7 @@ def _share(a: _Grams, b: _Grams) -> tuple[float, int]:
     places_a, places_b = places_a[rows_a[agree]], places_b[rows_b[agree]]
     length, places = _chain(places_a, places_b)
     share = length / min(_comparable_sizes(grams_a, grams_b))
-    if MIN_SHARE <= share < SHORT_SHARE and _chain(places_a, -places_b)[0] > length:
+    if MIN_SHARE <= share < _RETROGRADE_SHARE and _chain(places_a, -places_b)[0] > length:
         return 0.0, 0  # it is the other way round
     return share, places
 

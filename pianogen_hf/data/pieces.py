@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from pianogen_hf.data.caching import cached_map, fingerprint_of
-from pianogen_hf.data.families import FULL_NOTES, KEPT_ONE_IN, MIN_KINDS, WINDOW, fingerprint
+from pianogen_hf.data.families import FULL_NOTES, KEPT_ONE_IN, MIN_HAND_KINDS, MIN_KINDS, WINDOW, fingerprint
 from pianogen_hf.data.sources.bach import read_bach
 from pianogen_hf.data.sources.folder import PieceFile
 from pianogen_hf.data.sources.hub import open_midi
@@ -43,7 +43,7 @@ PIECE_FEATURES = Features(
 )
 _CACHE_VERSION = 5  # raised when what a cached row holds changes
 _WITHOUT = "no notes of the chosen programs"
-_FINGERPRINT_SETTINGS = ("lines", WINDOW, MIN_KINDS, FULL_NOTES, KEPT_ONE_IN)
+_FINGERPRINT_SETTINGS = (MIN_HAND_KINDS, WINDOW, MIN_KINDS, FULL_NOTES, KEPT_ONE_IN)
 
 
 def load_pieces(
