@@ -222,8 +222,13 @@ class NewNotes:
         table["onset_tick"], table["duration_tick"] = onset[keep], (offset - onset)[keep]
         if len(table) and table["onset_tick"].min() >= self.end_tick:  # nothing but silence would be left of it
             table["onset_tick"] -= table["onset_tick"].min() - self.start_tick
-        pedals = {"pedals": self.base.pedals[:0], "other_pedals": self.base.other_pedals[:0]}
-        return replace(self.base, table=table, **pedals, track_names=decoded.track_names)
+        return replace(
+            self.base,
+            table=table,
+            pedals=self.base.pedals[:0],
+            other_pedals=self.base.other_pedals[:0],
+            track_names=decoded.track_names,
+        )
 
     def share(self, new: Notes) -> float:
         """How much of the wanted length is written for good with these new notes: 1 or more when it is all there.

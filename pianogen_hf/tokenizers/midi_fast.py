@@ -101,7 +101,7 @@ def plain_file(
         by_channel.setdefault(plain.channel, []).append(plain)
     if not all(len(each) == 1 or _keep_apart(each, plain_openings) for each in by_channel.values()):
         return None
-    return tracks, [opening.events for opening in openings]
+    return tracks, [opening.events for opening in plain_openings]
 
 
 def _tells(events: ChunkEvents) -> bool:
