@@ -193,6 +193,30 @@ def test_type_2_files_and_no_files_are_refused_in_one_line():
         pg.NoteDurationTokenizer(legacy=True).encode_midi(bytes_of(strike(60), kind=2))
 
 
+def test_a_cut_chord_that_music21_does_not_notice_puts_off_the_next_bar():
+    """Found in a recording, and made smaller; the pairs are those of MIDIGen's rules with music21 9.9.2 itself."""
+    events = [
+        *((0, "on", 59), (543, "on", 64), (1505, "on", 63), (1531, "on", 56), (1545, "off", 59), (1988, "off", 63)),
+        *(
+            (2046, "off", 56),
+            (2399, "off", 64),
+            (2805, "on", 59),
+            (2828, "on", 47),
+            (3336, "off", 59),
+            (3469, "off", 47),
+        ),
+    ]
+    before = [0, *(tick for tick, _, _ in events)]
+    messages = [
+        mido.Message(f"note_{kind}", note=pitch, time=tick - last)
+        for (tick, kind, pitch), last in zip(events, before, strict=False)
+    ]
+    assert read(bytes_of(messages), "midigen", legacy=True) == [
+        *([59, 26], [-1, 10], [64, 22], [-1, 16], [63, 6], [56, 6], [-1, 8], [64, 8], [63, 2], [56, 2]),
+        *([-1, 14], [59, 8], [-1, 2], [47, 11]),
+    ]
+
+
 def test_a_file_that_can_not_be_read_stays_where_it_is(tmp_path):
     (tmp_path / "broken.mid").write_bytes(b"MThd")
     for vocabulary in VOCABULARIES:

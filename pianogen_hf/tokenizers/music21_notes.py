@@ -388,7 +388,7 @@ class _Measure:
         cut_at: its length by the signatures that stand in the part.
         elements: those outside of voices.
         voices: none, or more than one as a rule.
-        has_marks: whether it holds anything but notes.
+        has_marks: whether anything but notes stands behind its beginning.
     """
 
     start: int
@@ -491,7 +491,6 @@ def _measures(
         measures.append(_Measure(start, meters[index][1]))
         if index != before:
             in_part.append((start, meters[index][1]))
-            measures[-1].has_marks = True
         start, before = start + meters[index][1], index
     starts = [measure.start for measure in measures]
     for element in elements:
@@ -501,7 +500,8 @@ def _measures(
     within = [each for each in [*own, *conductor] if each[0] not in starts]
     in_part += within
     for onset in [*marks, *(onset for onset, _ in within)]:
-        measures[bisect_right(starts, onset) - 1].has_marks = True
+        measure = measures[bisect_right(starts, onset) - 1]
+        measure.has_marks |= onset > measure.start
     for measure in measures:
         measure.cut_at = in_part[_signature_at(in_part, measure.start)][1]
     return measures
