@@ -411,7 +411,7 @@ def accompany_notes(
     keys = held_keys(part)
     controls = asked(density, register, loudness, key, kind)
     samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))
-    stream = {"past": given[:0], "given": given, "begin_sec": start, "controls": controls}
+    stream: dict[str, Any] = {"past": given[:0], "given": given, "begin_sec": start, "controls": controls}
     rows = samples.write(
         Until(start, end), processors=(beside(keys, side), *pitch_rules(part, start, pitches, chords)), **stream
     )

@@ -87,8 +87,8 @@ def vary_notes(
     start, end = span_of(notes, start_sec, end_sec, bars)
     controls = asked(density, register, loudness, key, kind)
     if strength == 1 and objective_of(model) == ANY_ORDER and controls == Controls() and chords is None:
-        options = {"num_samples": num_samples, "seed": seed, "on_progress": on_progress, "pitches": pitches}
-        return fill_notes(model, encoder, notes, start, end, **options, **generate_kwargs)
+        options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "pitches": pitches, **generate_kwargs}
+        return fill_notes(model, encoder, notes, start, end, on_progress=on_progress, on_message=on_message, **options)
     check_takes_given(model)
     ticks = notes.sec_to_tick(np.array([start, end]))
     passage = np.flatnonzero((notes["onset_tick"] >= ticks[0]) & (notes["onset_tick"] < ticks[1]))
@@ -116,7 +116,7 @@ def _as_before(controls: Controls, going: Notes, span: Span) -> Controls:
     """Controls with what the notes were like that go, where nothing else is asked and they are enough to say."""
     if len(going) < FEWEST_NOTES:
         return controls
-    usual = {
+    usual: dict[str, Any] = {
         "density": len(going) / (span[1] - span[0]),
         "register": float(going["pitch"].mean()),
         "loudness": float(going["velocity"].mean()),

@@ -119,11 +119,11 @@ def _words_until(encoder: NotesEncoder, notes: Notes, ticks: np.ndarray) -> list
         parts = [encoder.encode_prompt(cut_notes(heard, int(tick))) for tick in ticks]
     except ValueError as error:
         raise ArgumentError(f"the piece can't be tokenized: {error}") from error
-    places = [_common(whole, part) for part in parts]
-    places[0] = 0 if ticks[0] == 0 else places[0]  # the beginning of a piece is shown with its first bar
-    places[-1] = len(whole) if ticks[-1] >= heard.end_tick else places[-1]
+    shared = [_common(whole, part) for part in parts]
+    shared[0] = 0 if ticks[0] == 0 else shared[0]  # the beginning of a piece is shown with its first bar
+    shared[-1] = len(whole) if ticks[-1] >= heard.end_tick else shared[-1]
     names = encoder.convert_ids_to_tokens(list(whole))
-    return [names[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [names[a:b] for a, b in zip(shared, shared[1:], strict=False)]
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -179,7 +179,7 @@ class _Task:
             if not until > start:
                 raise ArgumentError(f"--until {until:g} lies before new music begins, at {start:.1f} s")
             length = Length(seconds=until - start)
-        places = {"start_sec": from_seconds, "from_bar": from_bar}
+        places: dict[str, Any] = {"start_sec": from_seconds, "from_bar": from_bar}
         length = length or Length(seconds=_SECONDS)
         return continue_notes(self.model, self.encoder, length, prompt, **places, **options)
 
@@ -231,9 +231,10 @@ def _write(result: Continuation, path: Path, png: str | None, wav: bool, drawn: 
     if png is not None:
         picture = path.with_suffix(".png")
         is_from_nothing = result.prompt_end_sec == 0 and math.isinf(result.gap_end_sec)
-        places = (None, math.inf) if is_from_nothing else (result.prompt_end_sec, result.gap_end_sec)
+        prompt_end_sec = None if is_from_nothing else result.prompt_end_sec
         around_sec = math.inf if png == "whole" else _AROUND_SEC
-        written.append(save_piano_roll(drawn, picture, path.stem, *places, around_sec))
+        arguments = (drawn, picture, path.stem, prompt_end_sec, result.gap_end_sec, around_sec)
+        written.append(save_piano_roll(*arguments))
     if wav:
         written.append(save_wav(result.notes, path.with_suffix(".wav")))
     seconds = max(result.new.end_sec - result.prompt_end_sec, 0.0)
