@@ -82,9 +82,9 @@ def _asks_the_hub(words: list[str]) -> bool:
 
 
 def _is_not_here(words: list[str], home: Path) -> bool:
-    """A command that listens to a keyboard, or a model that is to come from elsewhere."""
+    """A command that listens until it is stopped, or a model that is to come from elsewhere."""
     models = [word for word in words if word.startswith(("runs/", "exp/"))]
-    return words[0] in ("play", "convert") or (
+    return words[0] in ("play", "show", "convert") or (
         "generate" in words and any(not (home / each).exists() for each in models)
     )
 
