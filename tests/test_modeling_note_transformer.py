@@ -24,7 +24,7 @@ from pianogen_hf.models.modeling_note_transformer import (
     apply_rotary,
     squared_relu,
 )
-from pianogen_hf.models.note_controls import CONTROL_SIZES, CONTROLS
+from pianogen_hf.models.note_controls import CONTROL_SIZES, CONTROLS, LOUDNESS
 from pianogen_hf.models.time_classes import FIRST_OPEN, NUM_TIME_CLASSES
 
 BEGIN, END = 128, 129
@@ -369,6 +369,18 @@ def test_every_value_of_every_control_says_something_else(model):
             embeds = model.model.embeddings(rows, None, controls)
             seen.add(tuple(embeds[0, 0].tolist()))
     assert len(seen) == sum(CONTROL_SIZES) - len(CONTROLS)
+
+
+@torch.no_grad()
+def test_what_is_asked_reaches_the_heads_without_the_layers():
+    """One asked value moves the hidden states by its bias, and by nothing else where the embeddings know none."""
+    model, rows = make_model(), some_rows(1, 9)
+    model.model.embeddings.embed_controls.weight.zero_()
+    asked = torch.zeros(1, 9, len(CONTROLS), dtype=torch.long)
+    asked[..., LOUDNESS] = 3
+    moved = model(rows, control_ids=asked).last_hidden_state - model(rows).last_hidden_state
+    first, bias = sum(CONTROL_SIZES[:LOUDNESS]), model.model.control_bias.weight
+    assert_close(moved, (bias[first + 3] - bias[first]).expand_as(moved))
 
 
 # As it begins ---------------------------------------------------------------------------------------------------------

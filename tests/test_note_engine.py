@@ -44,7 +44,7 @@ KINDS = {
 @cache
 def model_of(kind: str = "plain") -> NoteTransformerForCausalLM:
     """A tiny model whose logits are far apart, so that rounding decides nothing."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = NoteTransformerForCausalLM(NoteTransformerConfig(**sizes, max_position_embeddings=48, **KINDS[kind])).eval()
     for parameter in model.parameters():

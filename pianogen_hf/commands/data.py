@@ -73,7 +73,7 @@ def build(argv: list[str]) -> int:
         argv,
         "build",
         "Write a data set: pieces with their families and splits, split.json, and what was left out. Built again into "
-        "the same folder, it grows: no piece changes its split. With a YAML file or --tokenizer, chunks are written, too.",
+        "the same folder, it grows: no piece changes its split. With a recipe or --tokenizer, chunks are written, too.",
         {"required": True, "metavar": "FOLDER", "help": "where the data set is to lie"},
     )
     check_folders_of_training(rest)

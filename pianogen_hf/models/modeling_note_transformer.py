@@ -350,9 +350,16 @@ class NoteTransformerEmbeddings(nn.Module):
         if token_type_ids is not None:
             role = token_type_ids * (1 + (input_values[..., TIME_SHIFT] < 0))
         embeds = embeds + self.embed_role(role)
-        first = torch.tensor((0, *self.config.control_sizes[:-1]), device=pitch.device).cumsum(0)  # "not asked"
-        embeds = embeds + self.embed_controls(first if control_ids is None else first + control_ids).sum(-2)
+        embeds = embeds + self.embed_controls(control_places(control_ids, self.config, pitch.device)).sum(-2)
         return self.dropout(rms_norm(embeds, self.config.rms_norm_eps))
+
+
+def control_places(
+    control_ids: torch.Tensor | None, config: NoteTransformerConfig, device: torch.device
+) -> torch.Tensor:
+    """Places of controls in a table of all their values, shape `(..., num_controls)`; without ids, nothing is asked."""
+    first = torch.tensor((0, *config.control_sizes[:-1]), device=device).cumsum(0)
+    return first if control_ids is None else first + control_ids
 
 
 def classes_of(input_values: torch.Tensor, sampling_rate: int) -> tuple[torch.Tensor, ...]:
@@ -559,6 +566,8 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
         super().__init__(config)
         self.embeddings = NoteTransformerEmbeddings(config)
         self.rotary_emb = NoteTransformerRotaryEmbedding(config)
+        # The short way from what is asked to what is drawn: by the long one, through all layers, it is hardly learnt.
+        self.control_bias = begins_at_zero(nn.Embedding(sum(config.control_sizes), config.hidden_size))
         self.layers = nn.ModuleList(
             [NoteTransformerDecoderLayer(config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
         )
@@ -632,6 +641,9 @@ class NoteTransformerModel(NoteTransformerPreTrainedModel):
             past_key_values.note_places = places  # type: ignore[attr-defined]
 
         hidden_states = rms_norm(hidden_states, self.config.rms_norm_eps)
+        hidden_states = hidden_states + self.control_bias(control_places(control_ids, self.config, pitch.device)).sum(
+            -2
+        )
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
 

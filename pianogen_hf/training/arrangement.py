@@ -37,7 +37,7 @@ _GAP_SEC = (2.0, 20.0)
 _LOOKAHEAD_SEC = 5.0
 _PARTLY_GIVEN = 0.3  # share of gaps of which some notes are given
 _GAP_IS_TOLD = 0.8  # how often it is said where a gap ends
-_WITHOUT_CONTROLS, _CONTROL = 0.45, 0.5  # share of windows without any, and chance of each control in the others
+_WITHOUT_CONTROLS, _CONTROL = 0.35, 0.6  # share of windows without any, and chance of each control in the others
 _IS_TIME = np.isin(np.arange(len(CONTROLS)), (SECONDS_LEFT, GAP_LEFT))
 _END_ROW = np.array([END_ROW], dtype=np.float32)
 

@@ -69,16 +69,22 @@ class _NoteTransformerBuilder(GraphBuilder):
         hidden = self._norm(embeds, size)  # (1, length, hidden_size), as all that follows
         normed = self._norm(hidden, size)
         for layer in range(self.config.num_hidden_layers):
-            is_last = layer == self.config.num_hidden_layers - 1
-            hidden, normed = self._layer(layer, hidden, normed, "hidden_states" if is_last else None)
+            hidden, normed = self._layer(layer, hidden, normed)
+        self._op("Add", [normed, self._control_bias()], ["hidden_states"])
         return self.model("note_transformer")
 
-    def _layer(self, layer: int, hidden: str, normed: str, output: str | None) -> tuple[str, str]:
-        """One decoder layer.
+    def _control_bias(self) -> str:
+        """What is asked, as it is added at the end, (1, length, hidden_size)."""
+        num_others = len(embedding_table(self.weights)) - sum(self.config.control_sizes)
+        axis = self._constant("fields", np.array([2]))
+        bounds = [self._constant(name, np.array([at])) for name, at in (("first", 5), ("last", 99))]
+        places = self._op("Slice", ["class_ids", *bounds, axis])
+        places = self._op("Sub", [places, self._constant("others", np.array(num_others))])
+        table = self._constant("control_bias", self.weights["model.control_bias.weight"])
+        return self._op("ReduceSum", [self._op("Gather", [table, places]), axis], keepdims=0)
 
-        Returns:
-            The residual stream after it, and the same normalised for what follows, which is called `output`.
-        """
+    def _layer(self, layer: int, hidden: str, normed: str) -> tuple[str, str]:
+        """One decoder layer; returns the residual stream after it, and the same normalised for what follows."""
         prefix = f"model.layers.{layer}."
         attended = self._linear(
             self._attention(layer, normed), f"{prefix}o", self.weights[f"{prefix}self_attn.o_proj.weight"]
@@ -88,7 +94,7 @@ class _NoteTransformerBuilder(GraphBuilder):
         inner = self._op("Relu", [inner])
         inner = self._op("Mul", [inner, inner])
         added = self._linear(inner, f"{prefix}down", self.weights[f"{prefix}mlp.down_proj.weight"])
-        return self._add_and_norm(hidden, added, output)
+        return self._add_and_norm(hidden, added)
 
     def _attention(self, layer: int, normed: str) -> str:
         prefix, size, heads = (
@@ -117,8 +123,8 @@ class _NoteTransformerBuilder(GraphBuilder):
         inputs = [hidden, self._gains(size)]
         return self._op("SimplifiedLayerNormalization", inputs, axis=-1, epsilon=self.config.rms_norm_eps)
 
-    def _add_and_norm(self, hidden: str, added: str, output: str | None = None) -> tuple[str, str]:
-        outputs = [output or f"{added}.normed", "", "", f"{added}.sum"]
+    def _add_and_norm(self, hidden: str, added: str) -> tuple[str, str]:
+        outputs = [f"{added}.normed", "", "", f"{added}.sum"]
         inputs = [hidden, added, self._gains(self.config.hidden_size)]
         self._op("SkipSimplifiedLayerNormalization", inputs, outputs, CONTRIB, epsilon=self.config.rms_norm_eps)
         return outputs[3], outputs[0]
