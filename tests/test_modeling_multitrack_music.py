@@ -301,3 +301,11 @@ def test_sizes_that_make_no_model_are_refused_in_words():
         make_model()()
     with pytest.raises(ValueError, match="rows of 6 codes"):
         make_model()(torch.zeros(1, 2, 5, dtype=torch.long))
+
+
+@torch.no_grad()
+def test_logits_to_keep_are_the_last_logits():
+    model, ids = make_model(), ids_of(piece())
+    everything = model(ids).logits
+    torch.testing.assert_close(model(ids, logits_to_keep=2).logits, everything[:, -2:])
+    torch.testing.assert_close(model(ids, logits_to_keep=torch.tensor([0, 3])).logits, everything[:, [0, 3]])

@@ -28,7 +28,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
 from transformers.models.llama.modeling_llama import eager_attention_forward
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -354,7 +354,7 @@ class MultitrackMusicForCausalLM(MultitrackMusicPreTrainedModel, GenerationMixin
         # Initialize weights and apply final processing
         self.post_init()
 
-    def get_output_embeddings(self) -> None:
+    def get_output_embeddings(self) -> Any:
         """There is none: each field has a head of its own."""
         return None
 
@@ -397,8 +397,8 @@ class MultitrackMusicForCausalLM(MultitrackMusicPreTrainedModel, GenerationMixin
         if (self.config.use_cache if use_cache is None else use_cache) and past_key_values is None and labels is None:
             past_key_values = RowCache(self.config)
         hidden_states, outputs = self._run_ids(input_ids, attention_mask, past_key_values, **kwargs)
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self._id_logits(hidden_states[:, kept], input_ids[:, kept])
+        kept_ids = slice_logits_to_keep(input_ids[..., None], logits_to_keep)[..., 0]
+        logits = self._id_logits(slice_logits_to_keep(hidden_states, logits_to_keep), kept_ids)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -531,8 +531,8 @@ class MultitrackMusicForCausalLM(MultitrackMusicPreTrainedModel, GenerationMixin
         field, code = layout.field[chosen], layout.code[chosen]
         first = torch.tensor([0, *self.config.field_sizes[:-1]], device=chosen.device).cumsum(0)
         rows = first[field] + code
-        weight = torch.cat([head.weight for head in self.heads])[rows]  # type: ignore[misc]
-        bias = torch.cat([head.bias for head in self.heads])[rows]  # type: ignore[misc]
+        heads = [head for head in self.heads if isinstance(head, nn.Linear)]
+        weight, bias = torch.cat([head.weight for head in heads])[rows], torch.cat([head.bias for head in heads])[rows]
         scores = F.linear(hidden_states, weight, bias)
         least = torch.finfo(scores.dtype).min
         scores = scores.masked_fill(layout.next_field[ids][..., None] != field, least)
@@ -543,7 +543,7 @@ class MultitrackMusicForCausalLM(MultitrackMusicPreTrainedModel, GenerationMixin
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
+    ) -> Any:
         """Give `generate` the cache that counts rows."""
         if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
             model_kwargs["past_key_values"] = RowCache(self.config)

@@ -449,7 +449,7 @@ class _Measure:
     def _filled(self, voice: _Voice) -> int:
         """Where a voice ends that is filled up with rests."""
         if voice.is_known and voice.is_sorted and not _has_gaps(voice.elements):
-            return max(voice.end, self.bar)
+            return max(int(voice.end), self.bar)
         end = max((each.end for each in voice.elements), default=0)
         return max(end, self.cut_at if end < self.cut_at < self.bar else self.bar)
 
