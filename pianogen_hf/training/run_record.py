@@ -19,7 +19,16 @@ RUN_RECORD = "run.json"
 # A run with another of these is another run.
 _FIXED = ("model_type", "model_name_or_path", "tokenizer", "tokenizer_config", "bpe_vocab_size", "optim", "minutes")
 # With another of these there is no place in the data that the run has reached.
-_OF_DATA = ("chunk_length", "packing", "augmentation", "transpose", "velocity", "stretch", "normalize_key", "seed")
+_OF_DATA: tuple[str, ...] = (
+    "chunk_length",
+    "packing",
+    "augmentation",
+    "transpose",
+    "velocity",
+    "stretch",
+    "normalize_key",
+    "seed",
+)
 _OF_DATA += ("split_seed", "source_weights", "data_seed", "dataloader_drop_last", "train_sampling_strategy")
 # What training does not hang on: places, what is said and sent where. What the data are, split.json tells.
 _LEFT_OUT = {

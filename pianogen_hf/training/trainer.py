@@ -113,18 +113,20 @@ class PianoTrainer(Trainer):
         """As the parent, but what the run is asked for now holds, and not what it was asked for before."""
         asked = [{name: value for name, value in group.items() if name != "params"} for group in self._groups()]
         super()._load_optimizer_and_scheduler(checkpoint)
-        schedule = getattr(self.lr_scheduler, "lr_lambdas", None)
+        scheduler: Any = self.lr_scheduler
+        schedule = getattr(scheduler, "lr_lambdas", None)
         if checkpoint is None or schedule is None:
             return
         for group, options in zip(self._groups(), asked, strict=True):
             group.update(options)
-        self.lr_scheduler.base_lrs = [group["initial_lr"] for group in asked]
-        for group, rate, share in zip(self._groups(), self.lr_scheduler.base_lrs, schedule, strict=True):
-            group["lr"] = rate * share(self.lr_scheduler.last_epoch)
-        self.lr_scheduler._last_lr = [group["lr"] for group in self._groups()]  # what is logged
+        scheduler.base_lrs = [group["initial_lr"] for group in asked]
+        for group, rate, share in zip(self._groups(), scheduler.base_lrs, schedule, strict=True):
+            group["lr"] = rate * share(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in self._groups()]  # what is logged
 
     def _groups(self) -> list[dict[str, Any]]:
         """Groups of parameters of the optimizer, each with its options."""
+        assert self.optimizer is not None
         return self.optimizer.param_groups
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:

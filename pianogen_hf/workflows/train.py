@@ -247,8 +247,8 @@ def _say_what_was_read(split: Split) -> None:
         print(f"{report['without_chosen_programs']} of the others hold no notes of the chosen programs")
     for line in passed_over_lines(report["passed_over"]):
         print(line)
-    if line := unusable_line(report["unusable"], "reading_report.json"):
-        print(line)
+    if unusable := unusable_line(report["unusable"], "reading_report.json"):
+        print(unusable)
     if report["remarks"]:
         counts = (f"{each['count']} {name} (in {each['files']} files)" for name, each in report["remarks"].items())
         print(f"left out of the files, or mended: {', '.join(counts)}")
