@@ -9,10 +9,11 @@ from models_and_tokenizers import loosened, some_notes, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.evaluation.memorization import RunIndex
-from pianogen_hf.generation.guards import no_copies, no_repeats
+from pianogen_hf.generation.guards import no_copies, no_crowd, no_repeats
 from pianogen_hf.generation.note_stream import NoteStream
 from pianogen_hf.generation.note_verbs import placed
-from pianogen_hf.models.modeling_note_transformer import PITCH, VELOCITY
+from pianogen_hf.models.modeling_note_transformer import END_CLASS, PITCH, TIME_SHIFT, VELOCITY
+from pianogen_hf.models.time_classes import time_class
 
 ENCODER = pg.ContinuousNotesFeatureExtractor()
 torch.manual_seed(0)
@@ -64,6 +65,27 @@ def test_a_run_in_any_key_is_broken_off_where_it_becomes_a_copy():
         scores = no_copies(stream, index, 6)(PITCH, FLAT, 0.5 * heard)
         forbidden[heard] = np.flatnonzero(~np.isfinite(scores)).tolist()
     assert forbidden == {5: [], 6: [moved[6]], 7: [moved[7]]}
+
+
+def test_new_notes_are_hardly_more_than_those_that_went_at_any_time():
+    went = np.array([4.0, 4.5, 5.0, 6.0])
+    scores, pitch = np.zeros(END_CLASS + 1, dtype=np.float32), [60, 61, 62, 63, 64, 65, 66, 67]
+    earliest = {}
+    for number in (0, 2, 3, 5, 7, 8):
+        process = no_crowd(stream_of([], pitch[:number]), went)
+        left = np.flatnonzero(np.isfinite(process(TIME_SHIFT, scores, 4.0)))
+        earliest[number] = int(left[0])
+    # Two are free; the third waits for the first that went, the fifth for the third, and after seven it is the end.
+    assert earliest[0] == earliest[2] == earliest[3] == 0
+    assert earliest[5] == int(time_class(torch.tensor(100))) and earliest[7] == int(time_class(torch.tensor(200)))
+    assert earliest[8] == END_CLASS
+    assert no_crowd(stream_of([], pitch), went)(PITCH, FLAT, 4.0) is FLAT
+
+
+def test_variations_do_not_crowd():
+    piece = some_notes(num_notes=60)
+    result = pg.vary_notes(MODEL, ENCODER, piece, 0.0, 8.0, 0.5, 0)[0]
+    assert len(result.new) <= 1.25 * 30 + 3
 
 
 def test_music_by_a_guarded_model_has_no_run_twice():

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from pianogen_hf.generation.note_stream import NoteStream, Processor
-from pianogen_hf.models.modeling_note_transformer import DURATION, NUM_PITCHES, PITCH
+from pianogen_hf.models.modeling_note_transformer import DURATION, END_CLASS, NUM_PITCHES, PITCH, TIME_SHIFT
+from pianogen_hf.models.time_classes import NUM_TIME_CLASSES, first_step
 from pianogen_hf.tokenizers.notes import Notes
 
 _ONSET = 0
+_FIRST_STEPS = first_step(torch.arange(NUM_TIME_CLASSES)).numpy()
+_TIMES, _MORE = 1.25, 2  # how many new notes there may be: times those that went, and some more
 _LONGEST_MEMORY = 4096  # notes: what was said so long ago may be said again
 _LIKELY = 1e-4  # what is less probable is not drawn often enough to be looked up
+
+
+Guard = Callable[[NoteStream], Processor]
 
 
 class CopyIndex(Protocol):
@@ -55,6 +64,30 @@ def no_copies(stream: NoteStream, index: CopyIndex, max_run: int) -> Processor:
         likely = np.flatnonzero(weights > _LIKELY * weights.sum())
         copied = [pitch for pitch in likely if _longest_run(index, _with(rows, onset, int(pitch))) > max_run]
         return _without(scores, np.array(copied, dtype=np.int64))
+
+    return process
+
+
+def no_crowd(stream: NoteStream, onset_sec: np.ndarray) -> Processor:
+    """At any time hardly more new notes than there were: a quarter more, and two.
+
+    Args:
+        stream: whose notes are meant.
+        onset_sec: when the notes began that the new ones stand for, not falling, shape (num,), at least one.
+    """
+
+    def process(column: int, scores: np.ndarray, onset: float) -> np.ndarray:
+        if column != TIME_SHIFT:
+            return scores
+        needed = math.ceil((len(stream.written) - _MORE) / _TIMES)  # so many must have begun before another one may
+        if needed < 1:
+            return scores
+        if needed > len(onset_sec):
+            return np.where(np.arange(len(scores)) == END_CLASS, scores, np.float32(-np.inf))
+        steps = (float(onset_sec[needed - 1]) - onset) * stream.model.config.sampling_rate
+        is_early = np.append(_FIRST_STEPS, np.inf) < np.floor(steps)
+        left = np.where(is_early, np.float32(-np.inf), scores)
+        return left if np.isfinite(left).any() else scores
 
     return process
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pianogen_hf.generation.chords import ChordTrack
+from pianogen_hf.generation.guards import Guard
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length
 from pianogen_hf.generation.note_beam import Until, beam_search
 from pianogen_hf.generation.note_stream import ONSET, Controls, NoteStream, Processor, written_until
@@ -203,7 +204,12 @@ class Samples:
         self._finished = 0
 
     def write(
-        self, until: Until, number: int | None = None, processors: tuple[Processor, ...] = (), **stream: Any
+        self,
+        until: Until,
+        number: int | None = None,
+        processors: tuple[Processor, ...] = (),
+        guard: Guard | None = None,
+        **stream: Any,
     ) -> list[list[np.ndarray]]:
         """The new notes of every sample.
 
@@ -211,6 +217,7 @@ class Samples:
             until: when a stream has written enough.
             number: how many samples to write; by default all that are still to come.
             processors: what may be drawn at all.
+            guard: the same because of what a stream has written; beams go without it.
             **stream: what each stream is made of besides.
 
         Raises:
@@ -234,7 +241,8 @@ class Samples:
         else:
             for _ in range(number):
                 notes = fresh()
-                notes.processors = (*processors[:num_rules], *guards(self.search, notes), *processors[num_rules:])
+                watching = (*([] if guard is None else [guard(notes)]), *guards(self.search, notes))
+                notes.processors = (*processors[:num_rules], *watching, *processors[num_rules:])
                 for _note in written_until(notes, until.end_sec, until.may_end_sec, until.num_notes):
                     on_note(notes)
                 results.append(notes.written)
@@ -311,6 +319,7 @@ def fill_gap(
     controls: Controls,
     processors: tuple[Processor, ...],
     is_kept: np.ndarray | None = None,
+    guard: Guard | None = None,
 ) -> Continuation:
     """New notes between two points of a piece, in sight of both sides.
 
@@ -324,6 +333,7 @@ def fill_gap(
         controls: what is asked of the new notes.
         processors: see [`NoteStream`].
         is_kept: which notes of `piece` are heard, bool, shape (num_notes,); by default all that begin outside the gap.
+        guard: see `Samples.write`.
 
     Raises:
         GenerationError: if it stays empty.
@@ -340,6 +350,7 @@ def fill_gap(
         begin_sec=start_sec,
         controls=replace(controls, gap_end_sec=end_sec),
         processors=(not_sounding(held_keys(base)), *processors),
+        guard=guard,
     )
     return added_to(base, rows[0], start_sec, end_sec)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pianogen_hf.generation.chords import ChordTrack
 from pianogen_hf.generation.filling import Gap, fill_notes
+from pianogen_hf.generation.guards import no_crowd
 from pianogen_hf.generation.new_notes import Continuation, GenerationError
 from pianogen_hf.generation.note_stream import Controls
 from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, fill_gap
@@ -49,8 +51,8 @@ def vary_notes(
     """Write a passage anew, with some of its notes as they are.
 
     The share `strength` of its notes, drawn by chance, is left out, and new notes are written in sight of those that
-    stay and of what stands before and after the passage. What is not asked for is asked to be as in the notes that go:
-    how many a second, how high, how loud.
+    stay and of what stands before and after the passage; below strength 1 hardly more than have gone. What is not asked
+    for is asked to be as in the notes that go: how many a second, how high, how loud.
 
     Args:
         model: a `NoteTransformerForCausalLM`; for strength 1 also a `PianoEncoderForMaskedLM`.
@@ -104,7 +106,9 @@ def vary_notes(
         going = passage[np.argsort(samples.random(len(passage)))[: max(round(strength * len(passage)), 1)]]
         gap = Gap.without(notes, start, end, np.isin(np.arange(len(notes)), going))
         wished = _as_before(controls, notes.where(np.sort(going)), (start, end))
-        results.append(fill_gap(samples, encoder, notes, gap.base, start, end, wished, rules, gap.is_kept))
+        onset_sec = notes.onset_sec[np.sort(going)]
+        guard = None if strength == 1 else partial(no_crowd, onset_sec=onset_sec)
+        results.append(fill_gap(samples, encoder, notes, gap.base, start, end, wished, rules, gap.is_kept, guard))
     return [replace(each, gap_end_sec=end) for each in results]
 
 
