@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -82,9 +84,11 @@ ANY = {
 
 
 def drawn(seed, length, place, first_label):
+    """A window as it was played, and what becomes of it."""
     rows = window(length, seed, place)
     first_label = min(first_label, len(rows) - 1)
-    return rows, first_label, arrange(rows, first_label, np.random.default_rng(seed), 2, 4.0)
+    with patch.object(arrangement, "_CHANGED", 0.0):
+        return rows, first_label, arrange(rows, first_label, np.random.default_rng(seed), 2, 4.0)
 
 
 @settings(max_examples=60)
@@ -337,3 +341,57 @@ def test_a_mask_that_is_written_out_is_the_mask_that_the_model_makes():
     plain, written = (model(**batch, labels=labels, attention_mask=each) for each in (mask, additive_causal_mask(mask)))
     torch.testing.assert_close(written.last_hidden_state[mask.bool()], plain.last_hidden_state[mask.bool()])
     torch.testing.assert_close(written.loss, plain.loss)
+
+
+# Music that changes in what is asked ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), length=st.integers(4, 90), asked=st.lists(st.booleans(), min_size=7, max_size=7))
+def test_a_change_keeps_chords_order_and_what_ends_together(seed, length, asked):
+    random = np.random.default_rng(seed)
+    rows, change = some_rows(1, length, seed)[0].numpy(), int(random.integers(1, length))
+    rows[1:-1:2, DURATION] = 3.0 - np.mod(np.cumsum(rows[:, TIME_SHIFT]), 2.5)[1:-1:2].round(2)
+    changed = arrangement._changed(rows, change, np.array(asked), 100, random)
+
+    def steps(table):
+        shift, duration = (np.rint(table[:, column].astype(float) * 100) for column in (TIME_SHIFT, DURATION))
+        return shift, np.cumsum(shift) + duration
+
+    (shift, offset), (new_shift, new_offset) = steps(rows), steps(changed)
+    assert np.array_equal(rows[:change, :3], changed[:change, :3])
+    assert np.array_equal(shift == 0, new_shift == 0)
+    together = offset[:, None] == offset
+    apart = np.abs(new_offset[:, None] - new_offset)[together]
+    assert (apart <= 1).all() or (changed[1:-1, DURATION] == np.float32(0.01)).any()  # no note is shorter than a step
+    notes = rows[:, PITCH] < 128
+    assert ((changed[notes, VELOCITY] >= 1) & (changed[notes, VELOCITY] <= 127)).all()
+    assert (changed[notes, DURATION] >= np.float32(0.01)).all()
+    assert np.array_equal(rows[~notes], changed[~notes]) or asked[DENSITY]
+    assert len(set((changed[change:, PITCH] - rows[change:, PITCH])[notes[change:]].tolist())) <= 1
+
+
+def test_only_what_is_asked_changes():
+    rows, random = some_rows(1, 40)[0].numpy(), np.random.default_rng(3)
+    for control, columns in ((LOUDNESS, {VELOCITY}), (DENSITY, {TIME_SHIFT, DURATION}), (REGISTER, {PITCH})):
+        asked = np.arange(len(CONTROLS)) == control
+        different: set[int] = set()
+        for _ in range(20):
+            changed = arrangement._changed(rows, 10, asked, 100, random)
+            different |= set(np.flatnonzero((changed != rows).any(0)).tolist())
+        assert different == columns
+    nothing = np.zeros(len(CONTROLS), dtype=bool)
+    assert np.array_equal(arrangement._changed(rows, 10, nothing, 100, random), rows)
+
+
+@pytest.mark.parametrize("without", [1.0, 0.0])
+def test_the_music_changes_where_something_is_asked_and_nowhere_else(without):
+    changed = 0
+    with patch.object(arrangement, "_WITHOUT_CONTROLS", without), patch.object(arrangement, "_CONTROL", 1.0):
+        for seed in range(100):
+            rows = some_rows(1, 40, seed)[0].numpy()
+            arranged = arrange(rows, 1, np.random.default_rng(seed))
+            changed += not {tuple(row[1:3]) for row in arranged.rows} <= {tuple(row[1:3]) for row in rows} | {
+                (END, 0.0)
+            }
+    assert (changed == 0) if without else (changed > 30)

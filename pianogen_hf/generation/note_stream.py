@@ -358,9 +358,10 @@ class NoteStream:
         return bool(ahead < self._window * _AHEAD_SHARE / 4)
 
     def _control_ids(self, clock: np.ndarray) -> np.ndarray:
-        """What is asked after each row; of the past, what it was like itself."""
+        """What is asked after each row; of the past, what it was like itself, and no end of a gap that lay ahead."""
         ids = self.controls.at(clock)
         is_past = clock < self._past_end
+        ids[is_past, GAP_LEFT] = 0
         return np.where(is_past[:, None] & (ids > 0) & (self._past_classes > 0), self._past_classes, ids)
 
     def _whole_window(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,6 +10,10 @@ window becomes is drawn anew in every epoch:
 
 Given notes are seen some time before their own onset: long before (the whole part is known), a little, or not at all,
 as when somebody plays. Controls are computed from the very notes that are to be written, and asked for now and then.
+
+Of what is asked, the notes before tell nearly all: a loud passage follows a loud one. So where something is asked, the
+music often changes in it from some note on (louder, faster, higher, in another key), and what the notes after it are
+like follows from what is asked alone. Windows of which nothing is asked stay as they were played.
 """
 
 from __future__ import annotations
@@ -19,18 +23,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pianogen_hf.models.modeling_note_transformer import END_ROW, NUM_PITCHES
+from pianogen_hf.models.modeling_note_transformer import END_ROW, NUM_PITCHES, NUM_VELOCITIES
 from pianogen_hf.models.note_controls import (
     CONTROLS,
+    DENSITY,
     FEWEST_NOTES,
     GAP_LEFT,
+    KEY,
     KIND,
+    LOUDNESS,
+    REGISTER,
     SECONDS_LEFT,
     control_values,
     seconds_left_class,
 )
 from pianogen_hf.models.note_rows import met_order, time_shifts, written_onsets
-from pianogen_hf.tokenizers.feature_extraction_continuous_notes import DURATION, PITCH, TIME_SHIFT
+from pianogen_hf.tokenizers.feature_extraction_continuous_notes import DURATION, PITCH, TIME_SHIFT, VELOCITY
 
 _FILL, _ACCOMPANY = 0.25, 0.25  # shares of windows; the others are continued
 _GAP_SEC = (2.0, 20.0)
@@ -38,6 +46,9 @@ _LOOKAHEAD_SEC = 5.0
 _PARTLY_GIVEN = 0.3  # share of gaps of which some notes are given
 _GAP_IS_TOLD = 0.8  # how often it is said where a gap ends
 _WITHOUT_CONTROLS, _CONTROL = 0.35, 0.6  # share of windows without any, and chance of each control in the others
+_CHANGED = 0.5  # share of windows with controls in which the music changes
+_LOUDER, _FASTER, _OCTAVE = 20.0, 0.4, 12  # deviation of velocities, of the logarithm of tempos; semitones
+_KEYS = (21, 108)  # of a piano
 _IS_TIME = np.isin(np.arange(len(CONTROLS)), (SECONDS_LEFT, GAP_LEFT))
 _END_ROW = np.array([END_ROW], dtype=np.float32)
 
@@ -83,6 +94,7 @@ def arrange(
     generator: np.random.Generator,
     kind: int = 0,
     seconds_left: float | None = None,
+    sampling_rate: int = 100,
 ) -> Arrangement:
     """Draw a task and arrange a window for it.
 
@@ -92,10 +104,14 @@ def arrange(
         generator: where chance comes from.
         kind: class of the kind of music, 0 if it is unknown.
         seconds_left: from the last onset of the window until the piece has died away, if it is known.
+        sampling_rate: steps a second of the grid on which times lie.
 
     Returns:
         At most as many rows as the window has.
     """
+    asked, is_changed = _asked(generator), generator.random() < _CHANGED
+    change = int(generator.integers(first_label, len(rows))) if is_changed else len(rows)
+    rows = _changed(rows, change, asked, sampling_rate, generator)
     onset = np.cumsum(rows[:, TIME_SHIFT], dtype=np.float64)
     draw = generator.random()
     task = None
@@ -117,8 +133,48 @@ def arrange(
         chosen[0, TIME_SHIFT] = first_shift
     arranged = Arrangement(chosen, task.is_given, is_target, np.zeros((len(chosen), len(CONTROLS)), dtype=np.int64))
     end = None if seconds_left is None else onset[-1] + seconds_left
-    _ask(arranged, task, chosen_onset, kind, end, generator)
+    borders = [task.begin, int(np.count_nonzero(task.order[:-1] < change))]
+    _ask(arranged, task, chosen_onset, kind, end, asked, borders, generator)
     return arranged
+
+
+def _asked(generator: np.random.Generator) -> np.ndarray:
+    """Which controls are asked for, bool, shape (num_controls,)."""
+    asked = generator.random(len(CONTROLS)) < _CONTROL
+    return asked & (generator.random() >= _WITHOUT_CONTROLS)
+
+
+def _changed(
+    rows: np.ndarray, change: int, asked: np.ndarray, sampling_rate: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Rows that from `change` on are louder or softer, faster or slower, higher or lower, in what is asked."""
+    louder, faster = generator.normal(0, _LOUDER), generator.normal(0, _FASTER)
+    semitones = int(generator.integers(-6, 6)) * asked[KEY] + int(generator.integers(-1, 2)) * _OCTAVE * asked[REGISTER]
+    rows, is_note = rows.copy(), rows[:, PITCH] < NUM_PITCHES
+    later = is_note & (np.arange(len(rows)) >= change)
+    if not later.any():
+        return rows
+    if asked[LOUDNESS]:
+        rows[later, VELOCITY] = np.clip(np.rint(rows[later, VELOCITY] + louder), 1, NUM_VELOCITIES - 1)
+    pitch = rows[later, PITCH] + semitones
+    if pitch.min() >= _KEYS[0] and pitch.max() <= _KEYS[1]:
+        rows[later, PITCH] = pitch
+    if asked[DENSITY]:
+        _stretch(rows, is_note, change, np.exp(-faster), sampling_rate)
+    return rows
+
+
+def _stretch(rows: np.ndarray, is_note: np.ndarray, change: int, factor: float, sampling_rate: int) -> None:
+    """Stretch rows from `change` on, in place: what ended together still does, and no two onsets fall together."""
+    steps = np.rint(rows[:, TIME_SHIFT].astype(np.float64) * sampling_rate)
+    onset, scaled = np.cumsum(steps), steps.copy()
+    scaled[change:] = np.maximum(np.rint(steps[change:] * factor), np.minimum(steps[change:], 1))
+    new_onset, offset = np.cumsum(scaled), onset + np.rint(rows[:, DURATION] * sampling_rate)
+    far = max(float(offset.max()), onset[-1] + 1)
+    new_offset = np.interp(offset, [*onset, far], [*new_onset, new_onset[-1] + (far - onset[-1]) * factor])
+    duration = np.maximum(np.rint(new_offset) - new_onset, 1)
+    rows[:, TIME_SHIFT] = scaled / sampling_rate
+    rows[is_note, DURATION] = duration[is_note] / sampling_rate
 
 
 def _fill(rows: np.ndarray, onset: np.ndarray, first_label: int, generator: np.random.Generator) -> _Task | None:
@@ -180,20 +236,21 @@ def _ask(
     onset: np.ndarray,
     kind: int,
     end: float | None,
+    asked: np.ndarray,
+    borders: list[int],
     generator: np.random.Generator,
 ) -> None:
-    """Fill in controls, computed from stretches of the notes that are to be written."""
-    asked, gap_asked = generator.random(len(CONTROLS)) < _CONTROL, generator.random() < _GAP_IS_TOLD
-    is_silent = generator.random() < _WITHOUT_CONTROLS
+    """Fill in controls, computed from stretches of the notes that are to be written; some end at the borders."""
+    gap_asked = generator.random() < _GAP_IS_TOLD
     targets = np.flatnonzero(arranged.is_target & (arranged.rows[:, PITCH] < NUM_PITCHES))
     control_ids, clock = arranged.control_ids, written_onsets(onset, task.is_given)
     if task.gap_end is not None and gap_asked:
         left = torch.from_numpy(task.gap_end - clock[task.begin - 1 :])
         control_ids[task.begin - 1 :, GAP_LEFT] = seconds_left_class(left).numpy()
-    if is_silent:
+    if not asked.any():
         return
-    borders = np.unique([0, *_cuts(len(targets), generator), np.searchsorted(targets, task.begin), len(targets)])
-    for first, last in zip(borders[:-1], borders[1:], strict=True):
+    cuts = np.unique([0, *_cuts(len(targets), generator), *np.searchsorted(targets, borders), len(targets)])
+    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
         stretch = targets[first:last]
         begin = targets[first - 1] if first else 0
         until = targets[last - 1] if last < len(targets) else len(control_ids)

@@ -26,10 +26,13 @@ class ArrangingCollator:
         length: rows of every example of a batch, so that a compiled model meets one shape.
         kinds: class of the kind of music of each piece that has one, by `piece_id`.
         seed: of the tasks.
+        sampling_rate: steps a second of the grid on which times lie.
     """
 
-    def __init__(self, length: int, kinds: Mapping[str, int] | None = None, seed: int = 0) -> None:
-        self.length, self.kinds, self.seed = length, kinds or {}, seed
+    def __init__(
+        self, length: int, kinds: Mapping[str, int] | None = None, seed: int = 0, sampling_rate: int = 100
+    ) -> None:
+        self.length, self.kinds, self.seed, self.sampling_rate = length, kinds or {}, seed, sampling_rate
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers see it change
 
     def set_epoch(self, epoch: int) -> None:
@@ -61,6 +64,7 @@ class ArrangingCollator:
                 self._generator(row),
                 self.kinds.get(row["piece_id"], 0),
                 row.get("seconds_left"),
+                self.sampling_rate,
             )
             size = len(arranged.rows)
             batch["input_values"][index, :size] = torch.from_numpy(arranged.rows)

@@ -49,7 +49,9 @@ COLLATORS: dict[str, Callable[[Batches], Any]] = {
     NEXT_TOKEN: lambda batches: ChunkCollator(batches.pad_token_id),
     ANY_ORDER: lambda batches: MaskingCollator(batches.pad_token_id, batches.config.mask_token_id, batches.seed),
     NEXT_NOTE: lambda batches: RowCollator(),
-    NOTE_AMONG_GIVEN: lambda batches: ArrangingCollator(batches.length, batches.kinds, batches.seed),
+    NOTE_AMONG_GIVEN: lambda batches: ArrangingCollator(
+        batches.length, batches.kinds, batches.seed, batches.config.sampling_rate
+    ),
 }
 
 
