@@ -9,6 +9,7 @@ from .generation.note_verbs import accompany_notes as accompany_notes
 from .generation.varying import vary_notes as vary_notes
 from .models.configuration_chorale_transformer import ChoraleTransformerConfig as ChoraleTransformerConfig
 from .models.configuration_continuous_notes import ContinuousNotesConfig as ContinuousNotesConfig
+from .models.configuration_midi_event import MidiEventConfig as MidiEventConfig
 from .models.configuration_multitrack_music import MultitrackMusicConfig as MultitrackMusicConfig
 from .models.configuration_music_transformer import MusicTransformerConfig as MusicTransformerConfig
 from .models.configuration_note_transformer import NoteTransformerConfig as NoteTransformerConfig
@@ -17,6 +18,7 @@ from .models.modeling_chorale_transformer import ChoraleTransformerForCausalLM a
 from .models.modeling_chorale_transformer import ChoraleTransformerModel as ChoraleTransformerModel
 from .models.modeling_continuous_notes import ContinuousNotesForCausalLM as ContinuousNotesForCausalLM
 from .models.modeling_continuous_notes import ContinuousNotesModel as ContinuousNotesModel
+from .models.modeling_midi_event import MidiEventForCausalLM as MidiEventForCausalLM
 from .models.modeling_multitrack_music import MultitrackMusicForCausalLM as MultitrackMusicForCausalLM
 from .models.modeling_multitrack_music import MultitrackMusicModel as MultitrackMusicModel
 from .models.modeling_music_transformer import MusicTransformerForCausalLM as MusicTransformerForCausalLM

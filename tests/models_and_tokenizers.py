@@ -12,7 +12,9 @@ TOKENIZERS = [each for each in exported(pg.NoteTokenizer) if not issubclass(each
 ROW_TOKENIZERS = exported(RowTokenizer)  # whose steps are rows of ids
 MODELS = exported(PreTrainedModel)
 ALL_CAUSAL_MODELS = [each for each in MODELS if each.__name__.endswith("ForCausalLM")]
-CAUSAL_MODELS = [each for each in ALL_CAUSAL_MODELS if each.main_input_name == "input_ids"]
+ID_MODELS = [each for each in ALL_CAUSAL_MODELS if each.main_input_name == "input_ids"]
+CAUSAL_MODELS = [each for each in ID_MODELS if getattr(each.config_class(), "ids_per_row", 1) == 1]
+ID_ROW_MODELS = [each for each in ID_MODELS if each not in CAUSAL_MODELS]  # of events as rows of ids
 ROW_MODELS = [each for each in ALL_CAUSAL_MODELS if each.main_input_name == "input_values"]  # of notes with all fields
 MASKED_MODELS = [each for each in MODELS if each.__name__.endswith("ForMaskedLM")]
 FIELD_MODELS = [pg.MultitrackMusicForCausalLM]  # of ids that tell the fields of a row, which do not see one another

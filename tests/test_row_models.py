@@ -5,7 +5,7 @@ import torch
 from models_and_tokenizers import ROW_MODELS, labels_of, loosened, some_rows, tiny_model
 from transformers import AutoModel, AutoModelForCausalLM
 
-from pianogen_hf.models.row_generation import _CachedWindow
+from pianogen_hf.models.row_generation import CachedWindow
 
 TIME_SHIFT, PITCH, VELOCITY, DURATION = range(4)
 END = 129
@@ -184,7 +184,7 @@ def test_cached_equals_uncached(model_class, sizes):
 def test_beyond_the_context_generation_hears_the_latest_half_of_it(model_class):
     model, rows = make_model(model_class), some_rows(2, 20)
     model.config.max_position_embeddings = 8
-    window, mask = _CachedWindow(model.model), torch.ones(2, 20, dtype=torch.long)
+    window, mask = CachedWindow(model.model, model.model.config), torch.ones(2, 20, dtype=torch.long)
     for length in range(1, 21):
         hidden = window.last_hidden_state(rows[:, :length], mask[:, :length])
         assert length - window.start <= 8

@@ -1,5 +1,6 @@
 """Generation of notes one row at a time, for models that draw a row's fields themselves (V5, V8)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class GeneratesRows:
         Raises:
             ValueError: If padding stands on the right, or a setting is out of range.
         """
-        _check_sampling(attention_mask, max_new_tokens, temperature, top_p)
+        check_sampling(attention_mask, max_new_tokens, temperature, top_p)
         was_training = self.training
         self.eval()
         begin = torch.tensor([[[0.0, float(self.config.bos_token_id), 0.0, 0.0]]])
@@ -92,7 +93,7 @@ class GeneratesRows:
 
         elapsed = torch.zeros(len(rows), device=self.device)
         has_ended: torch.Tensor = rows[:, -1, PITCH].eq(self.config.eos_token_id)
-        window = _CachedWindow(self.model)
+        window = CachedWindow(self.model, self.model.config)
         for count in range(max_new_tokens):
             if has_ended.all():
                 break
@@ -114,29 +115,39 @@ def end_row(config: Any, like: torch.Tensor) -> torch.Tensor:
     return like.new_tensor([0.0, float(config.eos_token_id), 0.0, 0.0])
 
 
-class _CachedWindow:
-    """Runs the decoder over rows that grow by one note at a time, with a cache, within the length it was trained on."""
+class CachedWindow:
+    """Runs a decoder over rows that grow by one at a time, with a cache, within the length it was trained on.
 
-    def __init__(self, model: Any):
-        self.model = model
+    Args:
+        decode: The decoder: takes rows, `attention_mask`, `past_key_values` and `use_cache`.
+        config: Its configuration.
+    """
+
+    def __init__(self, decode: Callable[..., Any], config: Any):
+        self.decode, self.config = decode, config
         self.start = 0  # of the window that the cache holds
         self.past_key_values: Cache | None = None
 
     def last_hidden_state(self, rows: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden state of the last row, shape `(batch, hidden_size)`."""
-        length, context = rows.shape[1], self.model.config.max_position_embeddings
+        length, context = rows.shape[1], self.config.max_position_embeddings
         fed = rows[:, -1:]
         if self.past_key_values is None or length - self.start > context:
             self.start = 0 if length <= context else length - max(context // 2, 1)
-            self.past_key_values, fed = DynamicCache(config=self.model.config), rows[:, self.start :]
-        outputs = self.model(
+            self.past_key_values, fed = DynamicCache(config=self.config), rows[:, self.start :]
+        outputs = self.decode(
             fed, attention_mask=attention_mask[:, self.start :], past_key_values=self.past_key_values, use_cache=True
         )
         assert outputs.last_hidden_state is not None
         return outputs.last_hidden_state[:, -1]
 
 
-def _check_sampling(attention_mask: torch.Tensor | None, max_new_tokens: int, temperature: float, top_p: float) -> None:
+def check_sampling(attention_mask: torch.Tensor | None, max_new_tokens: int, temperature: float, top_p: float) -> None:
+    """Refuse settings of `generate` that are out of range.
+
+    Raises:
+        ValueError: If one is, or if padding stands on the right.
+    """
     if attention_mask is not None and not bool(attention_mask[:, -1].all()):
         raise ValueError("prompts must be padded on the left")
     if max_new_tokens < 1 or not 0 <= temperature < float("inf") or not 0 < top_p <= 1:
