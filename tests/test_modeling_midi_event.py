@@ -84,6 +84,12 @@ def test_an_id_sees_the_events_before_it_and_the_ids_before_it_in_its_event():
     assert not moved[:3].any() and moved[3].tolist() == [False] * 6 + [True] * 2 and moved[4:].all()
 
 
+@torch.no_grad()
+def test_one_event_alone_has_a_hidden_state_and_predicts_none():
+    output = make_model()(rows_of()[:, :1])
+    assert output.last_hidden_state.shape == (1, 1, 32) and output.logits.shape == (1, 0, 8, len(TOKENIZER))
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
 def test_padding_changes_nothing(side):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import transformers
-from models_and_tokenizers import CAUSAL_MODELS, FIELD_MODELS, MASKED_MODELS, MODELS, tiny_model
+from models_and_tokenizers import CAUSAL_MODELS, FIELD_MODELS, ID_ROW_MODELS, MASKED_MODELS, MODELS, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.evaluation.scorers import SCORERS
@@ -12,6 +12,7 @@ from pianogen_hf.generation.continuation import WRITERS
 from pianogen_hf.generation.note_verbs import takes_given
 from pianogen_hf.models.objectives import (
     ANY_ORDER,
+    NEXT_EVENT,
     NEXT_NOTE,
     NEXT_TOKEN,
     NOTE_AMONG_GIVEN,
@@ -42,9 +43,10 @@ def test_every_stage_knows_every_objective(stage):
 def test_every_model_of_ours_is_of_a_kind_that_fits_what_it_reads(model_class):
     objective = objective_of_classes([model_class.__name__])
     reads_tokens = model_class.main_input_name == "input_ids"
-    assert (objective in (NEXT_TOKEN, ANY_ORDER)) is reads_tokens
+    assert (objective in (NEXT_TOKEN, NEXT_EVENT, ANY_ORDER)) is reads_tokens
     assert (objective == ANY_ORDER) is (model_class in MASKED_MODELS)
     assert (objective == NEXT_TOKEN) is (model_class in (*CAUSAL_MODELS, *FIELD_MODELS))
+    assert (objective == NEXT_EVENT) is (model_class in ID_ROW_MODELS)
 
 
 def test_a_model_and_a_class_made_of_it_are_of_one_kind():

@@ -12,6 +12,7 @@ from pianogen_hf.folders import check_writable
 
 # By name: what it is. `workflows/convert_NAME.py` has a function of that name, from a path to a folder.
 SYSTEMS = {
+    "skytnt": "SkyTNT's midi-model: the published folder, with config.json and model.safetensors",
     "mmt": "Multitrack Music Transformer: best_model.pt, or the folder that has it",
 }
 

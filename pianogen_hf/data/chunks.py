@@ -29,14 +29,18 @@ CHUNK_FEATURES = Features(  # of a tokenizer; see `chunk_features` for others
     }
 )
 _CACHE_VERSION = 2  # raised when what a cached chunk holds changes
-_STEP_FEATURES = {"input_ids": CHUNK_FEATURES["input_ids"], "input_values": List(List(Value("float32"), length=4))}
 _Row = tuple[np.ndarray, str, int, int]  # the columns of CHUNK_FEATURES
 
 
 def chunk_features(encoder: NotesEncoder) -> Features:
-    """Columns of an encoder's chunks: its steps (int32 ids as `input_ids`, or float32 rows as `input_values`) first."""
+    """Columns of an encoder's chunks, its steps first: int32 ids or rows of them, or float32 rows of 4 fields."""
     others = {name: each for name, each in CHUNK_FEATURES.items() if name != "input_ids"}
-    return Features({encoder.input_name: _STEP_FEATURES[encoder.input_name], **others})
+    steps = CHUNK_FEATURES["input_ids"]
+    if encoder.input_name == "input_values":
+        steps = List(List(Value("float32"), length=4))
+    elif encoder.ids_per_row > 1:
+        steps = List(List(Value("int32"), length=encoder.ids_per_row))
+    return Features({encoder.input_name: steps, **others})
 
 
 def build_chunks(

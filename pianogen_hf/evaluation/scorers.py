@@ -3,6 +3,7 @@
 * causal models of ids: each id given those before it, within a window;
 * masked models: an upper bound. A code that writes the ids of a window in random order costs at most so much
   (Hoogeboom et al. 2021, https://arxiv.org/abs/2110.02037, section 3); the mean over a few random masks estimates it;
+* models of events (rows of ids): each id given the events before it and the ids before it in its event;
 * models of continuous notes (V5, V8): the probability mass of each row on the grid of `config.sampling_rate`.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pianogen_hf.models.objectives import ANY_ORDER, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN
 from pianogen_hf.models.order_agnostic import IGNORED, draw_named_mask, label_nats, label_weights
 
 END, SEVERAL, EVENT = "end", "several", "event"  # kinds of ids beside those that an encoding names
@@ -25,11 +26,11 @@ _FIELDS = ("time shift", "pitch", "velocity", "duration")  # of a row of continu
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a piece: whose it is, its rows (ids, or rows of 4 fields), and the first one to predict."""
+    """A stretch of a piece: whose it is, its rows (ids, or rows of fields), and the first one to predict."""
 
     piece: int
     name: str
-    rows: np.ndarray  # (length,) or (length, 4)
+    rows: np.ndarray  # (length,) or (length, fields)
     start: int
     first_label: int
 
@@ -146,10 +147,34 @@ class ContinuousScorer:
         return outputs.nats, torch.where(is_end, len(_FIELDS), kinds), outputs.logits.argmax(-1) == targets
 
 
+class EventScorer:
+    """Models of events as rows of ids, which say themselves what each id cost."""
+
+    is_bound = False
+    num_unguessed = 0
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.pad = model, tokenizer.pad_token_id
+        types = {block[0] for block in tokenizer.event_blocks}
+        names = [EVENT if index in types else name for index, name in enumerate(id_kinds(tokenizer))]
+        self.kinds = sorted(set(names))
+        self._kind_of_id = torch.tensor([self.kinds.index(name) for name in names], device=model.device)
+
+    def score(self, windows: list[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Nats and kinds, shape (batch, length - 1, ids_per_row), and events all of whose ids are the likeliest."""
+        rows, mask, labels = _pad(windows, self.model.device)
+        labels = torch.where(labels[..., None] == IGNORED, IGNORED, rows)
+        outputs = self.model(input_ids=rows, attention_mask=mask, labels=labels, use_cache=False)
+        targets = labels[:, 1:]
+        is_known = outputs.right | (targets == IGNORED) | (targets == self.pad)
+        return outputs.nats, self._kind_of_id[rows[:, 1:]], is_known.all(-1) & (targets[..., 0] != IGNORED)
+
+
 # Made of a model, its encoder, and the number of random masks and their seed.
 SCORERS: dict[str, Callable[[Any, Any, int, int], Any]] = {
     NEXT_TOKEN: lambda model, encoder, num_orders, seed: CausalScorer(model, encoder),
     ANY_ORDER: MaskedScorer,
+    NEXT_EVENT: lambda model, encoder, num_orders, seed: EventScorer(model, encoder),
     NEXT_NOTE: lambda model, encoder, num_orders, seed: ContinuousScorer(model),
     NOTE_AMONG_GIVEN: lambda model, encoder, num_orders, seed: ContinuousScorer(model),
 }
@@ -164,7 +189,7 @@ def id_kinds(tokenizer: Any) -> list[str]:
 
 
 def _pad(windows: list[Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows padded on the right, their mask, and labels: ids (pitches of continuous notes) from `first_label` on."""
+    """Rows padded on the right, their mask, and labels: ids (the second field of rows) from `first_label` on."""
     first = torch.from_numpy(windows[0].rows)
     rows = first.new_zeros(len(windows), max(len(window.rows) for window in windows), *first.shape[1:])
     mask = torch.zeros(rows.shape[:2], dtype=torch.long)

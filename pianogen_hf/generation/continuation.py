@@ -12,6 +12,7 @@ from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel, 
 
 from pianogen_hf.generation.chords import ChordTrack, chords_of
 from pianogen_hf.generation.constraints import MAX_REST, GrammarLogitsProcessor
+from pianogen_hf.generation.event_writer import EventWriter
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
 from pianogen_hf.generation.note_stream import Controls, num_kept
 from pianogen_hf.generation.note_verbs import (
@@ -29,7 +30,7 @@ from pianogen_hf.generation.row_writer import RowWriter
 from pianogen_hf.generation.rules import OF_THE_PROMPT, pitch_rules, token_rules
 from pianogen_hf.generation.search import search_of, token_processors
 from pianogen_hf.generation.writer import Writer
-from pianogen_hf.models.objectives import ANY_ORDER, NEXT_NOTE, NEXT_TOKEN, objective_of
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import DEFAULT_US_PER_QUARTER, NOTE_DTYPE, PEDAL_DOWN, TEMPO_DTYPE, Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -353,4 +354,9 @@ class TokenWriter(Writer):
 
 
 # How a model writes on its own; one that writes notes among given ones does so by `note_verbs.py`.
-WRITERS: dict[str, type[Writer]] = {NEXT_TOKEN: TokenWriter, ANY_ORDER: RefillWriter, NEXT_NOTE: RowWriter}
+WRITERS: dict[str, type[Writer]] = {
+    NEXT_TOKEN: TokenWriter,
+    ANY_ORDER: RefillWriter,
+    NEXT_EVENT: EventWriter,
+    NEXT_NOTE: RowWriter,
+}

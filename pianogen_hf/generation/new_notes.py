@@ -139,7 +139,7 @@ class NewNotes:
         self.encoder, self.base, self.start_tick = encoder, base, start_tick
         self.prompt_steps, self.length = np.asarray(prompt_steps), length
         self.end_tick = length.end_tick(base, start_tick)
-        decoded = encoder.decode_notes(self.prompt_steps)
+        decoded = self._decoded(self.prompt_steps)
         self.num_heard = len(decoded)
         onset, offset = self._times(decoded)
         self._prompt_offsets = dict(zip(_keys(onset, decoded), offset.tolist(), strict=True))
@@ -165,6 +165,10 @@ class NewNotes:
     @property
     def _counts_beats(self) -> bool:
         return self.encoder.time_unit == "beat"
+
+    def _decoded(self, steps: np.ndarray) -> Notes:
+        """The notes of steps, as long as they sound: schemes with a pedal write it on its own."""
+        return self.encoder.decode_notes(steps).with_sustain()
 
     def _decoded_shift(self) -> float:
         """What to add to decoded times, in the scheme's unit; whole beats if it counts beats."""
@@ -209,7 +213,7 @@ class NewNotes:
         A prompt note that the steps prolong goes on as a note of its own. What a scheme that orders notes by onset
         alone writes beside the prompt's last notes is left out, so that no new note sounds before the prompt has ended.
         """
-        decoded = self.encoder.decode_notes(steps)
+        decoded = self._decoded(steps)
         onset_time, offset_time = self._times(decoded)
         known_until = np.array(
             [self._prompt_offsets.get(key, np.nan) for key in _keys(onset_time, decoded)], dtype=float
@@ -251,8 +255,23 @@ class NewNotes:
         notes = replace(self.base, table=np.concatenate([self.base.table, new.table]), track_names=new.track_names)
         return Continuation(notes, new, self.start_sec)
 
+    def _beside_prompt(self, new: Notes) -> Notes:
+        """The new notes with the instruments that they have: on the prompt's tracks of these, or on further tracks."""
+        table, names = new.table.copy(), list(self.base.track_names)
+        fields = ["channel", "program", "is_drum"]
+        tracks = {tuple(row[fields]): int(row["track"]) for row in self.base.table[::-1]}
+        names += [""] * (max(tracks.values()) + 1 - len(names))
+        for index, row in enumerate(new.table[fields].tolist()):
+            if row not in tracks:
+                tracks[row] = len(names)
+                names.append("")
+            table["track"][index] = tracks[row]
+        return replace(new, table=table, track_names=tuple(names))
+
     def _on_tracks_of_prompt(self, new: Notes) -> Notes:
         """The new notes on the prompt's tracks: each on the one of its name (voices have names), else on the first."""
+        if not {"program", "track"} & set(self.encoder.lost_fields):
+            return self._beside_prompt(new)
         table, names = new.table.copy(), self.base.track_names
         first_rows = {int(row["track"]): row for row in self.base.table[::-1]}
         for track in np.unique(new["track"]):

@@ -121,25 +121,24 @@ class Writer:
         return share >= 1
 
 
-def sampling_options(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+def sampling_options(
+    model: Any, options: dict[str, Any], taken: tuple[str, ...] = ("temperature", "top_p")
+) -> dict[str, Any]:
     """Temperature and top_p, for models that take nothing else.
 
     Args:
         model: to be named.
         options: as for `model.generate` of transformers.
+        taken: names of what the model takes.
 
     Raises:
         GenerationError: if the others ask for something.
     """
-    refused = [
-        name
-        for name, value in options.items()
-        if name not in ("temperature", "top_p") and value not in _NEUTRAL.get(name, ())
-    ]
+    refused = [name for name, value in options.items() if name not in taken and value not in _NEUTRAL.get(name, ())]
     if len(refused) > 1 and "do_sample" in refused:  # it goes with the others, and leaving them out will do
         refused.remove("do_sample")
     if refused:
         raise GenerationError(
-            f"{type(model).__name__} writes by chance, with temperature and top_p: leave out {', '.join(refused)}"
+            f"{type(model).__name__} writes by chance, with {' and '.join(taken[:2])}: leave out {', '.join(refused)}"
         )
-    return {name: options[name] for name in ("temperature", "top_p") if name in options}
+    return {name: options[name] for name in taken if name in options}

@@ -187,6 +187,8 @@ class MidiEventForCausalLM(  # type: ignore[misc]  # `generate` takes and gives 
             Shape `(..., ids_per_row, vocab_size)`.
         """
         shape = rows.shape
+        if not rows.numel():  # one event, and none after it
+            return hidden_states.new_zeros(*shape, self.config.vocab_size)
         known = self.net_token.embed_tokens(rows[..., :-1].reshape(-1, shape[-1] - 1))
         inputs_embeds = torch.cat([hidden_states.reshape(-1, 1, hidden_states.shape[-1]).to(known.dtype), known], dim=1)
         hidden_states = self.net_token(inputs_embeds=inputs_embeds, use_cache=False).last_hidden_state

@@ -10,11 +10,13 @@ from typing import Any
 
 NEXT_TOKEN = "next_token"  # the token after those before it: any causal model of transformers
 ANY_ORDER = "any_order"  # masked tokens, in random order (V1, V2)
+NEXT_EVENT = "next_event"  # the event after those before it, as a row of ids (SkyTNT's midi-model)
 NEXT_NOTE = "next_note"  # the note after those before it, as a row of real numbers (V5)
 NOTE_AMONG_GIVEN = "note_among_given"  # the next note, among others that are given (V8)
 
 _OBJECTIVES = {
     "PianoEncoderForMaskedLM": ANY_ORDER,
+    "MidiEventForCausalLM": NEXT_EVENT,
     "ContinuousNotesForCausalLM": NEXT_NOTE,
     "NoteTransformerForCausalLM": NOTE_AMONG_GIVEN,
     "OnnxNoteEngine": NOTE_AMONG_GIVEN,  # what runs its exported graph
@@ -34,6 +36,7 @@ def objective_of_classes(names: Iterable[str]) -> str:
 
 __all__ = [
     "ANY_ORDER",
+    "NEXT_EVENT",
     "NEXT_NOTE",
     "NEXT_TOKEN",
     "NOTE_AMONG_GIVEN",

@@ -81,7 +81,21 @@ class MidiGenerationPipeline(Pipeline):
                 options = {"max_new_tokens": _MOST, "max_new_seconds": seconds, **options}
             model: Any = self.model
             return {"steps": model.generate(steps, seed=seed, **options), "prompt": steps}
-        return {"steps": self._write_tokens(steps, seed, **options), "prompt": steps}
+        write = self._write_events if steps.ndim == 3 else self._write_tokens
+        return {"steps": write(steps, seed, **options), "prompt": steps}
+
+    def _write_events(self, rows: torch.Tensor, seed: int | None, seconds: float | None = None, **options: Any) -> Any:
+        """Rows of ids, by a `generate` that holds itself to the grammar; no more than fit into the context."""
+        model: Any = self.model
+        if seconds is None and "max_new_tokens" in options:
+            return model.generate(rows, seed=seed, **options)
+        room = int(model.config.max_position_embeddings) - rows.shape[1]
+        until = self._encoder.decode_notes(rows[0]).end_sec + (20.0 if seconds is None else seconds)
+        while room > 0 and min(self._encoder.decode_notes(each).end_sec for each in rows) < until:
+            size = min(_CHECK_EVERY, room)
+            rows = model.generate(rows, seed=seed, max_new_tokens=size, **options)
+            options["num_return_sequences"], seed, room = 1, None if seed is None else seed + 1, room - size
+        return rows
 
     def _write_tokens(self, ids: torch.Tensor, seed: int | None, seconds: float | None = None, **options: Any) -> Any:
         tokenizer, context = self._encoder, int(self.model.config.max_position_embeddings)

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.feature_extraction_auto import feature_extractor_class_from_name
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from pianogen_hf.models.carried_code import CarriesCode, auto_map, code_files, pipelines, reference
@@ -65,11 +65,13 @@ def _auto_map(part: type) -> dict[str, Any]:
 
 
 def _model(config: dict[str, Any]) -> type | None:
-    """The base model, whose file has the heads, too."""
+    """The base model, whose file has the heads, too; or a model that is made of stock parts and has no base."""
     model_type = str(config.get("model_type"))
-    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_MAPPING:
+    if model_type not in CONFIG_MAPPING:
         return None
-    return _ours(MODEL_MAPPING[CONFIG_MAPPING[model_type]], CarriesCode)
+    config_class = CONFIG_MAPPING[model_type]
+    tables = (MODEL_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+    return _ours(next((each[config_class] for each in tables if config_class in each), None), CarriesCode)
 
 
 def _tokenizer(config: dict[str, Any]) -> type | None:

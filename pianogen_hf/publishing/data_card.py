@@ -32,7 +32,7 @@ _SHOWN = 20  # pieces that the card names; split.json names all of them
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 UNKNOWN = "unknown"
 _STEPS = {  # columns that hold what a model reads: type and words
-    "input_ids": "list of int32 | token ids",
+    "input_ids": "list of int32, or of lists of them where an event is a row | token ids",
     "input_values": (
         "list of lists of 4 float32 | rows (time shift in seconds since the previous onset; pitch, where 128 begins "
         "a piece and 129 ends it; velocity; duration in seconds)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pianogen_hf.models.objectives import ANY_ORDER, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN
 
 _TOKENS: dict[str, Any] = {
     "encoder": "tokenizer",
@@ -38,6 +38,12 @@ USAGES: dict[str, dict[str, Any]] = {
         ],
         "fill": " --fill 4 8",
         "does": "fills seconds 4 to 8, constrained by the tokenizer's grammar; without `--fill` it continues",
+    },
+    NEXT_EVENT: {
+        **_TOKENS,
+        "lines": ["rows = model.generate(**inputs, max_new_tokens=200, temperature=1.0, top_p=0.98, top_k=20)"],
+        "steps": "rows",
+        "does": "does the same, for as many seconds as you say",
     },
     NEXT_NOTE: _ROWS,
     NOTE_AMONG_GIVEN: {

@@ -73,6 +73,7 @@ class MidiEventTokenizer(RowTokenizer):
     time_unit: ClassVar[str] = "beat"
     lost_fields: ClassVar[tuple[str, ...]] = ()
     ids_per_row: ClassVar[int] = LAYOUTS["v2"].row_length
+    time_step_sec: ClassVar[float] = 0.5 / STEPS_PER_BEAT  # at 120 quarters a minute
 
     def __init__(self, version: str = "v2", optimise_midi: bool = False, legacy: bool = False, **kwargs: Any) -> None:
         if version not in LAYOUTS:

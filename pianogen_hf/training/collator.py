@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import PITCH
 
@@ -42,6 +43,38 @@ class ChunkCollator:
             input_ids[index, :size] = torch.from_numpy(np.asarray(row["input_ids"]))  # lists: five times as fast
             attention_mask[index, :size] = 1
         labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
+        for index, row in enumerate(rows):
+            labels[index, : row["first_label"]] = IGNORED
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+class EventCollator:
+    """Pads chunks of events, which are rows of ids, on the right; labels are the ids that are to be predicted.
+
+    `IGNORED` are rows of padding, rows before `first_label`, and what fills up short rows.
+
+    Args:
+        pad_token_id: what fills up rows.
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make one batch.
+
+        Args:
+            rows: each with `input_ids`, shape (length, ids_per_row), and `first_label`, the index of the first row to
+                predict.
+
+        Returns:
+            `input_ids` and `labels`, int64 of shape (batch, longest, ids_per_row), and `attention_mask`, int64 of
+            shape (batch, longest).
+        """
+        events = [torch.as_tensor(np.asarray(row["input_ids"]), dtype=torch.int64) for row in rows]
+        input_ids = pad_sequence(events, batch_first=True, padding_value=self.pad_token_id)
+        attention_mask = pad_sequence([torch.ones(len(each), dtype=torch.int64) for each in events], batch_first=True)
+        labels = input_ids.masked_fill(input_ids == self.pad_token_id, IGNORED)
         for index, row in enumerate(rows):
             labels[index, : row["first_label"]] = IGNORED
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}

@@ -9,11 +9,12 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from pianogen_hf.errors import ArgumentError
-from pianogen_hf.models.objectives import ANY_ORDER, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN, objective_of
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN, objective_of
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import PianoTrainingArguments
-from pianogen_hf.training.collator import ChunkCollator, RowCollator
+from pianogen_hf.training.collator import ChunkCollator, EventCollator, RowCollator
 from pianogen_hf.training.continuous import ContinuousNotesTrainer
+from pianogen_hf.training.events import EventTrainer
 from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
 from pianogen_hf.training.note_transformer import ArrangingCollator, NoteTransformerTrainer
 from pianogen_hf.training.trainer import PianoTrainer
@@ -21,6 +22,7 @@ from pianogen_hf.training.trainer import PianoTrainer
 TRAINERS: dict[str, type[PianoTrainer]] = {
     NEXT_TOKEN: PianoTrainer,
     ANY_ORDER: MaskedPianoTrainer,
+    NEXT_EVENT: EventTrainer,
     NEXT_NOTE: ContinuousNotesTrainer,
     NOTE_AMONG_GIVEN: NoteTransformerTrainer,
 }
@@ -48,6 +50,7 @@ class Batches:
 COLLATORS: dict[str, Callable[[Batches], Any]] = {
     NEXT_TOKEN: lambda batches: ChunkCollator(batches.pad_token_id),
     ANY_ORDER: lambda batches: MaskingCollator(batches.pad_token_id, batches.config.mask_token_id, batches.seed),
+    NEXT_EVENT: lambda batches: EventCollator(batches.pad_token_id),
     NEXT_NOTE: lambda batches: RowCollator(),
     NOTE_AMONG_GIVEN: lambda batches: ArrangingCollator(
         batches.length, batches.kinds, batches.seed, batches.config.sampling_rate

@@ -1,0 +1,98 @@
+"""From a published checkpoint of SkyTNT's midi-model to a model folder of this package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from pianogen_hf.errors import ArgumentError
+from pianogen_hf.models.configuration_midi_event import MidiEventConfig
+from pianogen_hf.models.modeling_midi_event import MidiEventForCausalLM
+from pianogen_hf.tokenizers.tokenization_midi_event import MidiEventTokenizer
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_RECOMPUTED = "rotary_emb.inv_freq"  # what old checkpoints store besides
+
+
+def convert_skytnt(source: Path, output: Path) -> None:
+    """Write model and tokenizer; no code of the checkpoint is run and no weight is renamed.
+
+    The tokenizer writes rows as the original does (`legacy`), which the checkpoint was trained on.
+
+    Args:
+        source: folder with config.json and weights as safetensors (model.safetensors, or a single other one).
+        output: folder for the model.
+
+    Raises:
+        ArgumentError: if what lies there is no such checkpoint.
+    """
+    config = _config(source)
+    tokenizer = _tokenizer(source, config)
+    settings = {name: config[name] for name in ("net_config", "net_token_config")}
+    try:
+        model_config = MidiEventConfig(**settings, **tokenizer.config_settings())
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArgumentError(f"{source / _CONFIG} describes no model of midi-model: {error}") from error
+    if model_config.vocab_size != len(tokenizer):
+        told = f"{model_config.vocab_size} ids, and version {tokenizer.version} has {len(tokenizer)}"
+        raise ArgumentError(f"{source / _CONFIG} says {told}")
+    weights = _weights(source)
+    dtype = next(iter(weights.values())).dtype
+    model = MidiEventForCausalLM(model_config).to(dtype)
+    _fill(model, weights, source)
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    size = f"{model.num_parameters():,} parameters, {str(dtype).removeprefix('torch.')}"
+    print(f"{output}: midi-model {tokenizer.version}{' with optimise_midi' * tokenizer.optimise_midi}, {size}")
+
+
+def _config(source: Path) -> dict[str, Any]:
+    path = source / _CONFIG
+    if not path.is_file():
+        raise ArgumentError(f"{source} is no folder with {_CONFIG} and {_WEIGHTS}, as midi-model is published")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"{path} can't be read: {error}") from error
+    if not isinstance(config, dict) or not {"net_config", "net_token_config", "tokenizer"} <= config.keys():
+        raise ArgumentError(f"{path} describes no midi-model: it has no net_config, net_token_config and tokenizer")
+    return config
+
+
+def _tokenizer(source: Path, config: dict[str, Any]) -> MidiEventTokenizer:
+    told = config["tokenizer"]
+    try:
+        return MidiEventTokenizer(told["version"], bool(told.get("optimise_midi", False)), legacy=True)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ArgumentError(f"{source / _CONFIG} names no version of the tokenizer that is known: {error}") from error
+
+
+def _weights(source: Path) -> dict[str, torch.Tensor]:
+    found = sorted(source.glob("*.safetensors"))
+    path = source / _WEIGHTS if source / _WEIGHTS in found or len(found) != 1 else found[0]
+    if not path.is_file():
+        raise ArgumentError(
+            f"{source} has no {_WEIGHTS}; weights in pickle (.ckpt, .bin) are not opened: save them as safetensors"
+        )
+    try:
+        with safe_open(path, "pt"):
+            return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ArgumentError(f"{path} can't be read: {error}") from error
+
+
+def _fill(model: MidiEventForCausalLM, weights: dict[str, torch.Tensor], source: Path) -> None:
+    """Put the weights into the model, all of them and nothing else."""
+    weights = {name: value for name, value in weights.items() if not name.endswith(_RECOMPUTED)}
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ArgumentError(f"the weights in {source} do not fit its {_CONFIG}") from error
+    if missing or unexpected:
+        what = f"lack {min(missing)}" if missing else f"hold {min(unexpected)}, which no midi-model has"
+        raise ArgumentError(f"the weights in {source} {what}")
