@@ -139,13 +139,24 @@ def test_a_published_checkpoint_becomes_a_model_folder(published, tmp_path, caps
     assert (tmp_path / "ours" / "modeling_midi_event.py").is_file()
 
 
+@torch.no_grad()
+def test_a_checkpoint_of_lightning_is_read_without_running_it(published, tmp_path):
+    folder, model = published
+    torch.save({"epoch": 1, "state_dict": load_file(folder / "model.safetensors")}, folder / "last.ckpt")
+    convert_skytnt(folder / "last.ckpt", tmp_path / "ours")
+    loaded = pg.MidiEventForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
 def broken(folder, what):
     config = json.loads((folder / "config.json").read_text())
     weights = load_file(folder / "model.safetensors")
     if what == "no config":
         (folder / "config.json").unlink()
-    elif what == "pickle":
-        (folder / "model.safetensors").rename(folder / "model.ckpt")
+    elif what == "two":
+        for number in range(2):
+            save_file(weights, folder / f"{number}.safetensors")
+        (folder / "model.safetensors").unlink()
     elif what in ("lack", "hold", "do not fit"):
         changed = {"lack": {}, "hold": {"net.extra": torch.ones(1)}, "do not fit": {"net.norm.weight": torch.ones(3)}}
         weights |= changed[what]
@@ -157,7 +168,7 @@ def broken(folder, what):
         (folder / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("what", ["no config", "pickle", "lack", "hold", "do not fit", "version", "sizes"])
+@pytest.mark.parametrize("what", ["no config", "two", "lack", "hold", "do not fit", "version", "sizes"])
 def test_what_is_no_published_checkpoint_is_refused_in_one_line(published, tmp_path, what):
     broken(published[0], what)
     with pytest.raises(ArgumentError) as error:

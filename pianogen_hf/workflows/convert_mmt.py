@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from pianogen_hf.errors import ArgumentError, one_line
 from pianogen_hf.models.configuration_multitrack_music import NUM_SPECIAL, MultitrackMusicConfig
 from pianogen_hf.models.modeling_multitrack_music import MultitrackMusicForCausalLM
 from pianogen_hf.tokenizers.tokenization_multitrack_music import MultitrackMusicTokenizer
+from pianogen_hf.workflows.foreign_weights import load_weights
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 _BEST = "best_model.pt"
@@ -54,7 +52,7 @@ def convert_mmt(source: Path, output: Path) -> None:
         ArgumentError: if there is no such checkpoint.
     """
     path = _weights_file(source)
-    weights = {name.removeprefix(_PREFIX): value for name, value in _load(path).items()}
+    weights = {name.removeprefix(_PREFIX): value for name, value in load_weights(path).items()}
     try:
         config = _config(weights)
         renamed = {_name(name): value.float() for name, value in weights.items() if name != _ROTARY}
@@ -92,20 +90,6 @@ def _weights_file(source: Path) -> Path:
 
 def _holds(path: Path) -> bool:
     return path.suffix in _SUFFIXES and path.is_file()
-
-
-def _load(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file by name; no code in it is run."""
-    try:
-        found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise ArgumentError(f"{path} can't be read as weights: {one_line(error)}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ArgumentError(f"{path} holds no weights by name")
-    return found
 
 
 def _config(weights: dict[str, torch.Tensor]) -> MultitrackMusicConfig:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.models.configuration_midi_event import MidiEventConfig
 from pianogen_hf.models.modeling_midi_event import MidiEventForCausalLM
 from pianogen_hf.tokenizers.tokenization_midi_event import MidiEventTokenizer
+from pianogen_hf.workflows.foreign_weights import load_weights
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _RECOMPUTED = "rotary_emb.inv_freq"  # what old checkpoints store besides
@@ -25,12 +24,15 @@ def convert_skytnt(source: Path, output: Path) -> None:
     The tokenizer writes rows as the original does (`legacy`), which the checkpoint was trained on.
 
     Args:
-        source: folder with config.json and weights as safetensors (model.safetensors, or a single other one).
+        source: folder with config.json and weights: model.safetensors, or another file of weights, which is told by its
+            path where there are several; a checkpoint of Lightning (.ckpt) will do.
         output: folder for the model.
 
     Raises:
         ArgumentError: if what lies there is no such checkpoint.
     """
+    path = _weights_file(source)
+    source = path.parent
     config = _config(source)
     tokenizer = _tokenizer(source, config)
     settings = {name: config[name] for name in ("net_config", "net_token_config")}
@@ -41,10 +43,10 @@ def convert_skytnt(source: Path, output: Path) -> None:
     if model_config.vocab_size != len(tokenizer):
         told = f"{model_config.vocab_size} ids, and version {tokenizer.version} has {len(tokenizer)}"
         raise ArgumentError(f"{source / _CONFIG} says {told}")
-    weights = _weights(source)
+    weights = load_weights(path)
     dtype = next(iter(weights.values())).dtype
     model = MidiEventForCausalLM(model_config).to(dtype)
-    _fill(model, weights, source)
+    _fill(model, weights, path)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     size = f"{model.num_parameters():,} parameters, {str(dtype).removeprefix('torch.')}"
@@ -54,7 +56,7 @@ def convert_skytnt(source: Path, output: Path) -> None:
 def _config(source: Path) -> dict[str, Any]:
     path = source / _CONFIG
     if not path.is_file():
-        raise ArgumentError(f"{source} is no folder with {_CONFIG} and {_WEIGHTS}, as midi-model is published")
+        raise ArgumentError(f"{source} has no {_CONFIG}, which tells the sizes of a midi-model")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -72,27 +74,26 @@ def _tokenizer(source: Path, config: dict[str, Any]) -> MidiEventTokenizer:
         raise ArgumentError(f"{source / _CONFIG} names no version of the tokenizer that is known: {error}") from error
 
 
-def _weights(source: Path) -> dict[str, torch.Tensor]:
-    found = sorted(source.glob("*.safetensors"))
-    path = source / _WEIGHTS if source / _WEIGHTS in found or len(found) != 1 else found[0]
-    if not path.is_file():
-        raise ArgumentError(
-            f"{source} has no {_WEIGHTS}; weights in pickle (.ckpt, .bin) are not opened: save them as safetensors"
-        )
-    try:
-        with safe_open(path, "pt"):
-            return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ArgumentError(f"{path} can't be read: {error}") from error
+def _weights_file(source: Path) -> Path:
+    """The file itself, or the only one in its folder; safetensors before others."""
+    if source.is_file():
+        return source
+    for pattern in (_WEIGHTS, "*.safetensors", "*.ckpt", "*.bin"):
+        found = sorted(source.glob(pattern))
+        if len(found) > 1:
+            raise ArgumentError(f"{source} holds {len(found)} files {pattern}: give the path of one")
+        if found:
+            return found[0]
+    raise ArgumentError(f"{source} holds no weights ({_WEIGHTS}, or a .ckpt)")
 
 
-def _fill(model: MidiEventForCausalLM, weights: dict[str, torch.Tensor], source: Path) -> None:
+def _fill(model: MidiEventForCausalLM, weights: dict[str, torch.Tensor], path: Path) -> None:
     """Put the weights into the model, all of them and nothing else."""
     weights = {name: value for name, value in weights.items() if not name.endswith(_RECOMPUTED)}
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise ArgumentError(f"the weights in {source} do not fit its {_CONFIG}") from error
+        raise ArgumentError(f"{path} does not fit the sizes of its {_CONFIG}") from error
     if missing or unexpected:
         what = f"lack {min(missing)}" if missing else f"hold {min(unexpected)}, which no midi-model has"
-        raise ArgumentError(f"the weights in {source} {what}")
+        raise ArgumentError(f"the weights in {path} {what}")
