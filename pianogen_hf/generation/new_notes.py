@@ -270,7 +270,7 @@ class NewNotes:
 
     def _on_tracks_of_prompt(self, new: Notes) -> Notes:
         """The new notes on the prompt's tracks: each on the one of its name (voices have names), else on the first."""
-        if not {"program", "track"} & set(self.encoder.lost_fields):
+        if self.encoder.keeps_instruments:
             return self._beside_prompt(new)
         table, names = new.table.copy(), self.base.track_names
         first_rows = {int(row["track"]): row for row in self.base.table[::-1]}

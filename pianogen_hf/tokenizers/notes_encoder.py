@@ -79,6 +79,11 @@ class NotesEncoder:
         """Whether a note's step tells its length; if not, a note lasts as long as time is let pass."""
         raise TypeError(f"{type(self).__name__} does not say whether it writes durations")
 
+    @property
+    def keeps_instruments(self) -> bool:
+        """Whether notes come back with their programs, channels and tracks, drums included."""
+        return not {"program", "track"} & set(self.lost_fields)
+
     def cut_unit(self, size: int) -> int:
         """The number of steps at whose multiples a window of `size` steps is cut: a bar if it holds one, else a row."""
         return self.tokens_per_bar if size >= self.tokens_per_bar else self.tokens_per_step

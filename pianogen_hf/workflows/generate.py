@@ -95,6 +95,8 @@ def generate(
         loaded, encoder = load_model(name, revision, trust_remote_code)
     else:
         loaded, encoder = load_engine(name, engine, revision)
+    if prompt is not None and programs == "all" and encoder.keeps_instruments:
+        notes = read_midi(prompt, None, drums=True)
     bar_format = "Generating |{bar}| {n:.0f}% {elapsed}"
     index = None if no_copies_of is None else _index_of(no_copies_of)
     faults = _faults(max_tries, index, max_run)
