@@ -119,10 +119,11 @@ ENCODER = pg.ContinuousNotesFeatureExtractor()
 
 @pytest.fixture(scope="module")
 def model():
+    """One that takes all pitches for nearly equally likely, and writes several notes a second."""
     torch.manual_seed(0)
-    model = loosened(tiny_model(pg.NoteTransformerForCausalLM, 130))
+    model = tiny_model(pg.NoteTransformerForCausalLM, 130)
     with torch.no_grad():
-        model.heads.time_shift_head.fc2.bias[:60] += 5
+        model.heads.time_shift_head.fc2.bias[10:30] += 8
     return model
 
 
@@ -146,7 +147,7 @@ def test_new_notes_lie_over_the_chords_whatever_the_verb(model):
         (pg.accompany_notes(model, ENCODER, piece, "below", bars=(2, 3), **options)[0], 2.0),
     ):
         share = share_on_chords(result.new, names, result.prompt_end_sec if start is None else start)
-        assert share > 0.85, share
+        assert len(result.new) > 10 and share > 0.8, share
     plain = pg.continue_notes(model, ENCODER, prompt=piece, seconds=8.0, seed=0)[0]
     assert share_on_chords(plain.new, names, plain.prompt_end_sec) < 0.7
 
@@ -154,7 +155,7 @@ def test_new_notes_lie_over_the_chords_whatever_the_verb(model):
 def test_chords_of_the_prompt_go_on_behind_it_and_stay_in_a_gap(model):
     prompt = music("C", "F", "G", "C")
     result = pg.continue_notes(model, ENCODER, prompt=prompt, seconds=8.0, seed=0, chords="prompt")[0]
-    assert share_on_chords(result.new, ["C", "F", "G", "C"], result.prompt_end_sec) > 0.85
+    assert share_on_chords(result.new, ["C", "F", "G", "C"], result.prompt_end_sec) > 0.8
     filled = pg.fill_notes(model, ENCODER, prompt, bars=(2, 3), seed=0, chords="prompt")[0]
     assert share_on_chords(filled.new, ["F", "G"], 2.0) > 0.8
 
