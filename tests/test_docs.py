@@ -109,7 +109,8 @@ def test_every_command_that_is_shown_is_taken(document, line, workplace, monkeyp
 @pytest.mark.parametrize(("document", "code"), [each for each in blocks("python") if each[0] != "README.md"])
 def test_every_python_example_of_the_docs_runs(document, code, workplace):
     exec(compile(code, document, "exec"), {})
-    assert len(pg.read_midi("out.mid")) > len(some_notes())
+    least = 0 if document == "play.md" else len(some_notes())  # which plays a note of its own
+    assert len(pg.read_midi("out.mid")) > least
 
 
 def test_every_page_is_in_the_table_of_contents():

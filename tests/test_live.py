@@ -25,13 +25,13 @@ ENCODER = pg.ContinuousNotesFeatureExtractor()
 EMPTY = np.zeros((0, 4))
 
 
-def make_model(context: int = 64) -> NoteTransformerForCausalLM:
+def make_model(context: int = 64, hurry: float = 5.0) -> NoteTransformerForCausalLM:
     """A model whose notes mostly follow soon."""
     torch.manual_seed(0)
     model = loosened(tiny_model(NoteTransformerForCausalLM, 130))
     model.config.max_position_embeddings = context
     with torch.no_grad():
-        model.heads.time_shift_head.fc2.bias[:30] += 5
+        model.heads.time_shift_head.fc2.bias[:30] += hurry
     return model
 
 

@@ -156,7 +156,7 @@ def test_it_is_said_that_a_long_prompt_is_heard_in_part():
 
 @pytest.mark.parametrize("seconds", [4.0, 8.0])
 def test_an_end_comes_within_a_seventh_of_the_wished_length(seconds):
-    model = make_model(end=8.0)
+    model = make_model(end=10.0, hurry=7.0)
     for seed in range(2):
         result = continue_(model=model, seconds=seconds, end=True, seed=seed)[0]
         last = result.new.onset_sec.max() - result.prompt_end_sec

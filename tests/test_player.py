@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from models_and_tokenizers import TOKENIZERS, some_notes
-from test_live import ENCODER, MODEL_ITSELF, still_sounding
+from test_live import ENCODER, make_model, still_sounding
 
 import pianogen_hf as pg
 
@@ -87,7 +87,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def played() -> Iterator[tuple[Served, LiveSession]]:
-    engine = LiveEngine(MODEL_ITSELF, ENCODER, knobs=LiveKnobs(answer_sec=1.5, pause_sec=0.3), seed=0)
+    engine = LiveEngine(make_model(hurry=9.0), ENCODER, knobs=LiveKnobs(answer_sec=1.5, pause_sec=0.3), seed=0)
     session, gate = LiveSession(engine), Gate()
     session.start()
     served = Served(PlayPage(session, gate).app(), gate)
@@ -172,11 +172,11 @@ def test_a_phrase_through_the_socket_is_answered(page):
             websocket.send(json.dumps({"type": "midi", "bytes": [0x90, pitch, 80]}))
             time.sleep(0.05)
             websocket.send(json.dumps({"type": "midi", "bytes": [0x80, pitch, 0]}))
-        events = events_of(websocket, "state", state="answering")
-        assert [event["pitch"] for event in events if event["type"] == "note" and event["voice"] == 0] == [60, 64, 67]
-        events = events_of(websocket, "note")
-        assert events[-1]["voice"] == 1 and len(events[-1]["row"]) == 4
-        events_of(websocket, "state", state="listening")
+        events = events_of(websocket, "state", state="answering")  # begun in silence, notes may come before it
+        events += events_of(websocket, "state", state="listening")
+        notes = [event for event in events if event["type"] == "note"]
+        assert [event["pitch"] for event in notes if event["voice"] == 0] == [60, 64, 67]
+        assert any(event["voice"] == 1 and len(event["row"]) == 4 for event in notes)
     status, midi = page.ask("session.mid")
     assert status == 200 and {0, 1} <= set(pg.read_midi(midi)["channel"].tolist())
 
@@ -385,7 +385,9 @@ def loudest(tab: Any, seconds: float) -> float:
 
 @pytest.mark.slow
 def test_keys_are_heard_answered_seen_and_saved(opened, tmp_path):
+    voices_of = "[...pianogen.roll.notes.values()].map((note) => note.voice)"
     wait_until(opened, "pianogen.piano.samples !== null" if HAS_SOUND else "true")
+    before = opened.evaluate(voices_of).count(0)  # of the tests before this one
     assert loudest(opened, 0.3) < 0.01
     for key in "adgk":
         opened.keyboard.down(key)
@@ -395,8 +397,8 @@ def test_keys_are_heard_answered_seen_and_saved(opened, tmp_path):
     opened.wait_for_selector("#state[data-state=answering]")
     opened.wait_for_selector(".row.voice-1")
     assert loudest(opened, 1.0) > 0.01
-    voices = opened.evaluate("[...pianogen.roll.notes.values()].map((note) => note.voice)")
-    assert voices.count(0) == 4 and 1 in voices
+    voices = opened.evaluate(voices_of)
+    assert voices.count(0) == before + 4 and 1 in voices
     opened.wait_for_selector("#state[data-state=listening]")
     with opened.expect_download() as download:
         opened.click("#save")

@@ -289,7 +289,9 @@ class NoteStream:
 
         def draw_class(column: int, logits: np.ndarray) -> int:
             nonlocal onset
-            scores = logits[0].copy() if len(logits) == 1 else guided(*logits, self.controls.guidance_scale)
+            scores = logits[0].copy()
+            if len(logits) == 2:
+                scores = guided(logits[0], logits[1], self.controls.guidance_scale)
             if column == TIME_SHIFT:
                 scores[:END_CLASS][~_times_within(*bounds)] = -np.inf
                 scores[refused] = -np.inf

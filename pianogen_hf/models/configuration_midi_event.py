@@ -117,8 +117,8 @@ class MidiEventConfig(PreTrainedConfig):
         )
 
     def _llama(self, layers: int, heads: int, intermediate_size: int) -> LlamaConfig:
-        shared = ("vocab_size", "hidden_size", "max_position_embeddings", "rms_norm_eps", "attention_dropout")
-        shared += ("initializer_range", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id")
+        shared = ["vocab_size", "hidden_size", "max_position_embeddings", "rms_norm_eps", "attention_dropout"]
+        shared += ["initializer_range", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id"]
         return LlamaConfig(
             num_hidden_layers=layers,
             num_attention_heads=heads,

@@ -58,9 +58,7 @@ class MidiEventOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class MidiEventForCausalLM(  # type: ignore[misc]  # `generate` takes and gives rows
-    CarriesCode, PreTrainedModel, GenerationMixin
-):
+class MidiEventForCausalLM(CarriesCode, PreTrainedModel, GenerationMixin):  # `generate` takes and gives rows
     """Two Llamas and one output layer, with a sampling loop of its own.
 
     `generate` is not that of `GenerationMixin`, which stands here for what transformers asks of a model that generates.
@@ -138,7 +136,8 @@ class MidiEventForCausalLM(  # type: ignore[misc]  # `generate` takes and gives 
         logits = self.row_logits(outputs.last_hidden_state[:, :-1], input_ids[:, 1:])
         loss = nats = right = None
         if labels is not None:
-            targets = labels[:, 1:].masked_fill(labels[:, 1:] == self.config.pad_token_id, IGNORED)
+            is_padding = labels[:, 1:].eq(self.config.pad_token_id)  # type: ignore[arg-type]
+            targets = labels[:, 1:].masked_fill(is_padding, IGNORED)
             nats = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction="none")
             nats, right = nats.view(targets.shape), logits.argmax(-1) == targets
             total = num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum()
@@ -159,7 +158,7 @@ class MidiEventForCausalLM(  # type: ignore[misc]  # `generate` takes and gives 
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
@@ -197,7 +196,7 @@ class MidiEventForCausalLM(  # type: ignore[misc]  # `generate` takes and gives 
     # Generation ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -241,7 +240,7 @@ class MidiEventForCausalLM(  # type: ignore[misc]  # `generate` takes and gives 
         self.eval()
         if input_ids is None:
             input_ids = torch.full((1, 1, self.config.ids_per_row), self._pad)
-            input_ids[..., 0] = self.config.bos_token_id
+            input_ids[..., 0] = self.config.bos_token_id  # type: ignore[assignment]
         rows = input_ids.to(self.device).repeat_interleave(num_return_sequences, dim=0)
         mask = torch.ones_like(rows[..., 0])
         if attention_mask is not None:
@@ -254,14 +253,14 @@ class MidiEventForCausalLM(  # type: ignore[misc]  # `generate` takes and gives 
         )
         grammar = _Grammar(self.config, forbidden_ids, self.device)
 
-        has_ended = rows[:, -1, 0] == self.config.eos_token_id
+        has_ended: torch.Tensor = rows[:, -1, 0].eq(self.config.eos_token_id)  # type: ignore[arg-type]
         window = CachedWindow(self.encode, self.net.config)
         for count in range(max_new_tokens):
             if has_ended.all():
                 break
             new = self._draw_row(window.last_hidden_state(rows, mask), grammar, draw, count >= min_new_tokens)
             new = new.masked_fill(has_ended[:, None], self._pad)
-            has_ended = has_ended | (new[:, 0] == self.config.eos_token_id)
+            has_ended = has_ended | new[:, 0].eq(self.config.eos_token_id)  # type: ignore[arg-type]
             rows = torch.cat([rows, new[:, None]], dim=1)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         self.train(was_training)

@@ -202,7 +202,7 @@ class MultitrackMusicModel(MultitrackMusicPreTrainedModel):
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -231,19 +231,20 @@ class MultitrackMusicModel(MultitrackMusicPreTrainedModel):
         past = 0 if past_key_values is None else past_key_values.get_seq_length()
         length = input_ids.shape[1]
         if position_ids is None:
-            position_ids = (torch.arange(length, device=input_ids.device) + past)[None]
+            places = (torch.arange(length, device=input_ids.device) + past)[None]
             if attention_mask is not None and attention_mask.dim() == 2:
                 first = attention_mask.long().argmax(-1, keepdim=True)
-                position_ids = (position_ids - first).clamp(min=0)
+                places = (places - first).clamp(min=0)
+            position_ids = places
         embeds = torch.stack([embed(input_ids[..., field]) for field, embed in enumerate(self.embed_fields)]).sum(0)
         position_embeddings = None
         if self.config.position_embedding_type == "learned":
-            places = position_ids.clamp(max=self.config.max_rows - 1)
-            embeds = embeds + self.embed_positions(places) * self.config.hidden_size**-0.5
+            within = position_ids.clamp(max=self.config.max_rows - 1)
+            embeds = embeds + self.embed_positions(within) * self.config.hidden_size**-0.5
         elif self.config.position_embedding_type == "rotary":
             position_embeddings = self.rotary_emb(position_ids)
         if attention_mask is not None and attention_mask.dim() == 2 and not attention_mask.all():
-            causal_mask = padded_mask(attention_mask, length, embeds.dtype)
+            causal_mask: Any = padded_mask(attention_mask, length, embeds.dtype)
         else:
             causal_mask = create_causal_mask(
                 config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, past_key_values=past_key_values
@@ -359,7 +360,7 @@ class MultitrackMusicForCausalLM(MultitrackMusicPreTrainedModel, GenerationMixin
         return None
 
     @can_return_tuple
-    def forward(  # type: ignore[misc]
+    def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -590,7 +591,7 @@ class MultitrackMusicForCausalLM(MultitrackMusicPreTrainedModel, GenerationMixin
         for index, each in enumerate(ids):
             batch[index, width - len(each) :], mask[index, width - len(each) :] = each.to(self.device), 1
         processors = LogitsProcessorList([RisingRows(self.layout, only_announced=not legacy)])
-        written = self.generate(
+        written = self.generate(  # type: ignore[misc]
             batch,
             attention_mask=mask,
             max_new_tokens=max_new_rows * NUM_FIELDS,

@@ -346,10 +346,10 @@ def renumbered(found: Found) -> Found:
     """
     channels = _new_channels(found)
     tracks: dict[tuple[int, int], int] = {}
-    for channel in sorted(found.note_tracks_of, key=channels.__getitem__):
-        for track in found.tracks_of[channel]:
-            if track in found.note_tracks_of[channel]:
-                tracks[channel, track] = len(tracks) + 1
+    for each in sorted(found.note_tracks_of, key=channels.__getitem__):
+        for track in found.tracks_of[each]:
+            if track in found.note_tracks_of[each]:
+                tracks[each, track] = len(tracks) + 1
     result = Found(pitch_classes=found.pitch_classes)
     copies: list[RowEvent] = []
     for event in found.events:

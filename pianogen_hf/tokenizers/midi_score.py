@@ -199,15 +199,15 @@ def score_of_notes(notes: Notes) -> Score:
     for track, channel in zip(table["track"].tolist(), channels, strict=True):
         home[numbers[channel]] = min(track, home.get(numbers[channel], track))
     program: dict[int, int] = {}
-    for row, channel in zip(table.tolist(), channels, strict=True):
+    for row, kind in zip(table.tolist(), channels, strict=True):
         onset, duration, pitch, velocity, own_program, _, track, _ = row
-        number = numbers[channel]
+        number = numbers[kind]
         if program.get(number) != own_program:
             tracks[home[number]].append(("patch_change", onset if number in program else 0, number, own_program))
             program[number] = own_program
         tracks[track].append(("note", onset, duration, number, pitch, velocity))
-    for tick, value, channel, controller in pedals:
-        number = numbers[channel, channel in drums]
+    for tick, value, played_on, controller in pedals:
+        number = numbers[played_on, played_on in drums]
         own = tracks[home[number]] if number in home else conductor
         own.append(("control_change", tick, number, controller, value))
     return Score(notes.ticks_per_quarter, [conductor, *tracks.values()])

@@ -88,7 +88,7 @@ def melody_and_chords(division: int, chunks: list[ChunkEvents]) -> list[list[Par
 
 def _elements_of_parts_5(division: int, chunks: list[ChunkEvents]) -> list[list[_Element]]:
     ticks = ticks_per_quarter(division)
-    parts = []
+    parts: list[Any] = []
     for chunk in chunks:
         if not _has_strikes(chunk):
             continue
@@ -110,7 +110,7 @@ def parts_of_version_9(division: int, chunks: list[ChunkEvents]) -> list[list[Pa
     # Time signatures, and other marks, of chunks without notes, up to the chunk in hand.
     conductor: list[tuple[int, int]] = []
     conductor_marks: list[int] = []
-    parts = []
+    parts: list[Any] = []
     for chunk in chunks:
         signatures = _signatures(chunk, ticks)
         if not _has_strikes(chunk):

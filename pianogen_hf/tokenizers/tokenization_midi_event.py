@@ -190,7 +190,7 @@ class MidiEventTokenizer(RowTokenizer):
     @property
     def silent_ids(self) -> list[int]:
         """Ids that make a note inaudible, which generation does without."""
-        return self.convert_tokens_to_ids(list(_SILENT))
+        return [self.convert_tokens_to_ids(each) for each in _SILENT]  # type: ignore[misc]
 
     def allowed_next(self, ids: Any) -> np.ndarray:
         """Which ids may stand next.

@@ -152,15 +152,15 @@ class MultitrackMusicTokenizer(NoteTokenizer):
 
     def ids_to_rows(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Rows of six codes, int64 (num_rows, 6); a row that is not whole has 0 for what it lacks."""
-        ids = np.asarray(ids, dtype=np.int64)
-        ids = ids[ids != self.pad_token_id]
-        field = self._field[ids]
+        array = np.asarray(ids, dtype=np.int64)
+        array = array[array != self.pad_token_id]
+        field = self._field[array]
         begins = field <= 0
-        row = np.cumsum(begins) - (1 if len(ids) and begins[0] else 0)
-        rows = np.zeros((row[-1] + 1 if len(ids) else 0, len(FIELDS)), dtype=np.int64)
+        row = np.cumsum(begins) - (1 if len(array) and begins[0] else 0)
+        rows = np.zeros((row[-1] + 1 if len(array) else 0, len(FIELDS)), dtype=np.int64)
         tells = field >= 0
-        rows[row[tells], field[tells]] = self._code[ids[tells]]
-        rows[row[ids == self.eos_token_id], 0] = END_OF_SONG
+        rows[row[tells], field[tells]] = self._code[array[tells]]
+        rows[row[array == self.eos_token_id], 0] = END_OF_SONG
         return rows
 
     def rows_to_ids(self, rows: Sequence[Sequence[int]] | np.ndarray) -> list[int]:

@@ -45,7 +45,8 @@ def convert_skytnt(source: Path, output: Path) -> None:
         raise ArgumentError(f"{source / _CONFIG} says {told}")
     weights = load_weights(path)
     dtype = next(iter(weights.values())).dtype
-    model = MidiEventForCausalLM(model_config).to(dtype)
+    model = MidiEventForCausalLM(model_config)
+    model.to(dtype=dtype)  # type: ignore[call-arg]
     _fill(model, weights, path)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
