@@ -30,6 +30,7 @@ from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
 )
 from pianogen_hf.tokenizers.notes import DRUM_CHANNEL, NOTE_DTYPE, Notes
 
+GUIDANCE_SCALE = 2.0  # 1 is too weak, 2.5 overshoots: benchmarks/note_transformer.md
 _FOREVER_SEC = 1e7  # more than any file can hold, and few enough for ticks
 _END_SLACK = 0.15  # share of a wished length by which a piece may be longer or shorter when it ends by itself
 
@@ -40,6 +41,7 @@ def asked(
     loudness: float | None = None,
     key: str | None = None,
     kind: str | None = None,
+    guidance_scale: float = GUIDANCE_SCALE,
 ) -> Controls:
     """Controls as a musician names them.
 
@@ -49,6 +51,8 @@ def asked(
         loudness: mean velocity, 1..127.
         key: such as "C minor", "Bb major", "f#" (minor) or "G" (major).
         kind: one of `KINDS`.
+        guidance_scale: how much is made of them; 1 for what the model makes of them by itself, which is little where
+            much was heard before.
 
     Raises:
         GenerationError: for a value that means nothing.
@@ -68,6 +72,7 @@ def asked(
         loudness,
         None if key is None else key_named(key),
         None if kind is None else 1 + KINDS.index(kind),
+        guidance_scale=guidance_scale,
     )
 
 
