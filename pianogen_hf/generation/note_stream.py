@@ -69,7 +69,7 @@ class Controls:
     kind: int | None = None
     end_sec: float | None = None
     gap_end_sec: float | None = None
-    guidance_scale: float = 1.0
+    guidance_scale: float = field(default=1.0, compare=False)  # asks for nothing by itself
 
     def classes(self) -> np.ndarray:
         """Classes of all controls but the times, int64, shape (num_controls,)."""
