@@ -190,7 +190,7 @@ def test_a_comparison_is_interrupted_goes_on_and_is_then_done(recipes, cache_dir
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=300)
-    assert process.returncode == 130 and "the same command goes on" in said
+    assert process.returncode == 130 and "run the same command again to resume" in said
     assert not (output / "chorale" / "training.json").exists()
 
     process = run(options)

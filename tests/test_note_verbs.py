@@ -504,9 +504,7 @@ def test_a_variation_is_asked_to_be_like_what_goes():
 
     class Spy(pg.NoteTransformerForCausalLM):
         def read(self, cache, rows, is_given, control_ids):
-            seen.extend(
-                control_ids[-1:][control_ids[-1:, 0] > 0]
-            )  # not what guidance reads
+            seen.extend(control_ids[-1:][control_ids[-1:, 0] > 0])  # not what guidance reads
             return super().read(cache, rows, is_given, control_ids)
 
     torch.manual_seed(0)
