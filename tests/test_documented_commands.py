@@ -100,7 +100,9 @@ def run(line: str, home: Path) -> int | None:
         lengths = [part for option, value in LENGTHS.items() if option in words for part in (option, value)]
     if name == "generate" and words[1].startswith("-") and not lengths and "--prompt" in words:
         lengths = (
-            [] if any(word.startswith(("--fill", "--accompany", "--vary")) for word in words) else ["--seconds", "1"]
+            []
+            if any(word.startswith(("--fill", "--accompany", "--vary", "--explain")) for word in words)
+            else ["--seconds", "1"]
         )
     return main([*words, *SMALLER.get(name, "").replace(": ", ":").replace(", ", ",").split(), *lengths])
 
