@@ -325,7 +325,7 @@ def test_controls_of_the_past_are_what_it_was_like_and_the_rest_what_is_asked(mo
     past = some_given(20, 3, 0.0)
     stream = stream_of(model, past, begin_sec=past[-1, ONSET] + 1, controls=Controls(loudness=20.0))
     clock = np.array([0.0, past[-1, ONSET], past[-1, ONSET] + 3])
-    ids = stream._control_ids(clock)
+    ids = stream._control_ids(clock, stream.controls)
     assert ids[:, LOUDNESS].tolist() == [1 + 70 // 5, 1 + 20 // 5, 1 + 20 // 5]
     assert not ids[:, [DENSITY, KEY]].any()  # what is not asked is not told of the past either
 

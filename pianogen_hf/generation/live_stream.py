@@ -7,8 +7,7 @@ import math
 import numpy as np
 import torch
 
-from pianogen_hf.generation.note_stream import ONSET, NoteModel, NoteStream, num_kept
-from pianogen_hf.models.modeling_note_transformer import DURATION
+from pianogen_hf.generation.note_stream import ONSET, Controls, NoteModel, NoteStream, num_kept
 from pianogen_hf.models.note_rows import met_order, time_shifts, written_onsets
 
 _NO_NOTES = np.zeros((0, 4))
@@ -64,7 +63,7 @@ class LiveStream(NoteStream):
     def _read_some(self, most: int) -> bool:
         """Read at most so many rows; whether others are left."""
         rows, roles, clock = self._whole_window()
-        asked = self._control_ids(clock)
+        asked = self._control_ids(clock, self.controls)
         same = self._num_same(rows, roles, asked)
         if same == len(rows) == self._length:
             return False
@@ -72,12 +71,9 @@ class LiveStream(NoteStream):
         end = min(same + most, len(rows))
         part = slice(same, end)
         self._rewind(rows[:same], roles[:same])
-        self._hidden_states = self.model.read(self._cache, rows[part], roles[part], asked[part])
-        if self._free_cache is not None:
-            free_states = self.model.read(self._free_cache, rows[part], roles[part], self._free_ids(clock)[part])
-            self._hidden_states = self.model.joined([self._hidden_states, free_states])
+        self._take_in(rows[part], roles[part], clock[part])
         self._rows, self._roles, self._asked, self._length = rows[:end], roles[:end], asked[:end], end
-        offsets = np.rint((clock + np.where(roles, rows[:, ONSET], 0) + rows[:, DURATION]) * self._rate)[:end]
+        offsets = self._ends(rows, roles, clock)[:end]
         number = self.model.config.num_recent_offsets
         self._offsets = np.concatenate([offsets[::-1], np.zeros(number)])[:number]
         return end < len(rows)
@@ -86,7 +82,7 @@ class LiveStream(NoteStream):
         """Let the caches hold these rows, which they begin with, and no others."""
         for name in ("_cache", "_free_cache"):
             cache = getattr(self, name)
-            if name == "_free_cache" and not self._is_guided:
+            if name == "_free_cache" and not self.controls.is_guided:
                 setattr(self, name, None)
             elif not len(rows) or cache is None:
                 setattr(self, name, self.model.new_cache())
@@ -95,21 +91,16 @@ class LiveStream(NoteStream):
 
     def _num_same(self, rows: np.ndarray, roles: np.ndarray, asked: np.ndarray) -> int:
         """How many rows of the cache need not be read again."""
-        self._is_guided = self.controls.guidance_scale != 1 and bool(self.controls.classes().any())
-        if self._is_guided and self._free_cache is None:
+        if self.controls.is_guided and self._free_cache is None:
             return 0
         size = min(len(rows), self._length)
         differs = (rows[:size] != self._rows[:size]).any(1) | (roles[:size] != self._roles[:size])
         differs |= (asked[:size] != self._asked[:size]).any(1)
         return int(differs.argmax()) if differs.any() else size
 
-    def _control_ids(self, clock: np.ndarray) -> np.ndarray:
+    def _control_ids(self, clock: np.ndarray, controls: Controls) -> np.ndarray:
         """What is asked after each row: of what follows the last note that was heard, and of nothing before."""
-        return np.where((clock >= self._past_end)[:, None], self.controls.at(clock), 0)
-
-    def _free_ids(self, clock: np.ndarray) -> np.ndarray:
-        """The same of a model of which nothing is asked, but for the times."""
-        return np.where((clock >= self._past_end)[:, None], self.controls.without_guided().at(clock), 0)
+        return np.where((clock >= self._past_end)[:, None], controls.at(clock), 0)
 
     def _beginning(self) -> float:
         """Where the row of the beginning lies, if nothing is written yet."""

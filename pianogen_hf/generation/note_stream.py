@@ -83,6 +83,11 @@ class Controls:
         values[KEY], values[KIND] = self.key or 0, self.kind or 0
         return values
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether what is asked is to be held against a model of which nothing is asked."""
+        return self.guidance_scale != 1 and bool(self.classes().any())
+
     def without_guided(self) -> Controls:
         """The times alone."""
         return Controls(end_sec=self.end_sec, gap_end_sec=self.gap_end_sec)
@@ -206,7 +211,6 @@ class NoteStream:
         self._window = int(self.model.config.max_position_embeddings)
         self._past_classes = control_values(self.past, self.past[:, ONSET])
         self._past_end = float(self.past[-1, ONSET]) if len(self.past) else 0.0
-        self._is_guided = self.controls.guidance_scale != 1 and bool(self.controls.classes().any())
         self._cache: Any = None
         self._free_cache: Any = None  # of the same rows, of which nothing is asked
         self._length = 0  # rows in the cache
@@ -331,7 +335,7 @@ class NoteStream:
         new = self.written[self._num_read :]
         if self._cache is None or self._runs_out() or self._length + len(new) > self._window:
             self._cache, self._length = self.model.new_cache(), 0
-            self._free_cache = self.model.new_cache() if self._is_guided else None
+            self._free_cache = self.model.new_cache() if self.controls.is_guided else None
             self._offsets = np.zeros(self.model.config.num_recent_offsets)
             self._feed(*self._whole_window())
         elif new:
@@ -343,14 +347,22 @@ class NoteStream:
 
     def _feed(self, rows: np.ndarray, is_given: np.ndarray, clock: np.ndarray) -> None:
         """Rows, their roles and the written onset at each of them, for the model to read."""
-        self._hidden_states = self.model.read(self._cache, rows, is_given, self._control_ids(clock))
-        if self._free_cache is not None:
-            free_ids = self.controls.without_guided().at(clock)
-            free_states = self.model.read(self._free_cache, rows, is_given, free_ids)
-            self._hidden_states = self.model.joined([self._hidden_states, free_states])
+        self._take_in(rows, is_given, clock)
         self._length += len(rows)
-        offsets = np.rint((clock + np.where(is_given, rows[:, TIME_SHIFT], 0) + rows[:, DURATION]) * self._rate)
-        self._offsets = np.concatenate([offsets[::-1], self._offsets])[: len(self._offsets)]
+        self._offsets = np.concatenate([self._ends(rows, is_given, clock)[::-1], self._offsets])[: len(self._offsets)]
+
+    def _take_in(self, rows: np.ndarray, is_given: np.ndarray, clock: np.ndarray) -> None:
+        """Let the caches take up rows; where it is guided, the second one without what is guided."""
+        asked = self._control_ids(clock, self.controls)
+        self._hidden_states = self.model.read(self._cache, rows, is_given, asked)
+        if self._free_cache is not None:
+            free = self._control_ids(clock, self.controls.without_guided())
+            free_states = self.model.read(self._free_cache, rows, is_given, free)
+            self._hidden_states = self.model.joined([self._hidden_states, free_states])
+
+    def _ends(self, rows: np.ndarray, is_given: np.ndarray, clock: np.ndarray) -> np.ndarray:
+        """Where rows end, in steps."""
+        return np.rint((clock + np.where(is_given, rows[:, TIME_SHIFT], 0) + rows[:, DURATION]) * self._rate)
 
     def _runs_out(self) -> bool:
         """Whether there is more to give, and little of what this window may meet still lies ahead."""
@@ -359,9 +371,9 @@ class NoteStream:
         ahead = self._shown - np.searchsorted(self.given[:, ONSET], self.clock)
         return bool(ahead < self._window * _AHEAD_SHARE / 4)
 
-    def _control_ids(self, clock: np.ndarray) -> np.ndarray:
+    def _control_ids(self, clock: np.ndarray, controls: Controls) -> np.ndarray:
         """What is asked after each row; of the past, what it was like itself, and no end of a gap that lay ahead."""
-        ids = self.controls.at(clock)
+        ids = controls.at(clock)
         is_past = clock < self._past_end
         ids[is_past, GAP_LEFT] = 0
         return np.where(is_past[:, None] & (ids > 0) & (self._past_classes > 0), self._past_classes, ids)
