@@ -161,10 +161,7 @@ def extend_notes(model: Any, tokenizer: NotesEncoder, notes: Notes, **options: A
     Raises:
         GenerationError: see there.
     """
-    length = options.pop("length", None)
-    if length is None and not {"seconds", "notes", "bars"} & options.keys():
-        length = Length(bars=8)
-    return continue_notes(model, tokenizer, length, notes, **options)
+    return continue_notes(model, tokenizer, _length_in(options, 8), notes, **options)
 
 
 def end_notes(model: Any, tokenizer: NotesEncoder, notes: Notes, **options: Any) -> list[Continuation]:
@@ -179,10 +176,15 @@ def end_notes(model: Any, tokenizer: NotesEncoder, notes: Notes, **options: Any)
     Raises:
         GenerationError: see there.
     """
+    return continue_notes(model, tokenizer, _length_in(options, 4), notes, end=True, **options)
+
+
+def _length_in(options: dict[str, Any], bars: float) -> Length | None:
+    """Take the length out of options; so many bars if they name none in any way, None if they name it otherwise."""
     length = options.pop("length", None)
     if length is None and not {"seconds", "notes", "bars"} & options.keys():
-        length = Length(bars=4)
-    return continue_notes(model, tokenizer, length, notes, end=True, **options)
+        return Length(bars=bars)
+    return length
 
 
 def _say_what_is_heard(model: Any, num_notes: int, on_message: Callable[[str], None] | None) -> None:

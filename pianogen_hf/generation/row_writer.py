@@ -11,7 +11,7 @@ import torch
 from pianogen_hf.generation.writer import Writer, sampling_options
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import END, PITCH
 
-_CHECK_EVERY = 32  # notes between two looks at how long the music has become
+_CHECK_EVERY = 32  # rows between two looks at how long the music has become
 
 
 class RowWriter(Writer):
@@ -46,5 +46,9 @@ class RowWriter(Writer):
 
     def _going_on(self, new: np.ndarray) -> np.ndarray:
         """New rows, with the beginning of another piece in place of the end."""
-        ends = np.flatnonzero(new[:, PITCH] == END)
+        ends = np.flatnonzero(self._is_end(new))
         return np.concatenate([new[: ends[0]], self.encoder.beginning]) if len(ends) else new
+
+    def _is_end(self, rows: np.ndarray) -> np.ndarray:
+        """Which rows end a piece, bool, shape (length,)."""
+        return rows[:, PITCH] == END
