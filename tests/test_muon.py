@@ -11,10 +11,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, get_scheduler
 
 import pianogen_hf as pg
+from pianogen_hf.training import muon
 from pianogen_hf.training.arguments import PianoTrainingArguments
 from pianogen_hf.training.muon import MuonWithAdamW, make_muon
 from pianogen_hf.training.trainer import PianoTrainer
 
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # torch's
 SIZES = {"vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 STOCK = [GPT2Config(**SIZES), LlamaConfig(**SIZES, intermediate_size=48)]
 
@@ -35,13 +37,13 @@ def names_of(model, optimizer, is_muon: bool) -> set[str]:
 def test_matrices_of_hidden_layers_are_muons_and_all_else_is_adams(kind):
     model = make_model(kind)
     optimizer = make_muon(model, lr=0.02, adam_lr=0.004)
-    muon, adam = names_of(model, optimizer, True), names_of(model, optimizer, False)
-    assert muon | adam == {name for name, _ in model.named_parameters()} and not muon & adam
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(muon | adam)
+    matrices, adam = names_of(model, optimizer, True), names_of(model, optimizer, False)
+    assert matrices | adam == {name for name, _ in model.named_parameters()} and not matrices & adam
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(matrices | adam)
     parameters = dict(model.named_parameters())
-    assert muon and all(parameters[name].ndim == 2 and name.endswith("weight") for name in muon)
+    assert matrices and all(parameters[name].ndim == 2 and name.endswith("weight") for name in matrices)
     words = ("embed", "wte", "wpe", "bias", "norm", "ln_", "lm_head", "_head.fc2")
-    assert not [name for name in muon if any(word in name for word in words)]
+    assert not [name for name in matrices if any(word in name for word in words)]
     layers = [name for name in adam if parameters[name].ndim == 2 and ".layers." in name + ".h."]
     assert not [name for name in layers if not any(word in name for word in (*words, "relative"))]
 
@@ -80,6 +82,13 @@ def build(net, **settings):
     return MuonWithAdamW(matrices, others, **{"lr": 0.02, "adam_lr": 0.004, "weight_decay": 0.1, **settings})
 
 
+@pytest.fixture
+def torchs_precision(monkeypatch):
+    """bfloat16, as torch's own Muon has it on every machine."""
+    monkeypatch.setattr(muon, "has_fast_bf16", lambda device: True)
+
+
+@pytest.mark.usefixtures("torchs_precision")
 def test_both_do_what_torchs_own_do():
     one, two = Net(), Net()
     own = [
@@ -91,6 +100,27 @@ def test_both_do_what_torchs_own_do():
     before = [each.clone() for each in Net().parameters()]
     for ours, theirs, first in zip(steps(one, [build(one)], 5), steps(two, own, 5), before, strict=True):
         assert torch.equal(ours, theirs) and not torch.equal(ours, first)
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (32, 32)])
+def test_directions_keep_the_singular_vectors_and_have_singular_values_near_one(shape, monkeypatch):
+    monkeypatch.setattr(muon, "has_fast_bf16", lambda device: False)
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    made = muon.orthogonalized(matrix, COEFFICIENTS, 5)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    inside = left.T @ made @ right.T
+    assert made.dtype == torch.float32
+    assert torch.allclose(inside, inside.diagonal().diag(), atol=1e-4)
+    assert inside.diagonal()[values > values.max() / 20].sub(1).abs().max() < 0.35
+
+
+def test_a_cpu_without_instructions_for_bf16_takes_its_steps_in_float32(monkeypatch):
+    for has_avx, has_amx in ((True, False), (False, True), (False, False)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda value=has_avx: value)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda value=has_amx: value)
+        assert muon.has_fast_bf16("cpu") is (has_avx or has_amx)
+        made = muon.orthogonalized(torch.eye(3), COEFFICIENTS, 5)
+        assert made.dtype == (torch.bfloat16 if has_avx or has_amx else torch.float32)
 
 
 def test_making_it_of_a_model_chooses_as_by_hand():

@@ -19,6 +19,7 @@ from transformers.training_args import OptimizerNames
 
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.models.note_controls import KINDS
+from pianogen_hf.training.muon import has_fast_bf16
 from pianogen_hf.training.recipe import options_of_stages, read_yaml, suggestion
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "JsonMap",
     "ModelArguments",
     "PianoTrainingArguments",
-    "has_fast_bf16",
     "make_parser",
     "parse_arguments",
     "parse_stages",
@@ -215,7 +215,7 @@ class PianoTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Fill in what depends on the hardware and on other arguments."""
         if self.bf16 is None:
-            self.bf16 = has_fast_bf16()
+            self.bf16 = has_fast_bf16("cuda" if torch.cuda.is_available() else "cpu")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # without it `TrainingArguments` takes bf16 for the wish for a GPU
         if self.early_stopping_patience is not None:
@@ -259,13 +259,6 @@ def cpp_compiler() -> str | None:
     return next(
         (path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))), None
     )
-
-
-def has_fast_bf16() -> bool:
-    """Whether this machine computes in bfloat16 faster than in float32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def without_token(argv: list[str]) -> list[str]:
