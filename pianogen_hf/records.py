@@ -1,8 +1,9 @@
-"""What is written down beside models and data: figures as JSON, and the command that made them."""
+"""What is written down beside models and data: figures as JSON, the command that made them, and both as text."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from pianogen_hf.errors import FileError, one_line
 from pianogen_hf.tokenizers.files import write_whole
 
+NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
 _NEEDED: Any = object()
 
 
@@ -34,6 +36,18 @@ def read_json(path: Path, default: Any = _NEEDED) -> Any:
         raise FileError(f"{path} can't be read: {one_line(error)}") from error
 
 
+def read_map(path: Path) -> dict[str, Any]:
+    """What a JSON file holds that must be a map; empty where there is no such file.
+
+    Raises:
+        FileError: if it can't be read, or holds something else.
+    """
+    value = read_json(path, default={})
+    if not isinstance(value, dict):
+        raise FileError(f"{path} must hold a JSON map")
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write figures or reports, whole or not at all, in a form that can be compared by line."""
     write_whole(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
@@ -53,3 +67,24 @@ def recorded(program: str, argv: list[str]) -> str:
 def without_place(text: str) -> str:
     """The same without where on this machine it lies: folder=/Users/me/midi becomes folder=.../midi."""
     return re.sub(r"(^|=)(?:[A-Za-z]:)?[\\/](?:[^=]*[\\/])?(?=[^\\/=]+[\\/]?$)", r"\1.../", text)
+
+
+def code(value: Any) -> str:
+    """Any name as code on one line: file names may hold what Markdown or HTML takes for its own."""
+    return f"`{' '.join(str(value).replace('`', chr(39)).split())}`"
+
+
+def number(value: Any) -> float | None:
+    """The value, if it is a number that can have been measured."""
+    is_measured = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_measured else None
+
+
+def fixed(value: Any, digits: int) -> str:
+    """With so many digits after the point."""
+    return NOT_MEASURED if number(value) is None else f"{value:.{digits}f}"
+
+
+def digits(value: Any) -> str:
+    """A whole number."""
+    return NOT_MEASURED if number(value) is None else f"{value:,}"

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Co
 from transformers import pipeline as make_pipeline
 
 import pianogen_hf as pg
+from pianogen_hf.errors import PianogenError
 from pianogen_hf.models.carried_code import CarriesCode, auto_class, auto_map, code_files
 from pianogen_hf.publishing.added_code import add_code
 from pianogen_hf.publishing.card_facts import CardError
@@ -203,7 +204,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(CardError, match="no config.json"):
         add_code(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CardError, match="can't be read"):
+    with pytest.raises(PianogenError, match="can't be read"):
         add_code(tmp_path)
 
 

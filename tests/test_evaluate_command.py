@@ -146,8 +146,10 @@ def test_the_card_shows_what_was_measured(trained):
     card = (trained[0] / "README.md").read_text()
     record = json.loads((trained[0] / "metrics.json").read_text())["evaluation"]["validation"]
     row = record["likelihood"]["clean"]
-    assert f"share music with train | 2 | {row['bits_per_note']:.3f} | {row['standard_error']:.3f}" in card
-    assert f"{record['round_trip']['onset_f1']:.4f} by onset" in card and "feature | generated" not in card
+    assert f"related to train | 2 | {row['bits_per_note']:.3f} | {row['standard_error']:.3f}" in card
+    assert f"{record['round_trip']['onset_f1']:.4g} |" in card and "Not measured: music statistics." in card
+    report = (trained[0] / "evaluation" / "validation" / "report.md").read_text()
+    assert all(line in card for line in report.splitlines() if not line.startswith("#")), "one renderer for both"
 
 
 @pytest.mark.parametrize(

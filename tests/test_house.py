@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "evaluation": _BASE,
     "rendering": _BASE,
     "data": {*_BASE, "hub"},
-    "publishing": {*_BASE, "hub"},
+    "publishing": {*_BASE, "hub", "evaluation"},
     "workflows": _WORKFLOWS,
     "apps": {*_WORKFLOWS, "workflows"},
     "commands": {*_WORKFLOWS, "workflows", "apps"},

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from models_and_tokenizers import some_notes, tiny_model
 
 import pianogen_hf as pg
+from pianogen_hf.errors import PianogenError
 from pianogen_hf.publishing.model_card import TEXT_FILE, CardError, render_card, write_card
 
 CARD_TEXTS = Path(pg.__file__).parent.parent / "model_cards"
@@ -261,7 +262,7 @@ def test_a_text_that_can_t_be_used_changes_nothing(folder, text, reason):
 @pytest.mark.parametrize("content", ["{", "[1]", b"\xff"])
 def test_broken_files_are_named(folder, content):
     (folder / "metrics.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CardError, match=r"metrics\.json"):
+    with pytest.raises(PianogenError, match=r"metrics\.json"):
         render_card(folder)
 
 

@@ -9,9 +9,10 @@ import pytest
 from models_and_tokenizers import CAUSAL_MODELS, TOKENIZERS, tiny_model
 
 import pianogen_hf as pg
+from pianogen_hf.errors import PianogenError
 from pianogen_hf.hub.models import pickle_fault
 from pianogen_hf.publishing.model_card import write_card
-from pianogen_hf.publishing.model_files import FolderError, is_part, select_files
+from pianogen_hf.publishing.model_files import is_part, select_files
 
 _UP = (
     "LICENSE README.md card_text.md config.json generation_config.json helper_of_mine.py metrics.json "
@@ -121,7 +122,7 @@ FAULTS = {
 def test_a_folder_that_is_no_whole_model_is_refused_in_one_line(copy, what):
     breaks, said = FAULTS[what]
     breaks(copy)
-    with pytest.raises(FolderError, match=said) as error:
+    with pytest.raises(PianogenError, match=said) as error:
         select_files(copy, "me/mine")
     assert "\n" not in str(error.value)
 

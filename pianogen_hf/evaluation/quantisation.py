@@ -114,7 +114,7 @@ def shares(by_kind: Mapping[str, float], is_bound: bool) -> dict[str, Any]:
         return _shares(None, None, "byte pairs join fields in one id")
     without_velocity = whole - _sum(kinds, ("velocity",))
     if not _sum(kinds, ("duration",)):
-        return _shares(without_velocity, None, "ids of time tell onsets and ends of notes alike")
+        return _shares(without_velocity, None, "time tokens carry onsets and ends of notes alike")
     return _shares(without_velocity, whole - _sum(kinds, _NOT_ONSETS), None)
 
 

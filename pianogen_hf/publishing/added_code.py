@@ -17,7 +17,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from pianogen_hf.models.carried_code import CarriesCode, auto_map, code_files, pipelines, reference
-from pianogen_hf.publishing.card_facts import CardError, read_map
+from pianogen_hf.publishing.card_facts import CardError
+from pianogen_hf.records import read_map
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.files import write_whole
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
@@ -36,8 +37,8 @@ def add_code(folder: str | os.PathLike) -> list[str]:
         Names of the code files, sorted; empty where nothing in the folder is of this package.
 
     Raises:
-        CardError: if the folder holds no model, or one of the files can't be read.
-        FileError: if the folder can't be written to.
+        CardError: if the folder holds no model.
+        FileError: if one of the files can't be read, or the folder can't be written to.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -48,10 +49,10 @@ def add_code(folder: str | os.PathLike) -> list[str]:
     for path in paths.values():
         write_whole(folder / path.name, path.read_bytes())
     for name, part in parts.items():  # last: what they name is there
-        told = {"auto_map": _auto_map(part)}
+        added = {"auto_map": _auto_map(part)}
         if tasks := pipelines(str((content[name].get("architectures") or [""])[0])):
-            told["custom_pipelines"] = tasks
-        text = json.dumps({**content[name], **told}, indent=2, sort_keys=True, ensure_ascii=False)
+            added["custom_pipelines"] = tasks
+        text = json.dumps({**content[name], **added}, indent=2, sort_keys=True, ensure_ascii=False)
         write_whole(folder / name, f"{text}\n".encode())
     return sorted(paths)
 

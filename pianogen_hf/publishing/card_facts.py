@@ -9,12 +9,11 @@ from typing import Any
 
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pianogen_hf.errors import FileError, PianogenError
+from pianogen_hf.errors import PianogenError
+from pianogen_hf.evaluation.report import audit_lines, evaluation_sections
 from pianogen_hf.models.objectives import objective_of_classes
-from pianogen_hf.publishing.evaluation_facts import evaluation_facts
 from pianogen_hf.publishing.usage import USAGES
-from pianogen_hf.publishing.words import NOT_MEASURED, NOT_RECORDED, code, digits, fixed, number
-from pianogen_hf.records import change_in_words, read_json
+from pianogen_hf.records import NOT_MEASURED, NOT_RECORDED, change_in_words, code, digits, fixed, number, read_map
 
 # The sources that the package knows by name: what they are, and their terms. A folder is its owner's to describe.
 _KNOWN = {
@@ -26,6 +25,7 @@ _KNOWN = {
     "lakh": ("Lakh MIDI", "CC BY 4.0 as a collection; most of the music in it is under copyright of its owners"),
 }
 _NON_COMMERCIAL = {"maestro"}
+_MEASURES = ("Likelihood", "Music statistics", "Round trip of the encoding")  # of `pianogen evaluate`
 
 
 class CardError(PianogenError):
@@ -48,7 +48,8 @@ class ModelFolder:
         """Read what is there.
 
         Raises:
-            CardError: if there is no config.json, or one of the files can't be read.
+            CardError: if there is no config.json.
+            FileError: if one of the files can't be read.
         """
         names = ("config", "tokenizer_config", "preprocessor_config", "metrics", "split", "provenance")
         model = cls(*(read_map(folder / f"{name}.json") for name in names))
@@ -109,21 +110,6 @@ def describe(source: str) -> str:
     return _KNOWN[source][0] if source in _KNOWN else source
 
 
-def read_map(path: Path) -> dict[str, Any]:
-    """A JSON map; empty where there is no such file.
-
-    Raises:
-        CardError: if it can't be read, or holds something else.
-    """
-    try:
-        value = read_json(path, default={})
-    except FileError as error:
-        raise CardError(str(error)) from error
-    if not isinstance(value, dict):
-        raise CardError(f"{path} must hold a JSON map")
-    return value
-
-
 def card_facts(model: ModelFolder) -> dict[str, Any]:
     """All that the template tells of a model, under the names that the template uses."""
     metrics, split = model.metrics, model.split
@@ -135,7 +121,7 @@ def card_facts(model: ModelFolder) -> dict[str, Any]:
         "unknown": None if model.unknown is None else [code(name) for name in model.unknown],
         "scores": _score_rows(metrics),
         "context": _context(metrics.get("context"), _unit(model)),
-        "evaluation": [evaluation_facts(*each) for each in sorted(metrics.get("evaluation", {}).items())],
+        "evaluation": [_evaluation(*each) for each in sorted(metrics.get("evaluation", {}).items())],
         "audit": _audit(metrics["copy_audit"]) if "copy_audit" in metrics else None,
         "hub_datasets": [link_to_data(name, commit) for name, commit in model.hub_datasets.items()],
         "sources": [_source(name, split.get("sources", {}).get(name)) for name in model.sources],
@@ -202,21 +188,25 @@ def _context(context: dict[str, Any] | None, unit: str) -> str:
     return f"windows of {context['window']} {unit} that slide by {context['stride']}" if context else NOT_RECORDED
 
 
-def _audit(audit: dict[str, Any]) -> dict[str, Any]:
-    """The report of `pianogen audit`."""
-    generated, comparison = audit["generated"], audit["comparison"]
-    unit, runs = generated["unit"], comparison["longest_run"]
-    made = "{num_samples} pieces of {notes} notes, seed {seed}"
-    of_piece = f", of {code(generated['train_piece'])}" if generated["train_piece"] else ""
+def _evaluation(label: str, record: dict[str, Any]) -> dict[str, Any]:
+    """What `pianogen evaluate` measured of one set of pieces; copying has a section of its own."""
+    measured = record.get("measured", {})
+    days = ", ".join(record.get("looked_at", ())) or "on a day that was not recorded"
+    command = code(measured.get("command", "pianogen evaluate"))
+    sections = {heading: lines for heading, lines in evaluation_sections(record).items() if heading != "Copying"}
     return {
-        "settings": made.format_map(audit["settings"]) if "settings" in audit else f"settings {NOT_RECORDED}",
-        "coverage": [
-            (f"{length} {unit}", f"{row['generated']:.2%}", f"{row['heldout']:.2%}")
-            for length, row in comparison["coverage"].items()
-        ],
-        "longest": f"The longest run is {runs['generated']} {unit}{of_piece}; held-out pieces reach {runs['heldout']}.",
-        "verdict": f"**Alarm**: {'; '.join(comparison['reasons'])}." if comparison["alarm"] else "No alarm.",
+        "label": label,
+        "measured": f"measured {days} with {command}, {measured.get('device', '')}",
+        "sections": {heading: "\n".join(lines) for heading, lines in sections.items()},
+        "missing": [heading.lower() for heading in _MEASURES if heading not in sections],
     }
+
+
+def _audit(audit: dict[str, Any]) -> dict[str, str]:
+    """The report of `pianogen audit`."""
+    made = "{num_samples} pieces of {notes} notes, seed {seed}"
+    settings = made.format_map(audit["settings"]) if "settings" in audit else f"settings {NOT_RECORDED}"
+    return {"settings": settings, "report": "\n".join(audit_lines(audit))}
 
 
 def _source(name: str, size: dict[str, Any] | None) -> str:
@@ -249,7 +239,7 @@ def _training(metrics: dict[str, Any]) -> dict[str, str]:
     """How it was trained: a label and a value for each line."""
     seconds = number(metrics.get("train_seconds"))
 
-    def said(name: str) -> str:
+    def recorded(name: str) -> str:
         return str(metrics.get(name, NOT_RECORDED))
 
     weights = metrics.get("source_weights", {})
@@ -259,12 +249,14 @@ def _training(metrics: dict[str, Any]) -> dict[str, str]:
     return {
         "Command": code(metrics["command"]) if "command" in metrics else NOT_RECORDED,
         **changes,
-        "Seed": said("seed"),
-        "Steps": f"{digits(metrics.get('steps'))}; sequences in each: {said('batch_size')}",
-        "Hardware": f"{said('device')}; processes: {said('world_size')}; threads in each: {said('threads')}",
-        "Precision": said("precision"),
+        "Seed": recorded("seed"),
+        "Steps": f"{digits(metrics.get('steps'))}; sequences in each: {recorded('batch_size')}",
+        "Hardware": "; ".join(
+            [recorded("device"), f"processes: {recorded('world_size')}", f"threads in each: {recorded('threads')}"]
+        ),
+        "Precision": recorded("precision"),
         "Time": NOT_MEASURED if seconds is None else f"{seconds:,.0f} seconds",
-        "Versions": ", ".join(f"{name} {said(name)}" for name in ("pianogen_hf", "transformers", "torch")),
+        "Versions": ", ".join(f"{name} {recorded(name)}" for name in ("pianogen_hf", "transformers", "torch")),
         **(shares if weights else {}),
         **stages,
     }

@@ -25,7 +25,7 @@ from pianogen_hf.publishing.card_facts import (
     link_to_data,
     terms_of,
 )
-from pianogen_hf.publishing.words import digits
+from pianogen_hf.records import digits
 
 _TAGS = ("music", "midi", "piano", "symbolic-music", "pianogen_hf")
 _SHOWN = 20  # pieces that the card names; split.json names all of them

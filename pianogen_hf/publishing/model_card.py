@@ -33,7 +33,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from pianogen_hf.models.objectives import NEXT_TOKEN
 from pianogen_hf.publishing.card_facts import CardError, ModelFolder, card_facts, describe
-from pianogen_hf.publishing.words import NOT_RECORDED, number
+from pianogen_hf.records import NOT_RECORDED, number
 from pianogen_hf.tokenizers.files import write_whole
 
 TEXT_FILE = "card_text.md"

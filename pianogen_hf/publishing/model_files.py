@@ -7,7 +7,6 @@ of it can't be taken back once it was public. So a file goes up if this list kno
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pianogen_hf.errors import PianogenError
 from pianogen_hf.hub.destination import Upload
 from pianogen_hf.hub.models import TRAINING_STATE, WEIGHTS, pickle_fault
 from pianogen_hf.publishing.model_card import CardError, render_card
+from pianogen_hf.records import read_map
 
 INDEX = "model.safetensors.index.json"
 # What belongs to the weights and would be wrong beside others: taken from the Hub when the folder no longer has it.
@@ -84,6 +84,7 @@ def select_files(folder: str | os.PathLike, repo_id: str | None = None) -> Selec
 
     Raises:
         FolderError: if it holds no model that can be loaded whole, or one of its files holds an access token.
+        FileError: if one of its JSON files can't be read.
         CardError: if no card can be made of it.
     """
     folder = Path(folder)
@@ -107,6 +108,7 @@ def check_weights(folder: Path) -> None:
 
     Raises:
         FolderError: with what to do about it.
+        FileError: if the index of its weights can't be read.
     """
     if not folder.is_dir():
         raise FolderError(f"{folder} is no folder")
@@ -118,7 +120,7 @@ def check_weights(folder: Path) -> None:
         fault = pickle_fault(str(folder), names)
         raise FolderError(fault or f"{folder} holds no weights (no model.safetensors): is its training still going on?")
     if (folder / INDEX).is_file():
-        missing = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()) - set(weights))
+        missing = sorted(set(read_map(folder / INDEX).get("weight_map", {}).values()) - set(weights))
         if missing:
             raise FolderError(f"{folder} lacks {missing[0]}, which its {INDEX} names")
     for name in weights:
@@ -184,7 +186,7 @@ def _carried_code(folder: Path) -> set[str]:
     wanted: list[str] = []
     for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            wanted += _modules(read_json(folder / name).get("auto_map", {}))
+            wanted += _modules(read_map(folder / name).get("auto_map", {}))
     found: set[str] = set()
     while wanted:
         name = f"{wanted.pop()}.py"
@@ -213,19 +215,6 @@ def _siblings(path: Path) -> list[str]:
         raise FolderError(f"{path} is no Python: {error}") from error
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
     return [node.module.split(".")[0] for node in imports if node.module]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON map of a model folder.
-
-    Raises:
-        FolderError: if it can't be read.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path} can't be read: {' '.join(str(error).split())}") from error
-    return value if isinstance(value, dict) else {}
 
 
 def _card(folder: Path, repo_id: str | None) -> tuple[bytes, str]:

@@ -21,7 +21,8 @@ from pianogen_hf.hub.destination import Pushed
 from pianogen_hf.hub.errors import HubError
 from pianogen_hf.publishing import model_answer as reload_check
 from pianogen_hf.publishing.model_answer import Question
-from pianogen_hf.publishing.model_files import Selection, read_json
+from pianogen_hf.publishing.model_files import Selection
+from pianogen_hf.records import read_map
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
 from pianogen_hf.tokenizers.notes import Notes
 
@@ -115,11 +116,11 @@ def _needs_no_package(folder: Path, selection: Selection) -> bool:
     code = selection.code
     if not code or any(name not in own or own[name].read_bytes() != (folder / name).read_bytes() for name in code):
         return False
-    config = read_json(folder / "config.json")
+    config = read_map(folder / "config.json")
     config_class = CONFIG_MAPPING[config["model_type"]] if config.get("model_type") in CONFIG_MAPPING else None
     is_stock = config_class is not None and config_class.__module__.startswith("transformers.")
-    encoders = [folder / name for name in ("tokenizer_config.json", "preprocessor_config.json")]
-    return ("auto_map" in config or is_stock) and all("auto_map" in read_json(p) for p in encoders if p.is_file())
+    encoders = [read_map(folder / name) for name in ("tokenizer_config.json", "preprocessor_config.json")]
+    return ("auto_map" in config or is_stock) and all("auto_map" in each for each in encoders if each)
 
 
 def _difference(expected: dict[str, Any], found: dict[str, Any]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.models.configuration_midi_event import MidiEventConfig
 from pianogen_hf.models.modeling_midi_event import MidiEventForCausalLM
+from pianogen_hf.records import read_map
 from pianogen_hf.tokenizers.tokenization_midi_event import MidiEventTokenizer
 from pianogen_hf.workflows.foreign_weights import load_weights
 
@@ -41,8 +41,8 @@ def convert_skytnt(source: Path, output: Path) -> None:
     except (KeyError, TypeError, ValueError) as error:
         raise ArgumentError(f"{source / _CONFIG} describes no model of midi-model: {error}") from error
     if model_config.vocab_size != len(tokenizer):
-        told = f"{model_config.vocab_size} ids, and version {tokenizer.version} has {len(tokenizer)}"
-        raise ArgumentError(f"{source / _CONFIG} says {told}")
+        sizes = f"{model_config.vocab_size} tokens, and version {tokenizer.version} has {len(tokenizer)}"
+        raise ArgumentError(f"{source / _CONFIG} says {sizes}")
     weights = load_weights(path)
     dtype = next(iter(weights.values())).dtype
     model = MidiEventForCausalLM(model_config)
@@ -57,20 +57,17 @@ def convert_skytnt(source: Path, output: Path) -> None:
 def _config(source: Path) -> dict[str, Any]:
     path = source / _CONFIG
     if not path.is_file():
-        raise ArgumentError(f"{source} has no {_CONFIG}, which tells the sizes of a midi-model")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"{path} can't be read: {error}") from error
-    if not isinstance(config, dict) or not {"net_config", "net_token_config", "tokenizer"} <= config.keys():
+        raise ArgumentError(f"{source} has no {_CONFIG}, which holds the sizes of a midi-model")
+    config = read_map(path)
+    if not {"net_config", "net_token_config", "tokenizer"} <= config.keys():
         raise ArgumentError(f"{path} describes no midi-model: it has no net_config, net_token_config and tokenizer")
     return config
 
 
 def _tokenizer(source: Path, config: dict[str, Any]) -> MidiEventTokenizer:
-    told = config["tokenizer"]
+    settings = config["tokenizer"]
     try:
-        return MidiEventTokenizer(told["version"], bool(told.get("optimise_midi", False)), legacy=True)
+        return MidiEventTokenizer(settings["version"], bool(settings.get("optimise_midi", False)), legacy=True)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArgumentError(f"{source / _CONFIG} names no version of the tokenizer that is known: {error}") from error
 

@@ -13,13 +13,13 @@ from accelerate.utils import broadcast_object_list
 
 import pianogen_hf
 from pianogen_hf.data.chunks import chunk_overlap, chunk_size
-from pianogen_hf.errors import ArgumentError
+from pianogen_hf.errors import ArgumentError, PianogenError
 from pianogen_hf.evaluation.baselines import grid_baselines
 from pianogen_hf.hub.destination import Destination
 from pianogen_hf.hub.errors import HubError, limit_waiting
 from pianogen_hf.publishing.card_facts import hub_datasets
-from pianogen_hf.publishing.model_card import CardError, write_card
-from pianogen_hf.publishing.model_files import FolderError, is_part, select_files
+from pianogen_hf.publishing.model_card import write_card
+from pianogen_hf.publishing.model_files import is_part, select_files
 from pianogen_hf.publishing.push import push_command
 from pianogen_hf.records import read_json, write_json
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -153,7 +153,7 @@ def push(trainer: PianoTrainer) -> int:
     again = f"the model is safe in {folder}; to push it: {push_command(folder, repo_id, *options)}"
     try:
         trainer.push_to_hub()
-    except (CardError, FolderError, HubError) as error:
+    except PianogenError as error:
         raise ArgumentError(f"{error}; {again}") from error
     except KeyboardInterrupt:
         print(f"\ninterrupted while the model was pushed; {again}", file=sys.stderr)
