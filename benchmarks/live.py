@@ -44,8 +44,8 @@ def models(name: str) -> tuple[dict[str, Any], Any]:
     transformers.logging.disable_progress_bar()
     model, encoder = load_model(name)
     exporter = NoteExporter(model.cpu())
-    exact = exporter.open(exporter.graph())
-    return {"8 bits": exporter.open(exporter.int8_graph(exact, [])), "ONNX": exact, "torch": model}, encoder
+    exact = exporter.open(exporter.graphs())
+    return {"8 bits": exporter.open(exporter.int8_graphs(exact, [])), "ONNX": exact, "torch": model}, encoder
 
 
 class Port:

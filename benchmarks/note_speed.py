@@ -69,11 +69,11 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     model, _ = load_model(options.model)
     exporter = NoteExporter(model.cpu())
-    exact = exporter.open(exporter.graph())
+    exact = exporter.open(exporter.graphs())
     models: dict[str, NoteModel] = {
         "torch": exporter.model,
         "ONNX engine": exact,
-        "ONNX engine, 8 bits": exporter.open(exporter.int8_graph(exact, [])),
+        "ONNX engine, 8 bits": exporter.open(exporter.int8_graphs(exact, [])),
     }
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     found: dict[str, list[np.ndarray]] = {name: [] for name in models}

@@ -1,7 +1,11 @@
 """Every exported model and tokenizer, found by looking: a new part is tested by being exported."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 import pianogen_hf as pg
@@ -68,3 +72,16 @@ def some_notes(seed=0, num_notes=24, pitches=(48, 76)):
         pitch=random.integers(*pitches, num_notes),
         velocity=random.integers(30, 110, num_notes),
     )
+
+
+def published_midi_event(folder):
+    """A folder as SkyTNT's midi-model is published, with weights for the ids of the golden input alone; its outputs."""
+    with safe_open(Path(__file__).parent / "golden/midi_event_model.safetensors", "pt") as file:
+        values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        (folder / "config.json").write_text(file.metadata()["config"])
+    outputs = {name: values.pop(name) for name in ("used", "input_ids", "hidden", "logits_first3", "logits_last3")}
+    for name, value in values.items():
+        if len(value) == len(outputs["used"]):
+            values[name] = torch.zeros(3406, value.shape[1]).index_copy(0, outputs["used"], value)
+    save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder, outputs

@@ -303,7 +303,10 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     silu = MusicTransformerForCausalLM(MusicTransformerConfig(**{**model_of().config.to_dict(), "hidden_act": "silu"}))
     cases = (
         (["--model", str(tmp_path / "none"), "--output", str(tmp_path)], "none"),
-        (["--model", save(tmp_path / "gpt2", gpt2), "--output", str(tmp_path)], "only music_transformer"),
+        (
+            ["--model", save(tmp_path / "gpt2", gpt2), "--output", str(tmp_path)],
+            "music_transformer, note_transformer can be exported",
+        ),
         (["--model", save(tmp_path / "silu", silu), "--output", str(tmp_path)], "silu"),
         (["--model", "x", "--output", __file__], "is a file"),
         (["--model", "x", "--output", "y", "--format", "gguf"], "gguf"),

@@ -1,19 +1,15 @@
 """The two-level model of MIDI events: the original's numbers, caches, padding, grammar, loss, saving."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from models_and_tokenizers import loosened, some_notes, tiny_model
-from safetensors import safe_open
-from safetensors.torch import save_file
+from models_and_tokenizers import loosened, published_midi_event, some_notes, tiny_model
 from transformers import AutoModelForCausalLM
 
 import pianogen_hf as pg
-from pianogen_hf.models.modeling_midi_event import _Draw, _Grammar
+from pianogen_hf.models.event_generation import EventGrammar, IdDraw
 
-GOLDEN = Path(__file__).parent / "golden/midi_event_model.safetensors"
 TOKENIZER = pg.MidiEventTokenizer()
 
 
@@ -38,17 +34,7 @@ def padded(prompts, side):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A folder as the original publishes it, with weights for the ids of the golden input alone; and the outputs."""
-    folder = tmp_path_factory.mktemp("published")
-    with safe_open(GOLDEN, "pt") as file:
-        values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        (folder / "config.json").write_text(file.metadata()["config"])
-    outputs = {name: values.pop(name) for name in ("used", "input_ids", "hidden", "logits_first3", "logits_last3")}
-    for name, value in values.items():
-        if len(value) == len(outputs["used"]):
-            values[name] = torch.zeros(3406, value.shape[1]).index_copy(0, outputs["used"], value)
-    save_file(values, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder, outputs
+    return published_midi_event(tmp_path_factory.mktemp("published"))
 
 
 @torch.no_grad()
@@ -165,7 +151,7 @@ def test_the_likeliest_are_chosen_among_what_is_allowed():
     logits[0, :3] = torch.tensor([4.0, 0.0, -1.0])
     allowed = torch.zeros(1, 100, dtype=torch.bool)
     allowed[0, :3] = True
-    draw = _Draw(1.0, 0.9, None, torch.Generator().manual_seed(0))
+    draw = IdDraw(1.0, 0.9, None, torch.Generator().manual_seed(0))
     assert {int(draw(logits.masked_fill(~allowed, -torch.inf))) for _ in range(200)} == {0}
 
 
@@ -177,7 +163,7 @@ def test_generation_goes_on_beyond_the_context():
 
 
 def test_without_a_grammar_only_padding_follows_the_end():
-    grammar = _Grammar(pg.MidiEventConfig(), (), torch.device("cpu"))
+    grammar = EventGrammar(pg.MidiEventConfig(), (), torch.device("cpu"))
     row = torch.tensor([[2, 0, 0, 0, 0, 0, 0, 0], [5, 0, 0, 0, 0, 0, 0, 0]])
     assert grammar.allowed(row, 1, True).sum(-1).tolist() == [1, 3406]
 

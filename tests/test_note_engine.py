@@ -61,7 +61,7 @@ def exporter_of(kind: str = "plain") -> NoteExporter:
 @cache
 def engine_of(kind: str = "plain", is_int8: bool = False) -> OnnxNoteEngine:
     exporter = exporter_of(kind)
-    return exporter.open(exporter.int8_graph(None, []) if is_int8 else exporter.graph())
+    return exporter.open(exporter.int8_graphs(None, []) if is_int8 else exporter.graphs())
 
 
 def random_rows(length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,7 +210,8 @@ def test_eight_bits_change_little_and_leave_no_product_of_floats():
     samples = likely_notes(engine_of())
     before, after = (exporter.nats(engine_of(is_int8=is_int8), samples) for is_int8 in (False, True))
     assert abs(after / before - 1) < 0.05 and after != before
-    assert b"MatMulNBits" in exporter.int8_graph(None, []) and b"MatMulNBits" not in exporter.graph()
+    assert b"MatMulNBits" in exporter.int8_graphs(None, [])["model"]
+    assert b"MatMulNBits" not in exporter.graphs()["model"]
 
 
 def test_the_command_writes_a_folder_that_the_engine_opens(tmp_path, capsys):
@@ -234,6 +235,6 @@ def test_a_missing_or_broken_graph_is_named(tmp_path):
     with pytest.raises(EngineError, match="pianogen export --model .* --int8"):
         OnnxNoteEngine.from_pretrained(tmp_path, "int8")
     (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "model.onnx").write_bytes(exporter_of().graph())
+    (tmp_path / "onnx" / "model.onnx").write_bytes(exporter_of().graphs()["model"])
     with pytest.raises(EngineError, match=r"can't be opened: .*model\.safetensors"):
         OnnxNoteEngine.from_pretrained(tmp_path)

@@ -15,9 +15,10 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of `pianogen export`."""
     parser = OneLineParser(
         prog="pianogen export",
-        description="Export a Music Transformer (V7) or a note transformer (V8) for the fast engine (generate.py "
-        "--engine onnx or int8). What was written has been checked: float32 chooses what torch does, and 8 bits cost "
-        "no more than 1 % of the cross-entropy, on held-out pieces where they are at hand.",
+        description="Export a Music Transformer (V7), a note transformer (V8) or a model of events (SkyTNT, whose app "
+        "opens the pair of graphs, too) for the fast engine (generate.py --engine onnx or int8). What was written has "
+        "been checked: float32 chooses what torch does, and 8 bits cost no more than 1 % of the cross-entropy, on "
+        "held-out pieces where they are at hand.",
         epilog="Example: pianogen export --model runs/mine --int8 --output runs/mine",
         allow_abbrev=False,
     )

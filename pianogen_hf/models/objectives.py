@@ -19,7 +19,8 @@ _OBJECTIVES = {
     "MidiEventForCausalLM": NEXT_EVENT,
     "ContinuousNotesForCausalLM": NEXT_NOTE,
     "NoteTransformerForCausalLM": NOTE_AMONG_GIVEN,
-    "OnnxNoteEngine": NOTE_AMONG_GIVEN,  # what runs its exported graph
+    "OnnxEventEngine": NEXT_EVENT,  # what runs its exported graphs
+    "OnnxNoteEngine": NOTE_AMONG_GIVEN,
 }
 OBJECTIVES = (NEXT_TOKEN, *_OBJECTIVES.values())
 

@@ -13,8 +13,8 @@ from transformers.utils import logging
 
 from pianogen_hf.errors import DataError
 from pianogen_hf.generation.onnx.builder import ExportError
-from pianogen_hf.generation.onnx.exporters import EXPORTERS, Exporter
-from pianogen_hf.generation.onnx.session import FILES, FOLDER
+from pianogen_hf.generation.onnx.exporters import EXPORTERS, Exporter, Graphs
+from pianogen_hf.generation.onnx.session import FOLDER, file_name
 from pianogen_hf.hub.models import model_folder
 from pianogen_hf.publishing.added_code import add_code
 from pianogen_hf.tokenizers.files import write_whole
@@ -44,34 +44,35 @@ def export(name: str, output: Path, *, revision: str | None, int8: bool, places:
     logging.disable_progress_bar()  # of loading weights
     model, encoder = load_model(name, revision)
     if model.config.model_type not in EXPORTERS:
-        kinds = " and ".join(EXPORTERS)
+        kinds = ", ".join(EXPORTERS)
         raise ExportError(f"{name} is a {model.config.model_type}: only {kinds} can be exported")
     exporter = EXPORTERS[model.config.model_type](model.cpu())
     print("float32: building and checking ...", flush=True)
-    graph = exporter.graph()
-    engine = exporter.open(graph)
+    graphs = exporter.graphs()
+    engine = exporter.open(graphs)
     torch.manual_seed(0)
     samples = exporter.samples(engine)
     print(f"float32: {exporter.check(engine, samples)}")
     _write_beside(output, name, model, encoder)
-    _write(output, "float32", graph, exporter)
+    _write(output, "float32", graphs, exporter)
     if not int8:
         return
     print("int8: building and checking ...", flush=True)
-    graph = exporter.int8_graph(engine, samples)
+    graphs = exporter.int8_graphs(engine, samples)
     pieces = _heldout(model_folder(name, revision), places)
-    print(f"int8: {_check_loss(exporter, engine, exporter.open(graph), samples, encoder, pieces)}")
-    _write(output, "int8", graph, exporter)
+    print(f"int8: {_check_loss(exporter, engine, exporter.open(graphs), samples, encoder, pieces)}")
+    _write(output, "int8", graphs, exporter)
 
 
-def _write(folder: Path, precision: str, graph: bytes, exporter: Exporter) -> None:
-    path = folder / FOLDER / FILES[precision]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, graph)
-    print(f"written: {path} ({len(graph) / 2**20:.1f} MB)")
-    beside = exporter.file_beside()
-    if beside is not None:
-        write_whole(path.with_suffix(".safetensors"), beside)
+def _write(folder: Path, precision: str, graphs: Graphs, exporter: Exporter) -> None:
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    for stem, graph in graphs.items():
+        path = folder / FOLDER / file_name(stem, precision)
+        write_whole(path, graph)
+        print(f"written: {path} ({len(graph) / 2**20:.1f} MB)")
+        beside = exporter.file_beside()
+        if beside is not None:
+            write_whole(path.with_suffix(".safetensors"), beside)
 
 
 def _write_beside(folder: Path, name: str, model: PreTrainedModel, encoder: NotesEncoder) -> None:
@@ -105,7 +106,7 @@ def _check_loss(
     before, after = (exporter.nats(each, rows) / count for each in (engine, small))
     found = f"{unit} {before:.4f} -> {after:.4f} ({after / before - 1:+.2%})"
     if after > before * (1 + _MAX_LOSS):
-        raise ExportError(f"8 bits cost too much: {found}; model_int8.onnx was not written")
+        raise ExportError(f"8 bits cost too much: {found}; it was not written")
     return found
 
 

@@ -70,13 +70,18 @@ def load_engine(name: str | Path, engine: str, revision: str | None = None) -> t
     """
     # These need the onnx extra.
     from pianogen_hf.generation.onnx.engine import OnnxEngine
+    from pianogen_hf.generation.onnx.event_engine import OnnxEventEngine
     from pianogen_hf.generation.onnx.note_engine import OnnxNoteEngine
     from pianogen_hf.generation.onnx.session import FOLDER, EngineError
 
     kind = load_pretrained(AutoConfig, str(name), revision).model_type
-    engines: dict[str, Any] = {"music_transformer": OnnxEngine, "note_transformer": OnnxNoteEngine}
+    engines: dict[str, Any] = {
+        "midi_event": OnnxEventEngine,
+        "music_transformer": OnnxEngine,
+        "note_transformer": OnnxNoteEngine,
+    }
     if kind not in engines:
-        raise ArgumentError(f"{name} is a {kind}: the fast engines run only {' and '.join(engines)}")
+        raise ArgumentError(f"{name} is a {kind}: the fast engines run only {', '.join(engines)}")
     folder = model_folder(name, revision, FOLDER)
     encoder = _encoder(folder, str(name), trust_remote_code=False)
     try:

@@ -133,7 +133,7 @@ def _fastest(name: str, model: Any, revision: str | None) -> Any:
     except ImportError:
         return model
     exporter = NoteExporter(model.cpu())
-    return exporter.open(exporter.graph())
+    return exporter.open(exporter.graphs())
 
 
 def play(

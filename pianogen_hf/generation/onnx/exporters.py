@@ -11,12 +11,25 @@ from safetensors.numpy import save
 from pianogen_hf.generation.onnx.builder import ExportError
 from pianogen_hf.generation.onnx.checks import check_greedy, likely_samples, total_nats
 from pianogen_hf.generation.onnx.engine import OnnxEngine, cache_scales
+from pianogen_hf.generation.onnx.event_checks import (
+    LogitsOf,
+    check_greedy_events,
+    engine_logits,
+    likely_events,
+    torch_logits,
+    total_event_nats,
+)
+from pianogen_hf.generation.onnx.event_engine import STEMS, OnnxEventEngine
+from pianogen_hf.generation.onnx.event_graph import build_event_graph, build_id_graph
 from pianogen_hf.generation.onnx.graph import build_graph
 from pianogen_hf.generation.onnx.note_checks import check_greedy_notes, engine_states, likely_notes, total_note_nats
 from pianogen_hf.generation.onnx.note_engine import OnnxNoteEngine
 from pianogen_hf.generation.onnx.note_graph import build_note_graph
+from pianogen_hf.generation.onnx.session import STEM
 
 _MOST_APART = 1e-4  # share of the cross-entropy that float32 may differ from torch's
+
+Graphs = dict[str, bytes]  # by the names of their files, without an ending
 
 
 class Exporter(Protocol):
@@ -33,14 +46,14 @@ class Exporter(Protocol):
 
     def __init__(self, model: Any) -> None: ...
 
-    def graph(self) -> bytes:
-        """The graph in float32."""
+    def graphs(self) -> Graphs:
+        """The graphs in float32."""
 
-    def int8_graph(self, engine: Any, samples: list[np.ndarray]) -> bytes:
-        """The graph with 8 bits, given the engine in float32 and samples from it."""
+    def int8_graphs(self, engine: Any, samples: list[np.ndarray]) -> Graphs:
+        """The graphs with 8 bits, given the engine in float32 and samples from it."""
 
-    def open(self, graph: bytes) -> Any:
-        """The engine that runs a graph."""
+    def open(self, graphs: Graphs) -> Any:
+        """The engine that runs the graphs."""
 
     def file_beside(self) -> bytes | None:
         """What else the engine needs, for a file of the graph's name that ends in .safetensors."""
@@ -63,17 +76,17 @@ class TokenExporter:
     def __init__(self, model: Any) -> None:
         self.model, self.weights = model, {name: each.numpy() for name, each in model.state_dict().items()}
 
-    def graph(self) -> bytes:
+    def graphs(self) -> Graphs:
         """See [`Exporter`], like the rest."""
-        return build_graph(self.weights, self.model.config).SerializeToString()
+        return {STEM: build_graph(self.weights, self.model.config).SerializeToString()}
 
-    def int8_graph(self, engine: OnnxEngine, samples: list[np.ndarray]) -> bytes:
+    def int8_graphs(self, engine: OnnxEngine, samples: list[np.ndarray]) -> Graphs:
         """Keys and values get scales that cover those of the samples."""
-        return build_graph(self.weights, self.model.config, cache_scales(engine, samples)).SerializeToString()
+        return {STEM: build_graph(self.weights, self.model.config, cache_scales(engine, samples)).SerializeToString()}
 
-    def open(self, graph: bytes) -> OnnxEngine:
+    def open(self, graphs: Graphs) -> OnnxEngine:
         """See there."""
-        return OnnxEngine(graph, self.model.config, self.model.generation_config)
+        return OnnxEngine(graphs[STEM], self.model.config, self.model.generation_config)
 
     def file_beside(self) -> None:
         """Nothing."""
@@ -102,17 +115,17 @@ class NoteExporter:
             name.removeprefix("heads."): each for name, each in self.weights.items() if name.startswith("heads.")
         }
 
-    def graph(self) -> bytes:
+    def graphs(self) -> Graphs:
         """See [`Exporter`], like the rest."""
-        return build_note_graph(self.weights, self.model.config).SerializeToString()
+        return {STEM: build_note_graph(self.weights, self.model.config).SerializeToString()}
 
-    def int8_graph(self, engine: OnnxNoteEngine, samples: list[np.ndarray]) -> bytes:
+    def int8_graphs(self, engine: OnnxNoteEngine, samples: list[np.ndarray]) -> Graphs:
         """Only weights are of 8 bits, which asks for no samples."""
-        return build_note_graph(self.weights, self.model.config, is_int8=True).SerializeToString()
+        return {STEM: build_note_graph(self.weights, self.model.config, is_int8=True).SerializeToString()}
 
-    def open(self, graph: bytes) -> OnnxNoteEngine:
+    def open(self, graphs: Graphs) -> OnnxNoteEngine:
         """See there."""
-        return OnnxNoteEngine(graph, self.heads, self.model.config)
+        return OnnxNoteEngine(graphs[STEM], self.heads, self.model.config)
 
     def file_beside(self) -> bytes:
         """The weights of the heads."""
@@ -126,10 +139,7 @@ class NoteExporter:
         """Greedy notes, and the likelihood of samples."""
         found = check_greedy_notes(engine, self.model, samples[0])
         torch_nats = total_note_nats(self._torch_states, self.model, samples)
-        apart = self.nats(engine, samples) / torch_nats - 1
-        if abs(apart) > _MOST_APART:
-            raise ExportError(f"the likelihood differs from torch's by {apart:+.2%}: nothing was written")
-        return f"{found}; nats of samples differ by {apart:+.1e} of torch's"
+        return f"{found}; {_likelihood_apart(self.nats(engine, samples), torch_nats)}"
 
     def nats(self, engine: OnnxNoteEngine, pieces: list[np.ndarray]) -> float:
         """See there."""
@@ -139,7 +149,61 @@ class NoteExporter:
         return self.model.model(torch.from_numpy(rows)[None], use_cache=False).last_hidden_state[0]
 
 
+class EventExporter:
+    """For the two-level model of events (SkyTNT's midi-model), whose graphs are a pair."""
+
+    step = "event"
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.weights = model, {name: each.numpy() for name, each in model.state_dict().items()}
+
+    def graphs(self) -> Graphs:
+        """See [`Exporter`], like the rest."""
+        return self._built(is_int8=False)
+
+    def int8_graphs(self, engine: OnnxEventEngine, samples: list[np.ndarray]) -> Graphs:
+        """Only weights are of 8 bits, which asks for no samples."""
+        return self._built(is_int8=True)
+
+    def _built(self, is_int8: bool) -> Graphs:
+        built = (build(self.weights, self.model.config, is_int8) for build in (build_event_graph, build_id_graph))
+        return {stem: each.SerializeToString() for stem, each in zip(STEMS, built, strict=True)}
+
+    def open(self, graphs: Graphs) -> OnnxEventEngine:
+        """See there."""
+        return OnnxEventEngine(*(graphs[stem] for stem in STEMS), self.model.config)
+
+    def file_beside(self) -> None:
+        """Nothing."""
+
+    def samples(self, engine: OnnxEventEngine) -> list[np.ndarray]:
+        """Rows."""
+        return likely_events(engine)
+
+    def check(self, engine: OnnxEventEngine, samples: list[np.ndarray]) -> str:
+        """Greedy events, and the likelihood of samples."""
+        found = check_greedy_events(engine, self.model, samples[0])
+        torch_nats = self._nats(lambda rows: torch_logits(self.model, rows), samples)
+        return f"{found}; {_likelihood_apart(self.nats(engine, samples), torch_nats)}"
+
+    def nats(self, engine: OnnxEventEngine, pieces: list[np.ndarray]) -> float:
+        """See there."""
+        return self._nats(lambda rows: engine_logits(engine, rows), pieces)
+
+    def _nats(self, logits_of: LogitsOf, pieces: list[np.ndarray]) -> float:
+        return total_event_nats(logits_of, self.model.config.max_position_embeddings, pieces)
+
+
+def _likelihood_apart(nats: float, torch_nats: float) -> str:
+    """How far the engine's likelihood is from torch's. ExportError: if it is too far."""
+    apart = nats / torch_nats - 1
+    if abs(apart) > _MOST_APART:
+        raise ExportError(f"the likelihood differs from torch's by {apart:+.2%}: nothing was written")
+    return f"nats of samples differ by {apart:+.1e} of torch's"
+
+
 EXPORTERS: dict[str, type[Exporter]] = {  # by model_type
+    "midi_event": EventExporter,
     "music_transformer": TokenExporter,
     "note_transformer": NoteExporter,
 }

@@ -15,7 +15,8 @@ from transformers.utils import cached_file
 from pianogen_hf.errors import PianogenError
 
 FOLDER = "onnx"  # inside a model's folder, where the Hub expects such files
-FILES = {"float32": "model.onnx", "int8": "model_int8.onnx"}
+STEM = "model"  # of the file of a model that is one graph
+_ENDINGS = {"float32": ".onnx", "int8": "_int8.onnx"}
 
 
 class EngineError(PianogenError):
@@ -46,22 +47,28 @@ def open_session(
     return session
 
 
-def exported_file(name: str | Path, precision: str) -> Path:
+def file_name(stem: str, precision: str) -> str:
+    """The name of a graph's file: model.onnx, model_int8.onnx ..."""
+    return stem + _ENDINGS[precision]
+
+
+def exported_file(name: str | Path, precision: str, stem: str = STEM) -> Path:
     """The graph that `pianogen export` wrote of a model.
 
     Args:
         name: Model folder or Hub id.
         precision: "float32" or "int8".
+        stem: Of the file's name, where a model is several graphs.
 
     Raises:
         EngineError: if there is no such model, or it was not exported with this precision.
     """
     try:
-        return Path(str(cached_file(str(name), FILES[precision], subfolder=FOLDER)))
+        return Path(str(cached_file(str(name), file_name(stem, precision), subfolder=FOLDER)))
     except OSError as error:
         flag = " --int8" if precision == "int8" else ""
         raise EngineError(
-            f"{name} has no {FOLDER}/{FILES[precision]}: pianogen export --model {name}{flag} --output {name}"
+            f"{name} has no {FOLDER}/{file_name(stem, precision)}: pianogen export --model {name}{flag} --output {name}"
         ) from error
 
 
