@@ -164,6 +164,7 @@ def test_a_masked_model_varies_everything_or_nothing_of_a_passage():
     model = masked_model(tokenizer)
     whole = pg.vary_notes(model, tokenizer, PIECE, 2.0, 4.0, 1.0, 0)[0]
     assert whole.notes == fill(tokenizer)[0].notes
-    for options in ({"strength": 0.5}, {"strength": 1.0, "density": 3.0}, {"strength": 1.0, "chords": "C"}):
+    wishes = ({"density": 3.0}, {"chords": "C"}, {"guidance_scale": 3.0})
+    for options in ({"strength": 0.5}, *({"strength": 1.0, **wish} for wish in wishes)):
         with pytest.raises(GenerationError, match="note transformer"):
             pg.vary_notes(model, tokenizer, PIECE, 2.0, 4.0, **options)

@@ -245,6 +245,7 @@ def assert_refused(capfd: pytest.CaptureFixture, folder: Path, argv: list[object
         (["--no_repeat_notes", 4], "no_repeat_ngram_size"),
         (["--chords", "C | G"], "note transformer"),
         (["--density", 3], "note transformer"),
+        (["--key", "C", "--guidance_scale", 3], "note transformer"),
         (["--register", 5], "no pitch"),
         (["--from_bar", 2], "--from_bar needs music to begin in"),
         (["--harmonise", "--prompt", "prompt.mid"], "chorale model"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models_and_tokenizers import some_notes, tiny_model
+from models_and_tokenizers import loosened, some_notes, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.commands.generate import main
@@ -52,6 +52,17 @@ def test_a_continuation_takes_controls_and_comes_to_an_end(model_dir):
     options = ["--density", 6, "--register", 60, "--loudness", 40, "--key", "g", "--kind", "jazz", "--end"]
     assert run(model_dir, "--seconds", 5, *options) == 0
     assert len(pg.read_midi("out.mid")) > 40
+
+
+def test_how_much_is_made_of_what_is_asked_can_be_said_and_is_2_by_itself(tmp_path):
+    torch.manual_seed(0)
+    for part in (loosened(tiny_model(pg.NoteTransformerForCausalLM, 130)), pg.ContinuousNotesFeatureExtractor()):
+        part.save_pretrained(tmp_path / "model")
+    written = []
+    for scale in ([], ["--guidance_scale", 2], ["--guidance_scale", 9]):
+        assert run(tmp_path / "model", "--notes", 12, "--loudness", 100, *scale) == 0
+        written.append(pg.read_midi("out.mid"))
+    assert written[0] == written[1] != written[2]
 
 
 def verb(name: str, model_dir, *argv: object) -> int:
@@ -168,6 +179,8 @@ def test_nonsense_of_a_verb_is_one_line(model_dir, words, message, capfd, tmp_pa
         (["--harmonise", "--until", 3], "--until is not for harmonise"),
         (["--from_bar", 2, "--from_seconds", 3], "not allowed with"),
         (["--accompany", "below", "--end"], "--end is for music that goes on"),
+        (["--density", 4, "--guidance_scale", 11], "guidance_scale must lie"),
+        (["--guidance_scale", 3], "give --density, --key ..."),
         (["--density", 0], "density must lie"),
         (["--density", "nan"], "density must lie"),
         (["--register", 200], "register must lie"),

@@ -164,6 +164,7 @@ def all_four():
         (all_four(), {}, "all four voices are given"),
         (some_notes(num_notes=40, pitches=(20, 110)), {}, "spans more than the voices"),
         (MELODY, {"density": 3.0}, "note transformer"),
+        (MELODY, {"guidance_scale": 3.0}, "note transformer"),
         (MELODY, {"top_k": 5}, "leave out top_k"),
         (MELODY, {"temperature": -1.0}, "temperature must be"),
         (MELODY, {"key": "H"}, "is no key"),

@@ -14,7 +14,15 @@ from models_and_tokenizers import loosened, some_notes, tiny_model
 import pianogen_hf as pg
 from pianogen_hf.generation.new_notes import GenerationError
 from pianogen_hf.generation.note_stream import ONSET, Controls
-from pianogen_hf.generation.note_verbs import added_to, asked, fill_gap, held_keys, key_named, placed
+from pianogen_hf.generation.note_verbs import (
+    GUIDANCE_SCALE,
+    added_to,
+    asked,
+    fill_gap,
+    held_keys,
+    key_named,
+    placed,
+)
 from pianogen_hf.models.modeling_note_transformer import END_CLASS
 from pianogen_hf.models.note_controls import PITCH_NAMES
 from pianogen_hf.tokenizers.notes import NOTE_DTYPE, PEDAL_DTYPE
@@ -300,6 +308,7 @@ def test_models_that_can_not_be_given_notes_are_refused():
         lambda: pg.accompany_notes(other, ENCODER, PIECE),
         lambda: pg.fill_notes(other, ENCODER, PIECE, 2.0, 4.0),
         lambda: pg.continue_notes(other, ENCODER, notes=3, density=4.0),
+        lambda: pg.continue_notes(other, ENCODER, notes=3, guidance_scale=3.0),
         lambda: pg.continue_notes(other, ENCODER, seconds=3, end=True),
     ):
         with pytest.raises(GenerationError, match="note transformer"):
@@ -391,6 +400,8 @@ def test_every_key_has_a_class_of_its_own():
         {"register": 128},
         {"loudness": 0},
         {"loudness": float("inf")},
+        {"guidance_scale": -1.0},
+        {"guidance_scale": float("nan")},
         {"key": "H"},
         {"key": ""},
         {"key": "C dorian"},
@@ -408,7 +419,9 @@ def test_controls_that_mean_nothing_are_one_line(wrong):
 def test_controls_reach_the_model(verb):
     plain = verb()[0].notes
     everything = {"density": 8.0, "register": 60, "loudness": 40, "key": "C minor", "kind": "jazz"}
-    assert verb(**everything)[0].notes != plain
+    written = [verb(**everything, guidance_scale=scale)[0].notes for scale in (0.0, GUIDANCE_SCALE, 9.0)]
+    assert written[0] == plain and plain not in written[1:] and written[1] != written[2]
+    assert written[1] == verb(**everything)[0].notes
 
 
 @pytest.mark.parametrize("verb", [continue_, fill, accompany])

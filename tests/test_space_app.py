@@ -49,6 +49,7 @@ KNOBS = {
     "kind": "any",
     "chords": None,
     "creativity": 0,
+    "guidance_scale": 2.0,
 }
 
 

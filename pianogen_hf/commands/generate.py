@@ -86,6 +86,7 @@ _SEARCH = (
     "creativity",
     "length_penalty",
     "no_repeat_notes",
+    "guidance_scale",
 )
 
 
@@ -162,6 +163,9 @@ def _check_verb(args: argparse.Namespace) -> None:
         raise UsageError("--pitches is not for harmonise: voices have ranges of their own")
     if args.in_c and (args.key is not None or args.chords not in (None, "prompt")):
         raise UsageError("--in_c moves the prompt, and would move --key and --chords against it: leave one out")
+    wishes = (args.density, args.register, args.loudness, args.key, args.kind)
+    if args.guidance_scale is not None and args.verb != "vary" and set(wishes) == {None}:
+        raise UsageError("--guidance_scale makes more of what is asked, and nothing is: give --density, --key ...")
     if args.chords == "prompt" and args.prompt is None:
         raise UsageError("--chords prompt needs music to find them in: give a --prompt")
     if places and args.verb in ("fill", "harmonise", "explain"):

@@ -131,6 +131,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--key", help="such as 'C minor' or 'Bb major'")
     asked.add_argument("--kind", choices=("classical", "jazz", "score"), help="score: played as it stands")
     asked.add_argument(
+        "--guidance_scale",
+        type=float,
+        metavar="S",
+        help="how much is made of the above, 0 to 10: 1 is what the model makes of it by itself (V8; default: 2)",
+    )
+    asked.add_argument(
         "--pitches",
         type=int,
         nargs=2,

@@ -16,6 +16,7 @@ from pianogen_hf.generation.event_writer import EventWriter
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
 from pianogen_hf.generation.note_stream import Controls, num_kept
 from pianogen_hf.generation.note_verbs import (
+    GUIDANCE_SCALE,
     Samples,
     asked,
     check_takes_given,
@@ -60,6 +61,7 @@ def continue_notes(
     loudness: float | None = None,
     key: str | None = None,
     kind: str | None = None,
+    guidance_scale: float = GUIDANCE_SCALE,
     pitches: Sequence[int] | None = None,
     chords: str | ChordTrack | None = None,
     end: bool = False,
@@ -94,6 +96,7 @@ def continue_notes(
         loudness: mean velocity.
         key: such as "C minor". Other models of tokens keep to its scale.
         kind: "classical", "jazz" or "score".
+        guidance_scale: how much is made of what is asked (V8); see `asked`.
         pitches: lowest and highest pitch of new notes.
         chords: what new notes are written over, from there on: text such as "Cm7 | Fm7 | G7 | Cm", a bar between two
             lines, repeated when it is over, or "prompt" for those of the prompt. A pitch that does not belong to
@@ -116,7 +119,7 @@ def continue_notes(
     length = length or Length(seconds, notes, bars)
     prompt, cut_tick = _cut_prompt(prompt, start_sec, from_bar)
     base, start_tick = _prompt_axis(tokenizer, prompt, us_per_quarter, cut_tick)
-    controls = asked(density, register, loudness, key, kind)
+    controls = asked(density, register, loudness, key, kind, guidance_scale)
     if takes_given(model):
         assert isinstance(tokenizer, ContinuousNotesFeatureExtractor)
         if prompt is not None:
@@ -125,7 +128,8 @@ def continue_notes(
         rules = pitch_rules(base, float(base.tick_to_sec(np.array(start_tick))), pitches, _changes(chords, base))
         rules = (not_sounding(held_keys(base)), *rules)
         return continue_piece(samples, tokenizer, length, base, start_tick, end, controls, rules)
-    if end or chords is not None or replace(controls, key=None, register=None) != Controls():
+    is_guided = guidance_scale != GUIDANCE_SCALE
+    if end or is_guided or chords is not None or replace(controls, key=None, register=None) != Controls():
         check_takes_given(model)
     if pitches is not None or controls != Controls():
         if objective_of(model) != NEXT_TOKEN:

@@ -12,7 +12,14 @@ import torch
 from pianogen_hf.generation.chords import ChordTrack, chords_of
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length, NewNotes
 from pianogen_hf.generation.note_stream import Controls
-from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, fill_gap, takes_given
+from pianogen_hf.generation.note_verbs import (
+    GUIDANCE_SCALE,
+    Samples,
+    asked,
+    check_takes_given,
+    fill_gap,
+    takes_given,
+)
 from pianogen_hf.generation.passages import spans_of
 from pianogen_hf.generation.refill_writer import RefillWriter
 from pianogen_hf.generation.rules import OF_THE_PROMPT, checked_pitches, pitch_rules
@@ -42,6 +49,7 @@ def fill_notes(
     loudness: float | None = None,
     key: str | None = None,
     kind: str | None = None,
+    guidance_scale: float = GUIDANCE_SCALE,
     on_progress: Callable[[float], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     **generate_kwargs: Any,
@@ -70,6 +78,7 @@ def fill_notes(
         loudness: mean velocity.
         key: such as "C minor".
         kind: "classical", "jazz" or "score".
+        guidance_scale: how much is made of what is asked (V8); see `asked`.
         on_progress: called with the share that is done, 0..1, never falling.
         on_message: called with remarks for the user.
         **generate_kwargs: temperature, top_p and, for V8, all else that `Search` names.
@@ -82,8 +91,9 @@ def fill_notes(
         GenerationError: if the model does not see both sides, if a gap lies outside the piece or over another one, if
             the piece can't be tokenized, or if the model stands still.
     """
-    controls = asked(density, register, loudness, key, kind)
-    if objective_of(model) != ANY_ORDER or controls != Controls() or pitches is not None or chords is not None:
+    controls = asked(density, register, loudness, key, kind, guidance_scale)
+    is_asked = controls != Controls() or guidance_scale != GUIDANCE_SCALE
+    if objective_of(model) != ANY_ORDER or is_asked or pitches is not None or chords is not None:
         check_takes_given(model)
     spans = spans_of(piece, start_sec, end_sec, bars, gaps)
     low, high = checked_pitches(pitches)

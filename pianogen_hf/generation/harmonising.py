@@ -13,6 +13,7 @@ from pianogen_hf.generation.new_notes import Continuation, GenerationError
 from pianogen_hf.generation.note_beam import Until
 from pianogen_hf.generation.note_stream import ONSET, Controls, Processor
 from pianogen_hf.generation.note_verbs import (
+    GUIDANCE_SCALE,
     Samples,
     added_to,
     asked,
@@ -50,6 +51,7 @@ def harmonise_notes(
     loudness: float | None = None,
     key: str | None = None,
     kind: str | None = None,
+    guidance_scale: float = GUIDANCE_SCALE,
     on_progress: Callable[[float], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     **generate_kwargs: Any,
@@ -78,6 +80,7 @@ def harmonise_notes(
         loudness: see there.
         key: see there.
         kind: see there.
+        guidance_scale: see there.
         on_progress: called with the share that is done, 0..1, never falling.
         on_message: called with remarks for the user.
         **generate_kwargs: temperature, top_p and, for V8, all else that `Search` names.
@@ -91,7 +94,7 @@ def harmonise_notes(
     """
     if not len(melody.where(~melody["is_drum"])):
         raise GenerationError("there is nothing to harmonise: give a melody with notes")
-    controls = asked(density, register, loudness, key, kind)
+    controls = asked(density, register, loudness, key, kind, guidance_scale)
     if takes_given(model):
         assert isinstance(encoder, ContinuousNotesFeatureExtractor)
         samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))
@@ -101,8 +104,10 @@ def harmonise_notes(
             f"{type(model).__name__} with {type(encoder).__name__} can't be given a melody: this takes a chorale "
             "model, such as pianogen_hf.BACH_MODEL, or a note transformer (V8)"
         )
-    if controls != asked():
-        raise GenerationError("density, register, loudness, key and kind can be asked of a note transformer (V8) alone")
+    if controls != asked() or guidance_scale != GUIDANCE_SCALE:
+        raise GenerationError(
+            "density, register, loudness, key, kind and guidance_scale are for a note transformer (V8) alone"
+        )
     options = sampling_options(model, generate_kwargs)
     penalty = None if chords is None else penalty_of(melody, 0.0, chords)
     samples = Samples(model, num_samples, seed, on_progress)

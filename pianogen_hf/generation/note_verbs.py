@@ -51,8 +51,8 @@ def asked(
         loudness: mean velocity, 1..127.
         key: such as "C minor", "Bb major", "f#" (minor) or "G" (major).
         kind: one of `KINDS`.
-        guidance_scale: how much is made of them; 1 for what the model makes of them by itself, which is little where
-            much was heard before.
+        guidance_scale: how much is made of them, 0 to 10; 1 for what the model makes of them by itself, which is little
+            where much was heard before.
 
     Raises:
         GenerationError: for a value that means nothing.
@@ -61,6 +61,7 @@ def asked(
         ("density", density, 0.1, 50),
         ("register", register, 0, 127),
         ("loudness", loudness, 1, 127),
+        ("guidance_scale", guidance_scale, 0, 10),
     ):
         if value is not None and not low <= value <= high:
             raise GenerationError(f"{name} must lie between {low} and {high}, got {value:g}")
@@ -378,6 +379,7 @@ def accompany_notes(
     loudness: float | None = None,
     key: str | None = None,
     kind: str | None = None,
+    guidance_scale: float = GUIDANCE_SCALE,
     on_progress: Callable[[float], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     **generate_kwargs: Any,
@@ -403,6 +405,7 @@ def accompany_notes(
         loudness: see there.
         key: see there.
         kind: see there.
+        guidance_scale: see there.
         on_progress: called with the share that is done, 0..1, never falling.
         on_message: called with remarks for the user.
         **generate_kwargs: temperature, top_p and all else that `Search` names.
@@ -425,7 +428,7 @@ def accompany_notes(
     if end_sec is None and bars is None:
         end = max(float((given[:, ONSET] + given[:, DURATION]).max()), end)
     keys = held_keys(part)
-    controls = asked(density, register, loudness, key, kind)
+    controls = asked(density, register, loudness, key, kind, guidance_scale)
     samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))
     stream: dict[str, Any] = {"past": given[:0], "given": given, "begin_sec": start, "controls": controls}
     rows = samples.write(

@@ -14,7 +14,7 @@ from pianogen_hf.generation.filling import Gap, fill_notes
 from pianogen_hf.generation.guards import no_crowd
 from pianogen_hf.generation.new_notes import Continuation, GenerationError
 from pianogen_hf.generation.note_stream import Controls
-from pianogen_hf.generation.note_verbs import Samples, asked, check_takes_given, fill_gap
+from pianogen_hf.generation.note_verbs import GUIDANCE_SCALE, Samples, asked, check_takes_given, fill_gap
 from pianogen_hf.generation.passages import Span, span_of
 from pianogen_hf.generation.rules import pitch_rules
 from pianogen_hf.generation.search import search_of
@@ -44,6 +44,7 @@ def vary_notes(
     loudness: float | None = None,
     key: str | None = None,
     kind: str | None = None,
+    guidance_scale: float = GUIDANCE_SCALE,
     on_progress: Callable[[float], None] | None = None,
     on_message: Callable[[str], None] | None = None,
     **generate_kwargs: Any,
@@ -73,6 +74,7 @@ def vary_notes(
         loudness: see there.
         key: see there.
         kind: see there.
+        guidance_scale: see there.
         on_progress: called with the share that is done, 0..1, never falling.
         on_message: called with remarks for the user.
         **generate_kwargs: temperature, top_p and, for V8, all else that `Search` names.
@@ -87,9 +89,10 @@ def vary_notes(
     if not 0 <= strength <= 1:
         raise GenerationError(f"strength lies between 0 (nothing is new) and 1 (everything is), not {strength:g}")
     start, end = span_of(notes, start_sec, end_sec, bars)
-    controls = asked(density, register, loudness, key, kind)
+    controls = asked(density, register, loudness, key, kind, guidance_scale)
     if strength == 1 and objective_of(model) == ANY_ORDER and controls == Controls() and chords is None:
         options: dict[str, Any] = {"num_samples": num_samples, "seed": seed, "pitches": pitches, **generate_kwargs}
+        options["guidance_scale"] = guidance_scale
         return fill_notes(model, encoder, notes, start, end, on_progress=on_progress, on_message=on_message, **options)
     check_takes_given(model)
     ticks = notes.sec_to_tick(np.array([start, end]))

@@ -24,7 +24,7 @@ from pianogen_hf.errors import PianogenError
 from pianogen_hf.generation.continuation import Continuation, GenerationError, Length, continue_notes
 from pianogen_hf.generation.filling import fill_notes
 from pianogen_hf.generation.harmonising import harmonise_notes
-from pianogen_hf.generation.note_verbs import accompany_notes, takes_given
+from pianogen_hf.generation.note_verbs import GUIDANCE_SCALE, accompany_notes, takes_given
 from pianogen_hf.generation.varying import vary_notes
 from pianogen_hf.models.note_controls import KINDS, PITCH_NAMES
 from pianogen_hf.models.objectives import ANY_ORDER, objective_of
@@ -148,6 +148,7 @@ class Knobs(NamedTuple):
     kind: str = ANY
     chords: str | None = ""  # nothing, as long as nobody has typed
     creativity: float = 0
+    guidance_scale: float = GUIDANCE_SCALE
 
     @property
     def wishes(self) -> dict[str, Any]:
@@ -157,7 +158,8 @@ class Knobs(NamedTuple):
         numbers = {name: getattr(self, name) or None for name in ("density", "register", "loudness")}
         words = {name: None if getattr(self, name) == ANY else getattr(self, name) for name in ("key", "kind")}
         creativity = {"creativity": self.creativity} if self.creativity else {}
-        return {**numbers, **words, "chords": (self.chords or "").strip() or None, **creativity}
+        chords = (self.chords or "").strip() or None
+        return {**numbers, **words, "chords": chords, **creativity, "guidance_scale": self.guidance_scale}
 
 
 def compose(prompt: Notes | None, knobs: Knobs, seed: int, tell: Callable[..., Any]) -> list[Continuation]:
@@ -316,6 +318,14 @@ with gr.Blocks(title=CARD.title, delete_cache=(600, KEPT_SEC), analytics_enabled
                 with gr.Row():
                     key = gr.Dropdown(KEYS, value=ANY, label="Key", min_width=120)
                     kind = gr.Dropdown([ANY, *KINDS], value=ANY, label="Kind of music", min_width=120)
+                guidance_scale = gr.Slider(
+                    0,
+                    5,
+                    GUIDANCE_SCALE,
+                    step=0.25,
+                    label="Guidance",
+                    info="How much is made of the above; 1 for little",
+                )
                 chords = gr.Textbox(
                     label="Chords", placeholder="Cm7 | Fm7 | G7 | Cm", info='A bar between two lines, or "prompt"'
                 )
@@ -340,7 +350,7 @@ with gr.Blocks(title=CARD.title, delete_cache=(600, KEPT_SEC), analytics_enabled
                 start_over = gr.Button("Start over", min_width=120)
 
     knobs = [amount, unit, ideas, temperature, top_p, new_seed, seed_box, verb, first_bar, last_bar, strength, side]
-    knobs += [density, register, loudness, key, kind, chords, creativity]
+    knobs += [density, register, loudness, key, kind, chords, creativity, guidance_scale]
     page = [rounds, message, idea, roll, audio, extend, download, undo]
     # One at a time: they share the processor, and the seed is the whole process's.
     heavy: dict[str, Any] = {
