@@ -113,22 +113,22 @@ class FolderLock:
                 raise self._refusal() from None
             self.path.unlink(missing_ok=True)  # a worker has outlived the process that it worked for
             self._lock.acquire(timeout=0)
-        host = self._told().get("host")
+        host = self._read_holder().get("host")
         if host not in (None, socket.gethostname()) and self._age() < _STALE_SEC:
             self._lock.release()
             raise self._refusal()
-        told = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self._holder.write_text(json.dumps(told), encoding="utf-8")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        self._holder.write_text(json.dumps(holder), encoding="utf-8")
 
-    def _told(self) -> dict[str, Any]:
+    def _read_holder(self) -> dict[str, Any]:
         try:
             return dict(json.loads(self._holder.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return {}
 
     def _is_of_the_dead(self) -> bool:
-        told = self._told()
-        return told.get("host") == socket.gethostname() and not psutil.pid_exists(int(told["pid"]))
+        holder = self._read_holder()
+        return holder.get("host") == socket.gethostname() and not psutil.pid_exists(int(holder["pid"]))
 
     def _age(self) -> float:
         """Seconds since somebody kept it young, by the clock of the file system."""
@@ -141,8 +141,9 @@ class FolderLock:
                 os.utime(self._holder)
 
     def _refusal(self) -> FileError:
-        told = self._told()
-        who = "process {pid} on {host}, since {since}".format_map(told) if told.keys() >= {"pid", "host"} else "unknown"
+        holder = self._read_holder()
+        is_known = holder.keys() >= {"pid", "host"}
+        who = "process {pid} on {host}, since {since}".format_map(holder) if is_known else "unknown"
         return FileError(f"{self.folder} is in use ({who}): let that end, or give another {self.option}")
 
 

@@ -169,7 +169,7 @@ def test_nonsense_of_a_verb_is_one_line(model_dir, words, message, capfd, tmp_pa
     [
         (["--fill", 90, 99], "is not within"),
         (["--fill", 4, 2], "is not within"),
-        (["--fill", 2, 4, "--end"], "--end is for music that goes on"),
+        (["--fill", 2, 4, "--end"], "--end is for a continuation"),
         (["--vary", 0.5, "--bars", 3], "not allowed with"),
         (["--harmonise", "--pitches", 60, 108], "--pitches is not for harmonise"),
         (["--in_c", "--key", "D"], "--in_c moves the prompt"),
@@ -178,7 +178,7 @@ def test_nonsense_of_a_verb_is_one_line(model_dir, words, message, capfd, tmp_pa
         (["--chords", "|"], "there are no chords"),
         (["--harmonise", "--until", 3], "--until is not for harmonise"),
         (["--from_bar", 2, "--from_seconds", 3], "not allowed with"),
-        (["--accompany", "below", "--end"], "--end is for music that goes on"),
+        (["--accompany", "below", "--end"], "--end is for a continuation"),
         (["--density", 4, "--guidance_scale", 11], "guidance_scale must lie"),
         (["--guidance_scale", 3], "give --density, --key ..."),
         (["--density", 0], "density must lie"),

@@ -190,7 +190,7 @@ def test_leaks_of_official_sides_are_named(folder):
     put(folder, split={**SPLIT, "pieces": pieces})
     text = section(render_card(folder), "Split and contamination")
     assert "1 validation and test pieces" in text and "`midi/b.mid`" in text and "`c`" not in text
-    assert "No piece on another side" not in text
+    assert "No piece in another split" not in text
 
 
 def test_split_and_sources_are_told_with_their_sizes(folder):
@@ -218,9 +218,9 @@ def test_an_alarm_of_the_audit_is_told(folder):
 
 
 def test_sizes_are_read_under_the_names_of_any_architecture(folder):
-    assert "4 layers of width 192, made for 512 ids" in render_card(folder)
+    assert "4 layers of width 192, made for 512 tokens" in render_card(folder)
     put(folder, config={"model_type": "music_transformer", "hidden_size": 64, "num_hidden_layers": 2})
-    assert "2 layers of width 64, made for not recorded ids" in render_card(folder)
+    assert "2 layers of width 64, made for not recorded tokens" in render_card(folder)
 
 
 def test_hand_written_words_come_into_their_places_and_stay(folder):

@@ -100,7 +100,7 @@ FAULTS = {
         lambda folder: [
             os.remove(folder / name) for name in ("model.safetensors", "pytorch_model.bin", "weights.ckpt")
         ],
-        "still going on",
+        "still being trained",
     ),
     "cut weights": (lambda folder: os.truncate(folder / "model.safetensors", 900), "is not whole"),
     "a shard missing": (

@@ -267,9 +267,9 @@ def test_copies_of_one_piece_cannot_be_split():
 
 
 def test_given_sides_are_not_taken_from_to_fill_another():
-    with pytest.raises(DataError, match="0 piece.* beside 4 that have a side, can't be split"):
+    with pytest.raises(DataError, match="0 piece.* beside 4 that have a split, can't be split"):
         assign_sides(pieces(many(4), ["train"] * 4))
-    with pytest.raises(DataError, match="0 piece.* beside 4 that have a side, can't be split"):
+    with pytest.raises(DataError, match="0 piece.* beside 4 that have a split, can't be split"):
         assign_sides(pieces(many(4)), earlier={f"c{number}": "train" for number in range(4)})
     assert assign_sides(pieces(many(3), ["train", "train", ""])) == ["train", "train", "validation"]
     assert assign_sides(pieces(many(3)), earlier={"c0": "train", "c1": "train"}) == ["train", "train", "validation"]

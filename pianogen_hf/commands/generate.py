@@ -158,7 +158,7 @@ def _check_verb(args: argparse.Namespace) -> None:
         option = "fill_bars" if args.fill_bars else args.verb
         raise UsageError(f"--{option} needs the music that {_NEEDED[args.verb]}: give a --prompt")
     if args.verb in _NEEDED and args.end:
-        raise UsageError("--end is for music that goes on: leave it out with --fill, --vary, --accompany, --harmonise")
+        raise UsageError("--end is for a continuation: leave it out with --fill, --vary, --accompany, --harmonise")
     if args.pitches is not None and args.verb == "harmonise":
         raise UsageError("--pitches is not for harmonise: voices have ranges of their own")
     if args.in_c and (args.key is not None or args.chords not in (None, "prompt")):

@@ -1,4 +1,4 @@
-"""Augmentation: transposition, loudness, tempo. For the train side only, after the split, never for what is evaluated.
+"""Augmentation: transposition, loudness, tempo. For the train split only, after the split, never for what is evaluated.
 
 Transposition and time stretch as in "This Time with Feeling" (Oore et al. 2018, arXiv 1808.03715), which stretches by
 up to 5 % either way; the velocity offset is an addition.

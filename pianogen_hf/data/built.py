@@ -1,6 +1,6 @@
 """Data sets on disk, as `pianogen data build` writes them: whole or not at all.
 
-pieces/              DatasetDict: one split per side, rows of `sources.PIECE_FEATURES`
+pieces/              DatasetDict: one entry per split, rows of `sources.PIECE_FEATURES`
 split.json           the manifest
 reading_report.json  what was read and what was left out
 chunks/, tokenizer/  where a tokenizer was asked for: DatasetDict of `chunks.CHUNK_FEATURES`, and what made them
@@ -42,7 +42,7 @@ def write_built(
     Args:
         folder: where it is to lie; what else lies there stays.
         pieces: of `sources.PIECE_FEATURES`.
-        sides: the side of each.
+        sides: the split of each.
         manifest: of the split.
         report: what was read.
         chunks: of `chunks.CHUNK_FEATURES`, and the `tokenizer` that made them; neither or both.
@@ -112,7 +112,7 @@ def is_built(folder: str | os.PathLike) -> bool:
 
 
 def read_pieces(folder: str | os.PathLike) -> tuple[Dataset, list[str]]:
-    """All pieces of a data set, side by side, and the side of each.
+    """All pieces of a data set, side by side, and the split of each.
 
     Raises:
         DataError: if they can't be opened.
@@ -141,5 +141,5 @@ def read_splits(folder: str | os.PathLike) -> DatasetDict:
     except (OSError, ValueError, KeyError, TypeError, DatasetsError) as error:
         raise DataError(f"{folder} can't be opened as a data set: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(splits, DatasetDict) or not splits:
-        raise DataError(f"{folder} is one table: a split is a DatasetDict with two sides or more")
+        raise DataError(f"{folder} is one table: a split is a DatasetDict with two parts or more")
     return splits

@@ -1,8 +1,8 @@
-"""Leakage checks: what stands on two sides of a split, found by looking at the music again and believing no name.
+"""Leakage checks: what stands in two splits, found by looking at the music again and believing no name.
 
 Each check takes data as they lie on disk and gives a `Finding` for every fault. None of them uses what the code that
 built the data has noted down, except to compare it: fingerprints are computed anew, byte pairs are fitted anew, and the
-ids of an evaluation piece are encoded anew. `chunk_checks.py` holds those for tokenized data.
+tokens of an evaluation piece are encoded anew. `chunk_checks.py` holds those for tokenized data.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from pianogen_hf.tokenizers.tokenization_remi import RemiTokenizer
 # What the checks look for, in the order in which a report names it.
 MEANINGS = {
     "manifest": "split.json does not describe these data",
-    "name": "pieces stand on two sides under one name",
-    "content": "music of one side is on another, too",
-    "family": "versions of one work stand on two sides",
-    "evaluation": "evaluation chunks are not the pieces as they are, each id predicted once",
+    "name": "pieces stand in two splits under one name",
+    "content": "music of one split is on another, too",
+    "family": "versions of one work stand in two splits",
+    "evaluation": "evaluation chunks are not the pieces as they are, each token predicted once",
     "train chunks": "train chunks hold what is no train piece",
     "tokenizer": "byte pairs were not learnt from the train pieces alone",
     "model": "the model was trained on pieces that it is to be evaluated on",
@@ -110,7 +110,7 @@ def changed_music(pieces: Dataset, sides: Sequence[str]) -> list[Finding]:
 
 
 def content_leaks(pieces: Dataset, sides: Sequence[str], fingerprints: Sequence[np.ndarray]) -> list[Finding]:
-    """Every piece that shares music with one on another side, whatever the two are called.
+    """Every piece that shares music with one in another split, whatever the two are called.
 
     Args:
         pieces: with `piece_id` and `official_split`.
@@ -132,9 +132,9 @@ def official_rows(pieces: Dataset, sides: Sequence[str]) -> list[bool]:
 
 
 def pairs_across(fingerprints: Sequence[np.ndarray], sides: Sequence[str]) -> Iterator[tuple[int, int, float]]:
-    """Related pieces on different sides, as (index, index, share); every piece that has one on another side is named.
+    """Related pieces in different splits, as (index, index, share); every piece that has one in another split is named.
 
-    Of pieces that are note for note the same on one side, which augmentation makes by the thousand, one is compared.
+    Of pieces that are note for note the same in one split, which augmentation makes by the thousand, one is compared.
     """
     same: dict[tuple[int, str], list[int]] = defaultdict(list)
     for index, (each, side) in enumerate(zip(fingerprints, sides, strict=True)):
@@ -148,9 +148,9 @@ def pairs_across(fingerprints: Sequence[np.ndarray], sides: Sequence[str]) -> It
 
 
 def family_leaks(pieces: Dataset, sides: Sequence[str], known: Iterable[Finding] = ()) -> list[Finding]:
-    """Families on several sides, one finding each; those that a finding in `known` names a pair of are left out.
+    """Families in several splits, one finding each; those that a finding in `known` names a pair of are left out.
 
-    A pair of an official split leaves out no family that stands on several sides without it, too.
+    A pair of an official split leaves out no family that stands in several splits without it, too.
     """
     names, families = list(pieces["piece_id"]), list(pieces["family_id"])
     family_of = dict(zip(names, families, strict=True))
@@ -176,7 +176,7 @@ def manifest_faults(manifest: Mapping[str, Any], pieces: Dataset, sides: Sequenc
     Args:
         manifest: what `manifest.read_manifest` gave, whose hash is right.
         pieces: with `piece_id`, `family_id` and `content`.
-        sides: on which side each row lies.
+        sides: in which split each row lies.
     """
     names = list(pieces["piece_id"])
     rows = zip(names, sides, pieces["family_id"], pieces["content"], strict=True)
@@ -200,10 +200,10 @@ def manifest_faults(manifest: Mapping[str, Any], pieces: Dataset, sides: Sequenc
 
 
 def name_leaks(names: Mapping[str, Iterable[str]]) -> list[Finding]:
-    """Names that stand on several sides.
+    """Names that stand in several splits.
 
     Args:
-        names: per side those of its rows; a packed chunk's are joined by "|".
+        names: per split those of its rows; a packed chunk's are joined by "|".
     """
     places: dict[str, Counter[str]] = defaultdict(Counter)
     for side, each in names.items():
@@ -238,7 +238,7 @@ def tokenizer_faults(tokenizer: NotesEncoder, train: Iterable[Notes]) -> list[Fi
     strange = sum(expected.get(name) != index for name, index in learnt.items())
     if not strange and len(learnt) == len(expected):
         return []
-    return [Finding("tokenizer", f"{strange} of {len(learnt)} learnt ids are others than the train pieces give")]
+    return [Finding("tokenizer", f"{strange} of {len(learnt)} learnt tokens are others than the train pieces give")]
 
 
 def model_leaks(overlaps: Iterable[Any], model: str) -> list[Finding]:

@@ -18,13 +18,13 @@ from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
 
 def evaluation_faults(chunks: Dataset, pieces: Dataset, tokenizer: NotesEncoder, side: str) -> list[Finding]:
-    """Whether the chunks of an evaluation side are its pieces, unaltered, with every id predicted exactly once.
+    """Whether the chunks of an evaluation split are its pieces, unaltered, with every token predicted exactly once.
 
     The pieces are encoded anew, so an augmented copy is found, a missing piece and a window that is scored twice.
 
     Args:
-        chunks: of `chunks.CHUNK_FEATURES`, one side.
-        pieces: the pieces of that side.
+        chunks: of `chunks.CHUNK_FEATURES`, one split.
+        pieces: the pieces of that split.
         tokenizer: the one that made the chunks.
         side: its name.
     """
@@ -43,9 +43,9 @@ def evaluation_faults(chunks: Dataset, pieces: Dataset, tokenizer: NotesEncoder,
 
 
 def _coverage_fault(ids: np.ndarray, chunks: Sequence[Mapping[str, Any]], name: str) -> str:
-    """What is wrong with the chunks of a piece whose ids these are; empty if nothing is. `<bos>` is never predicted.
+    """What is wrong with the chunks of a piece whose tokens these are; empty if nothing is. `<bos>` is never predicted.
 
-    Ids or rows: `name` is the column that holds them.
+    Tokens or rows: `name` is the column that holds them.
     """
     times = np.zeros(len(ids), dtype=int)
     strange = 0
@@ -57,7 +57,7 @@ def _coverage_fault(ids: np.ndarray, chunks: Sequence[Mapping[str, Any]], name: 
             strange += 1
     never, often = int((times[1:] == 0).sum()), int((times[1:] > 1).sum())
     faults = {f"{strange} chunks are not what the piece holds there": strange,
-              f"{never} of {len(ids) - 1} ids are predicted nowhere": never,
+              f"{never} of {len(ids) - 1} tokens are predicted nowhere": never,
               f"{often} are predicted more than once": often}  # fmt: skip
     return ", ".join(text for text, count in faults.items() if count)
 
@@ -66,7 +66,7 @@ def train_faults(chunks: Dataset, names: Iterable[str]) -> list[Finding]:
     """Train chunks of anything but train pieces, by name.
 
     Args:
-        chunks: the train side.
+        chunks: the train split.
         names: the `piece_id` of every train piece.
     """
     known = set(names)
@@ -81,15 +81,15 @@ def train_faults(chunks: Dataset, names: Iterable[str]) -> list[Finding]:
 def chunk_leaks(
     sides: Mapping[str, Dataset], tokenizer: NotesEncoder, others: Mapping[str, Sequence[tuple[str, np.ndarray]]] = {}
 ) -> list[Finding]:
-    """Music that stands on several sides, found in the chunks themselves.
+    """Music that stands in several splits, found in the chunks themselves.
 
     Chunks that one name and their `start` put together are compared as the piece that they are part of; without these
     columns each row is compared for itself. One finding for any two names, with the greatest share.
 
     Args:
-        sides: per side chunks with `input_ids` (or `input_values`), and `piece_id` and `start` where there are such.
+        sides: per split chunks with `input_ids` (or `input_values`), and `piece_id` and `start` where there are such.
         tokenizer: the one that made them.
-        others: per side further pieces to compare with, each a name and its `families.fingerprint`.
+        others: per split further pieces to compare with, each a name and its `families.fingerprint`.
     """
     rows = [(name, side, each) for side in sides for name, each in _pieces_of(sides[side], side, tokenizer)]
     rows += [(name, side, each) for side in others for name, each in others[side]]
@@ -97,7 +97,7 @@ def chunk_leaks(
     shares: dict[tuple[tuple[str, str], tuple[str, str]], float] = {}
     for a, b, share in pairs_across([row[2] for row in rows], [row[1] for row in rows]):
         first, second = sorted((rows[a][:2], rows[b][:2]), key=lambda row: (row[1] != "train", *row))
-        if first[0] != second[0]:  # one name on two sides is for `checks.name_leaks` to say
+        if first[0] != second[0]:  # one name in two splits is for `checks.name_leaks` to say
             shares[first, second] = max(share, shares.get((first, second), 0.0))
     return [Finding("content", "", (a[0], b[0]), (a[1], b[1]), share) for (a, b), share in shares.items()]
 
@@ -111,7 +111,7 @@ def _rows_by_name(chunks: Dataset) -> dict[str, list[int]]:
 
 
 def _pieces_of(chunks: Dataset, side: str, tokenizer: NotesEncoder) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and fingerprint of every piece, or version of one, that the chunks of a side hold."""
+    """Name and fingerprint of every piece, or version of one, that the chunks of a split hold."""
     has_start = "start" in chunks.column_names
     for name, rows in tqdm(_rows_by_name(chunks).items(), desc=f"Decoding {side}", unit="piece"):
         found = chunks[rows]
@@ -126,7 +126,7 @@ def _pieces_of(chunks: Dataset, side: str, tokenizer: NotesEncoder) -> Iterator[
 
 
 def _stitched(chunks: list[tuple[int, list[int]]], tokenizer: NotesEncoder) -> Notes:
-    """The notes of one piece's chunks, given as (start, ids) in order; what lies between them is as if it were not."""
+    """The notes of one piece's chunks, given as (start, tokens) in order; what lies between is left out."""
     runs: list[list[int]] = []
     end = -1
     for start, ids in chunks:

@@ -33,7 +33,7 @@ _Row = tuple[np.ndarray, str, int, int]  # the columns of CHUNK_FEATURES
 
 
 def chunk_features(encoder: NotesEncoder) -> Features:
-    """Columns of an encoder's chunks, its steps first: int32 ids or rows of them, or float32 rows of 4 fields."""
+    """Columns of an encoder's chunks, its steps first: int32 tokens or rows of them, or float32 rows of 4 fields."""
     others = {name: each for name, each in CHUNK_FEATURES.items() if name != "input_ids"}
     steps = CHUNK_FEATURES["input_ids"]
     if encoder.input_name == "input_values":
@@ -55,25 +55,25 @@ def build_chunks(
     packing: bool = False,
     num_proc: int | None = None,
 ) -> DatasetDict:
-    """Chunks of every side, with the columns of `chunk_features`, cached on disk.
+    """Chunks of every split, with the columns of `chunk_features`, cached on disk.
 
-    Every id after `<bos>` is predicted exactly once. (What is said of ids holds for a feature extractor's rows, too.)
-    On the train side consecutive chunks of a piece share one id, the last of one and the first of the next. On the
-    other sides windows slide by half a chunk, and the half that was predicted before is context only: scored ids have
-    at least half a chunk before them, or all of their piece.
+    Every token after `<bos>` is predicted exactly once. (What is said of tokens holds for a feature extractor's rows,
+    too.) On the train split consecutive chunks of a piece share one token, the last of one and the first of the next.
+    On the other splits windows slide by half a chunk, and the half that was predicted before is context only: scored
+    tokens have at least half a chunk before them, or all of their piece.
     No chunk crosses a piece unless `packing` says so.
 
     Args:
         pieces: usable pieces (see `pieces.py`).
         sides: one of `SIDES` per piece; pieces with any other are left out.
         tokenizer: a fitted tokenizer, or a feature extractor; its class and settings are part of the cache's name.
-        chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row, or a
-            whole bar if they are two bars long.
+        chunk_length: tokens per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row,
+            or a whole bar if they are two bars long.
         cache_dir: where the chunks lie afterwards.
         augmentation: every transposition becomes a copy, with a loudness and a tempo of its own (see `augment.py`);
             train only.
         seed: of the loudness and the tempo of these copies.
-        packing: join the pieces of a side end to end and cut them into chunks of equal length; train only, because
+        packing: join the pieces of a split end to end and cut them into chunks of equal length; train only, because
             evaluation is per piece.
         num_proc: processes to tokenize with.
 
@@ -134,7 +134,7 @@ def encode(tokenizer: NotesEncoder, piece_id: str, notes: Notes) -> np.ndarray:
 
 
 def notes_of(pieces: Dataset, sides: list[str], side: str) -> Iterator[Notes]:
-    """The music of one side, piece by piece: what fitting a tokenizer or a baseline may see."""
+    """The music of one split, piece by piece: what fitting a tokenizer or a baseline may see."""
     for index, each in enumerate(sides):
         if each == side:
             yield read_midi(pieces[index]["midi"], programs=None)
@@ -180,7 +180,7 @@ class _TokenizeBatch:
 
     def _cut(self, pieces: list[tuple[str, np.ndarray]]) -> Iterator[_Row]:
         for piece_id, ids in pieces:
-            predicted = 0  # index in the piece of the last id that a chunk has predicted; <bos> needs no prediction
+            predicted = 0  # index in the piece of the last token that a chunk has predicted; <bos> needs no prediction
             while predicted < len(ids) - 1:
                 start = max(predicted - self.overlap, 0)
                 yield ids[start : start + self.size + 1], piece_id, start, predicted + 1 - start

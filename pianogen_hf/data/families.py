@@ -1,6 +1,6 @@
 """Families: pieces that share content, whatever their key, tempo, touch, tracks, resolution or performer.
 
-Pieces of one family must stand on one side of a split. They are found in three steps. None compares all pairs, and each
+Pieces of one family must stand in one split. They are found in three steps. None compares all pairs, and each
 looks at two pieces alone, so that further pieces can only merge families, never part them:
 
 1. Each piece becomes a set of *grams*: the pitches in a window of consecutive notes, seen from the lowest. Their order
@@ -385,7 +385,7 @@ def families(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> list[s
 def join_families(pieces: Dataset, cache_dir: str | os.PathLike) -> Dataset:
     """The pieces with one `family_id` for all that are one work by their source's word, or share content.
 
-    Pieces with an official side belong to families like all others; what follows from that is for `assign_sides` to
+    Pieces with an official split belong to families like all others; what follows from that is for `assign_sides` to
     say. Further pieces may merge families, never part them; a family that they merge or join may get another name.
 
     Args:

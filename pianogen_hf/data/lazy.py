@@ -18,11 +18,11 @@ from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
-_CACHE_VERSION = 1  # raised when what counts as an id changes
+_CACHE_VERSION = 1  # raised when what counts as a token changes
 
 
 class LazyChunks(torch.utils.data.Dataset):
-    """A map-style dataset of one random version of a random stretch of a piece per example. For the train side only.
+    """A map-style dataset of one random version of a random stretch of a piece per example. For the train split only.
 
     An epoch has as many examples as the pieces, unaltered, have chunks. Example i of epoch e is a function of the seed,
     e and i alone, whatever was drawn before it and in whichever process: a resumed run sees what an uninterrupted one
@@ -36,10 +36,10 @@ class LazyChunks(torch.utils.data.Dataset):
         pieces: usable pieces (see `pieces.py`).
         rows: indices of the train pieces.
         tokenizer: a fitted tokenizer, or a feature extractor.
-        chunk_length: ids per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row.
+        chunk_length: tokens per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row.
         augmentation: what is drawn from.
         seed: at least 0.
-        cache_dir: where the number of ids of each piece is kept for the next run.
+        cache_dir: where the number of tokens of each piece is kept for the next run.
         num_proc: processes to count them with.
 
     Raises:
@@ -87,7 +87,7 @@ class LazyChunks(torch.utils.data.Dataset):
         return np.repeat(np.asarray(self.pieces["piece_id"][:], dtype=object), self._num_chunks)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One example: ids (int32 array) or rows, `piece_id`, `first_label`, and `start` in the version drawn.
+        """One example: tokens (int32 array) or rows, `piece_id`, `first_label`, and `start` in the version drawn.
 
         Of rows also `seconds_left`: from the last onset of the example until the piece has died away.
         """
@@ -122,7 +122,7 @@ class LazyChunks(torch.utils.data.Dataset):
 
 
 class _NumIds:
-    """Counts the ids of a piece. A class, so that it can be sent to other processes."""
+    """Counts the tokens of a piece. A class, so that it can be sent to other processes."""
 
     def __init__(self, tokenizer: NotesEncoder) -> None:
         self.tokenizer = tokenizer

@@ -1,6 +1,6 @@
 """The manifest of a split, `split.json`: kept beside every data set and inside every checkpoint.
 
-It names every piece with its side, its family and a hash of its content, and holds a hash of all that it says. By that
+It names every piece with its split, its family and a hash of its content, and holds a hash of all that it says. By that
 an edited or broken file is known. It is no signature: who means to deceive can make another file.
 """
 
@@ -34,7 +34,7 @@ def split_manifest(pieces: Dataset, sides: list[str], parameters: dict[str, Any]
         parameters: what decided the split; JSON-able.
 
     Returns:
-        What `write_manifest` takes: format; parameters; counts and notes, per side ("left_out" where the side is "");
+        What `write_manifest` takes: format; parameters; counts and notes, per split ("left_out" where the split is "");
         sources, per source its numbers of pieces and notes; columns, what a piece's row holds; pieces, a row per
         piece_id; and hash, 64 hex digits that name all that.
 
@@ -101,7 +101,7 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _has_form(manifest: dict[str, Any]) -> bool:
-    """Whether it has every field, and every piece a row of three texts of which the first is a side or ""."""
+    """Whether it has every field, and every piece a row of three texts of which the first is a split or ""."""
     if set(manifest) != _FIELDS or manifest["columns"] != COLUMNS or not isinstance(manifest["pieces"], dict):
         return False
     return all(
@@ -111,10 +111,10 @@ def _has_form(manifest: dict[str, Any]) -> bool:
 
 
 def sides_by_content(manifest: dict[str, Any]) -> dict[str, str]:
-    """Side per content hash: what `assign_sides` takes as `earlier`.
+    """Split per content hash: what `assign_sides` takes as `earlier`.
 
-    Content that official splits have on several sides gets "", as it does not say where a further copy belongs. Content
-    that was left out is not in it.
+    Content that official splits have in several gets "", as it does not say where a further copy belongs. Content that
+    was left out is not in it.
     """
     sides: dict[str, str] = {}
     for side, _, content in manifest["pieces"].values():
@@ -124,5 +124,5 @@ def sides_by_content(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def side_of(manifest: dict[str, Any], piece_id: str) -> str:
-    """The side of a piece; "" if it was left out, or is not in the split."""
+    """The split of a piece; "" if it was left out, or is not in the manifest."""
     return manifest["pieces"].get(piece_id, [""])[0]

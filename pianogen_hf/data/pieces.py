@@ -64,7 +64,7 @@ def load_pieces(
         programs: General MIDI programs to keep from multitrack files; None for all (drums never).
         num_proc: processes to read with.
     """
-    tables = {file.path for file in files if file.row >= 0}  # an archive's Arrow file, a side of a built data set
+    tables = {file.path for file in files if file.row >= 0}  # an archive's Arrow file, a split of a built data set
     stamps = {path: _stamp(path if os.path.isfile(path) else os.path.join(path, "state.json")) for path in tables}
     key = {
         "version": _CACHE_VERSION,

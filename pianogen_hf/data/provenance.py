@@ -43,7 +43,7 @@ class Overlap:
 
     Attributes:
         piece: `piece_id` of the piece to be evaluated.
-        side: its side, "validation" or "test".
+        side: its split, "validation" or "test".
         content: its content hash.
         trained_piece: name in `Provenance.trained_on` of the piece it shares most with.
         share: how much of the smaller of the two is in the other, 0 to 1; 0 where only their family tells.
@@ -146,7 +146,7 @@ class Provenance:
 
         Args:
             pieces: with `piece_id`, `family_id`, `content` and `fingerprint`.
-            sides: the side of each; those on validation and test are compared.
+            sides: the split of each; validation and test pieces are compared.
 
         Returns:
             At most one for each such piece, those that share most first.
@@ -205,13 +205,13 @@ class Provenance:
         command: str,
         started_from: str | None,
     ) -> Provenance:
-        """That of a model which starts from this one and trains on the train side.
+        """That of a model which starts from this one and trains on the train split.
 
         Args:
             manifest: of the split, with its `hash`.
             pieces: with `piece_id`, `source`, `family_id`, `content` and `fingerprint`.
-            sides: the side of each.
-            overlaps: what `overlap` found, if training goes on all the same: recorded for ever.
+            sides: the split of each.
+            overlaps: what `overlap` found, if training continues all the same: recorded for ever.
             command: what was called.
             started_from: the checkpoint, or None for new weights.
         """
@@ -234,7 +234,7 @@ class Provenance:
 
 
 def refusal(overlaps: Sequence[Overlap], name: str) -> str:
-    """Why training does not go on: one line that says what to do, then the pieces.
+    """Why training is refused: one line that says what to do, then the pieces.
 
     Args:
         overlaps: what `Provenance.overlap` found; at least one.
@@ -242,7 +242,7 @@ def refusal(overlaps: Sequence[Overlap], name: str) -> str:
     """
     lines = [
         f"{name} was trained on music that would now be evaluated ({len(overlaps)} piece(s)): --split_from {name} "
-        "keeps every piece on the side it had; --allow_contamination goes on and marks the model for ever"
+        "keeps every piece in the split it had; --allow_contamination continues and marks the model for ever"
     ]
     for each in overlaps[:_MAX_NAMED]:
         how = f"shares {each.share:.0%} with" if each.share else "is of one family with"

@@ -1,4 +1,4 @@
-"""The sides of a split, and what they are called elsewhere."""
+"""The splits, and what they are called elsewhere."""
 
 from __future__ import annotations
 

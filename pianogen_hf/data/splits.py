@@ -20,43 +20,43 @@ def assign_sides(
     seed: int = 0,
     earlier: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The side of each piece.
+    """The split of each piece.
 
-    1. A piece keeps its official side, and one without keeps the side it had in the earlier split. Left out is what has
-       an official side, where the earlier split has its music on another, or its family where that is not this
-       source's own doing; or where another source's official side of its family is further from training.
-    2. A newcomer without side follows its family. Where that stands on several sides the newcomer is left out, as it
+    1. A piece keeps its official split, and one without keeps that of the earlier manifest. Left out is what has an
+       official split, where the earlier manifest has its music on another, or its family where that is not this
+       source's own doing; or where another source's official split of its family is further from training.
+    2. A newcomer without a split follows its family. Where that stands in several splits the newcomer is left out: it
        would leak from one to the other.
     3. Families of newcomers alone are dealt out, per source (that of the family's first piece by name), in an order
        that hashes of seed and family name give: to test, then validation, where that brings the number of pieces
-       nearer to the fraction, else to train. All pieces count that have no official side.
+       nearer to the fraction, else to train. All pieces count that have no official split.
     4. If train, or validation where it has a fraction, is empty then, it gets the smallest family that is to spare.
 
-    So two pieces of one family stand on two sides only where one source's official split has them so, or where the
-    earlier split had them before further pieces showed that they are one family.
+    So two pieces of one family stand in two splits only where one source's official split has them so, or where the
+    earlier manifest had them before further pieces showed that they are one family.
 
     Where all families are dealt out, validation and test of each source miss their fractions by at most half its
     largest family and train by at most all of it: half a piece and one piece, if every family is one piece.
 
-    With `earlier` no piece ever changes side. Without it further files shift the cut, by few families, and those that
-    merge families rename them. No rule without memory has both: a side that hangs on nothing but the family falls
+    With `earlier` no piece ever changes its split. Without it further files shift the cut, by few families, and those
+    that merge families rename them. No rule without memory has both: a split that hangs on nothing but the family falls
     independently of the others, which makes the counts binomial instead of exact.
 
     Args:
         pieces: with `piece_id`, `source`, `family_id`, `official_split` ("" for none) and `content`; their order does
             not matter.
-        validation_fraction: share of the pieces without official side that go to validation.
+        validation_fraction: share of the pieces without official split that go to validation.
         test_fraction: share that goes to test.
         seed: names the split.
-        earlier: side per content hash, what `sides_by_content` gives for the manifest of an earlier split; "" for
-            content that official sides had on several.
+        earlier: split per content hash, what `sides_by_content` gives for the manifest of an earlier manifest; "" for
+            content that official splits had on several.
 
     Returns:
         One of `SIDES` per piece, in order, or "" for a piece that is left out.
 
     Raises:
-        DataError: if a fraction is out of range, or there are too few families for a train side and, where
-            validation_fraction is not 0, a validation side.
+        DataError: if a fraction is out of range, or there are too few families for a train split and, where
+            validation_fraction is not 0, a validation split.
     """
     if not (0 <= validation_fraction < 1 and 0 <= test_fraction < 1 and validation_fraction + test_fraction < 1):
         raise DataError("validation_fraction and test_fraction must be at least 0 and sum to less than 1")
@@ -73,12 +73,12 @@ def assign_sides(
 
 class _Piece(NamedTuple):
     source: str
-    official: str  # its official side, "" for none
-    before: str | None  # the side of its content in the earlier split: "" for several, None if it was not there
+    official: str  # its official split, "" for none
+    before: str | None  # the split of its content in the earlier manifest: "" for several, None if it was not there
 
 
 def _fixed_sides(pieces: Dataset, earlier: Mapping[str, str]) -> list[str | None]:
-    """The sides of steps 1 and 2; None where all the family are newcomers without side."""
+    """The splits of steps 1 and 2; None where all the family are newcomers without a split."""
     columns = (pieces[name][:] for name in ("source", "official_split", "content"))
     rows = [_Piece(source, official, earlier.get(content)) for source, official, content in zip(*columns, strict=True)]
     members: dict[str, list[int]] = defaultdict(list)
@@ -92,7 +92,7 @@ def _fixed_sides(pieces: Dataset, earlier: Mapping[str, str]) -> list[str | None
 
 
 def _family_sides(family: Sequence[_Piece]) -> list[str | None]:
-    """The sides of a family's pieces by steps 1 and 2; None for all if none of them brings one."""
+    """The splits of a family's pieces by steps 1 and 2; None for all if none of them brings one."""
     there = {_claim(piece) for piece in family if piece.before is not None} - {("", "")}
     newcomers = [piece for piece in family if piece.before is None and piece.official]
     came = {_claim(piece) for piece in newcomers if not _clashes(piece, there)}
@@ -105,7 +105,7 @@ def _family_sides(family: Sequence[_Piece]) -> list[str | None]:
 
 
 def _claim(piece: _Piece) -> tuple[str, str]:
-    """Who put it where: its source on its official side, or the earlier split, which is "", elsewhere."""
+    """Who put it where: its source on its official split, or the earlier manifest, which is "", elsewhere."""
     if piece.official and piece.before in (None, "", piece.official):
         return piece.source, piece.official
     return "", piece.before or ""
@@ -116,12 +116,12 @@ def _clashes(piece: _Piece, there: set[tuple[str, str]]) -> bool:
 
 
 def _kept_side(piece: _Piece, there: set[tuple[str, str]], came: set[tuple[str, str]]) -> str | None:
-    """The side that a piece comes with, None if it comes with none, "" if it would leak there.
+    """The split that a piece comes with, None if it comes with none, "" if it would leak there.
 
     Args:
         piece: one of a family.
-        there: the claims of those of the family that were in the earlier split.
-        came: the claims of those that are new, have an official side, and don't clash with what was there.
+        there: the claims of those of the family that were in the earlier manifest.
+        came: the claims of those that are new, have an official split, and don't clash with what was there.
     """
     if not piece.official:
         return piece.before or None
@@ -133,7 +133,7 @@ def _kept_side(piece: _Piece, there: set[tuple[str, str]], came: set[tuple[str, 
 
 
 def _strata(pieces: Dataset, sides: Sequence[str | None]) -> list[tuple[list[str], Counter[str]]]:
-    """Per source: its families of newcomers alone, and how many pieces without official side stand on each side."""
+    """Per source: its families of newcomers alone, and how many pieces without an official split stand in each."""
     names, sources, families, official = (
         pieces[column][:] for column in ("piece_id", "source", "family_id", "official_split")
     )
@@ -153,9 +153,9 @@ def _strata(pieces: Dataset, sides: Sequence[str | None]) -> list[tuple[list[str
 
 
 def _deal(sizes: Mapping[str, int], counts: Counter[str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
-    """The side of each family, by its size and by the pieces that stand on each side already.
+    """The split of each family, by its size and by the pieces that stand in each already.
 
-    A side takes a family if that brings it nearer to its fraction; one too large is passed on, a later one may fit.
+    A split takes a family if that brings it nearer to its fraction; one too large is passed on, a later one may fit.
     """
     counts = counts.copy()
     total = counts.total() + sum(sizes.values())
@@ -175,7 +175,7 @@ def _position(family_id: str, seed: int) -> bytes:
 def _fill_empty_sides(
     dealt: dict[str, str], sizes: Mapping[str, int], kept: Counter[str], needed: Sequence[str]
 ) -> None:
-    """Give each needed side that is empty the smallest family that was dealt elsewhere, of the fullest side.
+    """Give each needed split that is empty the smallest family that was dealt elsewhere, of the fullest split.
 
     What stands alone in train or validation stays there; test may be left empty.
     """
@@ -188,12 +188,12 @@ def _fill_empty_sides(
         donors = [family for family, side in dealt.items() if side == "test" or counts[side] > sizes[family]]
         if not donors:
             content = f"{len(dealt)} piece(s) of different content"
-            given = f", beside {kept.total()} that have a side," if kept else ""
+            given = f", beside {kept.total()} that have a split," if kept else ""
             raise DataError(f"{content}{given} can't be split into {' and '.join(sorted(needed))}: add files")
         dealt[min(donors, key=lambda family: (sizes[family], -counts[dealt[family]]))] = wanted
 
 
 def limited_sides(sides: list[str], max_pieces: int) -> tuple[list[int], list[str]]:
-    """At most `max_pieces` rows of each side, the first ones: their indices and their sides."""
+    """At most `max_pieces` rows of each split, the first ones: their indices and their splits."""
     rows = sorted(row for side in SIDES for row in [i for i, each in enumerate(sides) if each == side][:max_pieces])
     return rows, [sides[row] for row in rows]

@@ -79,7 +79,7 @@ def likelihood_table(measured: Models, seed: int) -> Table:
     return {
         "title": "What held-out music costs",
         "text": [
-            "Lower is better. Bits of all ids of a piece, its end included, over the notes of the piece as read, with "
+            "Lower is better. Bits of all tokens of a piece, the end included, over the notes as read, with "
             "windows that slide by half. A coarse encoding would win by what it rounds away; on the common grid (10 "
             "ms, one velocity) it pays for telling how far off each note comes back, velocities that it throws away "
             "included, and this column ranks. What else an encoding loses it does not pay for: compare rows with equal "

@@ -26,7 +26,7 @@ _CITATION = """@software{pianogen_hf,
 class BitsPerNote(evaluate.Metric):
     """What held-out pieces cost, in bits per note of the pieces, with the standard error over pieces.
 
-    `predictions` are bits, one number for each piece (all its ids, the end included: `piece_likelihood(...).bits`);
+    `predictions` are bits, one number for each piece (all its tokens, the end included: `piece_likelihood(...).bits`);
     `references` are the notes of each piece.
     """
 

@@ -1,10 +1,10 @@
 """What held-out pieces cost a model, piece by piece: bits, and the notes and seconds of the piece to divide them by.
 
 Bits per note and per second mean the same for every encoding; nats per id do not. The cost of a piece is that of all
-its ids, the end included, and the notes are those of the piece itself, not those that an encoding keeps.
+its tokens, the end included, and the notes are those of the piece itself, not those that an encoding keeps.
 
 `scorers.py` has the kinds of models that can be measured. Of a masked model the bits are an upper bound; to what
-the ids cost comes what it takes to say how many there are.
+the tokens cost comes what it takes to say how many there are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pianogen_hf.models.objectives import objective_of
 from pianogen_hf.tokenizers.notes import Notes
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-LENGTH = "length"  # the kind of the bits that tell how many ids a piece has
+LENGTH = "length"  # the kind of the bits that tell how many tokens a piece has
 
 
 _VECTORS = ("bits", "notes", "seconds", "predictions", "right", "guesses")  # what there is one of per piece
@@ -43,12 +43,12 @@ class Likelihood:
         bits: cost of each piece, float64.
         notes: notes of the piece as it was read, int64.
         seconds: its length, float64.
-        predictions: ids (with continuous notes: rows) that were predicted, the end included, int64.
+        predictions: tokens (with continuous notes: rows) that were predicted, the end included, int64.
         right: predictions whose likeliest id was right, float64; of continuous notes, whose likeliest pitch was.
         guesses: predictions that could be right: all of them, but for continuous notes the end, which has no pitch.
         by_kind: the same bits by the kind of what they were spent on ("Pitch", "VELOCITY", "end" ...). Each share is
-            the cost of those ids given *all* before them: no codelength of that field alone.
-        window: ids in a window at most. stride: ids by which it slides.
+            the cost of those tokens given *all* before them: no codelength of that field alone.
+        window: tokens in a window at most. stride: tokens by which it slides.
         num_orders: random masks per window of a masked model, whose bits are an upper bound; None for other models.
         seed: of these masks.
     """
@@ -150,11 +150,11 @@ def piece_likelihood(
     `seed` = 0 for a masked model, too.
 
     Args:
-        model: a causal model of ids, `ContinuousNotesForCausalLM` or `PianoEncoderForMaskedLM`.
+        model: a causal model of tokens, `ContinuousNotesForCausalLM` or `PianoEncoderForMaskedLM`.
         encoder: its tokenizer or feature extractor.
         pieces: names and notes.
-        window: ids in a window at most, at least 2.
-        stride: ids by which windows slide, 1..window - 1; of a grid tokenizer, whole rows.
+        window: tokens in a window at most, at least 2.
+        stride: tokens by which windows slide, 1..window - 1; of a grid tokenizer, whole rows.
         batch_size: windows at a time.
         precision: "float32", or "bfloat16" for autocast; probabilities are summed up in float32 or better either way.
         num_orders: random masks per window, for a masked model.
@@ -217,10 +217,10 @@ def _check_context(model: Any, window: int, stride: int) -> None:
     longest = getattr(model.config, "max_position_embeddings", None)
     if window < 2 or not 1 <= stride < window:
         raise LikelihoodError(
-            f"a window of {window} ids can't slide by {stride}: give window >= 2, 1 <= stride < window"
+            f"a window of {window} tokens can't slide by {stride}: give window >= 2, 1 <= stride < window"
         )
     if longest is not None and window > longest:
-        raise LikelihoodError(f"a window of {window} ids is more than the {longest} that the model is made for")
+        raise LikelihoodError(f"a window of {window} tokens is more than the {longest} that the model is made for")
 
 
 def _encode(encoder: Any, name: str, notes: Notes) -> np.ndarray:

@@ -10,7 +10,7 @@ begins and ends with a frame that sounds, so silence alone is no run; rests insi
 
 People repeat one another too: `compare_with_base_rate` sets generated music against held-out music.
 
-The training side is a suffix array (Manber and Myers 1993): exact, without hashes, and not slowed by repetition.
+The training split is a suffix array (Manber and Myers 1993): exact, without hashes, and not slowed by repetition.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class RunIndex:
         self._shapes = np.unique(shapes)
         self._moves = np.unique(self._move_keys(_index_in(self._shapes, shapes), references))
         codes = self._encode(shapes, references)
-        codes[self._starts[1:][np.diff(self._starts) > 0] - 1] = 0  # no run goes on into the next piece
+        codes[self._starts[1:][np.diff(self._starts) > 0] - 1] = 0  # no run continues into the next piece
         self._text = codes.tobytes()
         self._codes = np.frombuffer(self._text, _CODE)
         self._suffixes = _suffix_array(codes)

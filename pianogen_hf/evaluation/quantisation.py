@@ -24,7 +24,7 @@ from pianogen_hf.evaluation.scorers import SEVERAL
 COMMON_TIME_SEC = 0.01
 COMMON_VELOCITY = 1.0
 NUM_VELOCITIES = 127
-# Kinds of ids that say nothing of pitches and onsets, by the first letters of their lower-case names.
+# Kinds of tokens that say nothing of pitches and onsets, by the first letters of their lower-case names.
 _NOT_ONSETS = ("velocity", "duration", "program", "instrument", "pedal", "tempo")
 
 
@@ -93,10 +93,10 @@ def _with(bits_per_note: float, added: Mapping[str, float | None]) -> dict[str, 
 
 
 def shares(by_kind: Mapping[str, float], is_bound: bool) -> dict[str, Any]:
-    """Bits per note without velocities, and of pitches and onsets alone, where ids tell them apart.
+    """Bits per note without velocities, and of pitches and onsets alone, where tokens tell them apart.
 
-    These are shares of the whole cost: the ids of those fields, each given *everything* before it, the velocities and
-    durations of earlier notes included. They are no codelength of pitches and onsets alone. That would be the cost
+    These are shares of the whole cost: the tokens of those fields, each given *everything* before it, the velocities
+    and durations of earlier notes included. They are no codelength of pitches and onsets alone. That would be the cost
     summed over all velocities and durations, which no model here can give.
 
     Args:
@@ -109,9 +109,9 @@ def shares(by_kind: Mapping[str, float], is_bound: bool) -> dict[str, Any]:
     kinds = {kind.lower(): bits for kind, bits in by_kind.items()}
     whole = math.fsum(kinds.values())
     if is_bound:
-        return _shares(None, None, "a masked model's ids have no order")
+        return _shares(None, None, "a masked model's tokens have no order")
     if SEVERAL in kinds:
-        return _shares(None, None, "byte pairs join fields in one id")
+        return _shares(None, None, "byte pairs join fields in one token")
     without_velocity = whole - _sum(kinds, ("velocity",))
     if not _sum(kinds, ("duration",)):
         return _shares(without_velocity, None, "time tokens carry onsets and ends of notes alike")

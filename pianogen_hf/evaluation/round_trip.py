@@ -26,7 +26,7 @@ class RoundTrip:
 
     Attributes:
         reference: notes before. decoded: notes after. onset: notes found again with their pitch and onset.
-        offset: of these, with their offset too. velocity: with onset, offset and velocity. tokens: ids written.
+        offset: of these, with their offset too. velocity: with onset, offset and velocity. tokens: tokens written.
     """
 
     reference: int = 0
@@ -96,7 +96,7 @@ def residuals(tokenizer: NotesEncoder, notes: Notes) -> dict[str, Counter[int | 
 
 
 def _aligned(tokenizer: NotesEncoder, notes: Notes) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Rows before and after, the pairs of `_matches`, and how many ids stood between."""
+    """Rows before and after, the pairs of `_matches`, and how many tokens stood between."""
     ids = tokenizer.encode_notes(notes)
     decoded = tokenizer.decode_notes(ids)
     reference = notes if "pedal" in tokenizer.lost_fields else notes.with_sustain()

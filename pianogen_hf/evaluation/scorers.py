@@ -1,9 +1,9 @@
 """What windows over pieces cost a model, id by id: one scorer per training objective.
 
-* causal models of ids: each id given those before it, within a window;
-* masked models: an upper bound. A code that writes the ids of a window in random order costs at most so much
+* causal models of tokens: each token given those before it, within a window;
+* masked models: an upper bound. A code that writes the tokens of a window in random order costs at most so much
   (Hoogeboom et al. 2021, https://arxiv.org/abs/2110.02037, section 3); the mean over a few random masks estimates it;
-* models of events (rows of ids): each id given the events before it and the ids before it in its event;
+* models of events (rows of tokens): each token given the events before it and the tokens before it in its event;
 * models of continuous notes (V5, V8): the probability mass of each row on the grid of `config.sampling_rate`.
 """
 
@@ -20,13 +20,13 @@ import torch
 from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN
 from pianogen_hf.models.order_agnostic import IGNORED, draw_named_mask, label_nats, label_weights
 
-END, SEVERAL, EVENT = "end", "several", "event"  # kinds of ids beside those that an encoding names
+END, SEVERAL, EVENT = "end", "several", "event"  # kinds of tokens beside those that an encoding names
 _FIELDS = ("time shift", "pitch", "velocity", "duration")  # of a row of continuous notes
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a piece: whose it is, its rows (ids, or rows of fields), and the first one to predict."""
+    """A stretch of a piece: whose it is, its rows (tokens, or rows of fields), and the first one to predict."""
 
     piece: int
     name: str
@@ -66,7 +66,7 @@ class Totals:
 
 
 class CausalScorer:
-    """Models that predict the next id."""
+    """Models that predict the next token."""
 
     is_bound = False
     num_unguessed = 0  # predictions of a piece that are no guess
@@ -95,7 +95,7 @@ class CausalScorer:
 
 
 class MaskedScorer(CausalScorer):
-    """Models that fill hidden places. Differs from its parent in that the nats are the mean over random masks."""
+    """Models that fill masked places. Differs from its parent in that the nats are the mean over random masks."""
 
     is_bound = True
 
@@ -148,7 +148,7 @@ class ContinuousScorer:
 
 
 class EventScorer:
-    """Models of events as rows of ids, which say themselves what each id cost."""
+    """Models of events as rows of tokens, which say themselves what each token cost."""
 
     is_bound = False
     num_unguessed = 0
@@ -161,7 +161,7 @@ class EventScorer:
         self._kind_of_id = torch.tensor([self.kinds.index(name) for name in names], device=model.device)
 
     def score(self, windows: list[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Nats and kinds, shape (batch, length - 1, ids_per_row), and events all of whose ids are the likeliest."""
+        """Nats and kinds, shape (batch, length - 1, ids_per_row), and events all of whose tokens are the likeliest."""
         rows, mask, labels = _pad(windows, self.model.device)
         labels = torch.where(labels[..., None] == IGNORED, IGNORED, rows)
         outputs = self.model(input_ids=rows, attention_mask=mask, labels=labels, use_cache=False)
@@ -181,7 +181,7 @@ SCORERS: dict[str, Callable[[Any, Any, int, int], Any]] = {
 
 
 def id_kinds(tokenizer: Any) -> list[str]:
-    """The kind of every id, by its name: "Pitch_60" is a "Pitch", a pair of joined events is "several"."""
+    """The kind of every token, by its name: "Pitch_60" is a "Pitch", a pair of joined events is "several"."""
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     kinds = [SEVERAL if "+" in name[1:-1] else name.rpartition("_")[0] or EVENT for name in names]
     kinds[tokenizer.eos_token_id] = END
@@ -189,7 +189,7 @@ def id_kinds(tokenizer: Any) -> list[str]:
 
 
 def _pad(windows: list[Window], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows padded on the right, their mask, and labels: ids (the second field of rows) from `first_label` on."""
+    """Rows padded on the right, their mask, and labels: tokens (the second field of rows) from `first_label` on."""
     first = torch.from_numpy(windows[0].rows)
     rows = first.new_zeros(len(windows), max(len(window.rows) for window in windows), *first.shape[1:])
     mask = torch.zeros(rows.shape[:2], dtype=torch.long)

@@ -75,7 +75,7 @@ _SAME = {  # other ways to write it
     "M9": "maj9",
 }
 FOUND = ("", "m", "7", "m7", "maj7", "dim", "aug")  # what is looked for in music
-_SILENT = (".", "%", "/")  # the chord before goes on
+_SILENT = (".", "%", "/")  # the chord before continues
 _NO_CHORD = ("N.C.", "NC", "-")
 
 # Of what sounds in a beat: the share that is expected on tones of the chord, and how much a whole beat weighs.
@@ -160,7 +160,7 @@ def chords_named(text: str, quarters_per_bar: float = 4.0) -> ChordTrack:
     """Chords of text such as "Cm7 | Fm7 G7 | % | Cm": a bar between bars' lines, which its chords share evenly.
 
     Args:
-        text: the chords; "%" or "." goes on with the one before, "N.C." is none.
+        text: the chords; "%" or "." holds the one before, "N.C." is none.
         quarters_per_bar: how long a bar is.
 
     Raises:

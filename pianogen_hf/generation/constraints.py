@@ -11,18 +11,18 @@ from transformers import LogitsProcessor
 
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
-MAX_REST = 48  # ids: generation that has been silent for so long must write a note
+MAX_REST = 48  # tokens: generation that has been silent for so long must write a note
 
 
 class GrammarLogitsProcessor(LogitsProcessor):
-    """Leaves only ids that the tokenizer's grammar allows next, so that whatever is generated decodes.
+    """Leaves only tokens that the tokenizer's grammar allows next, so that whatever is generated decodes.
 
     Args:
         tokenizer: whose `allowed_next` is asked.
-        history: per batch row the ids that stand before `input_ids` (what a window cut off), or None.
-        open_until: per batch row how many ids, history included, must stand before `<eos>` may be chosen; None where it
-            may be chosen as soon as the grammar allows it.
-        max_rest: after this many ids in a row that only let time pass, a note must come; None for no limit.
+        history: per batch row the tokens that stand before `input_ids` (what a window cut off), or None.
+        open_until: per batch row how many tokens, history included, must stand before `<eos>` may be chosen; None where
+            it may be chosen as soon as the grammar allows it.
+        max_rest: after this many tokens in a row that only let time pass, a note must come; None for no limit.
     """
 
     def __init__(
@@ -44,15 +44,15 @@ class GrammarLogitsProcessor(LogitsProcessor):
         self._rows: list[_Row] = []
 
     def _only_rests(self, name: str) -> bool:
-        """Whether an id only lets time pass; one that byte pair encoding learnt is named after all its events."""
+        """Whether a token only lets time pass; one that byte pair encoding learnt is named after all its events."""
         return all(event.startswith(self.tokenizer.rest_prefixes) for event in name.split("+"))
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
-        """Set the scores of forbidden ids to minus infinity.
+        """Set the scores of forbidden tokens to minus infinity.
 
         Args:
             input_ids: shape (rows, length); rows are batch items, or beams of batch items.
-            scores: shape (rows, vocab_size); a model may have more outputs than the tokenizer has ids.
+            scores: shape (rows, vocab_size); a model may have more outputs than the tokenizer has tokens.
         """
         num_rows, num_ids = len(input_ids), len(self._is_rest)
         if len(self._rows) != num_rows:
@@ -66,7 +66,7 @@ class GrammarLogitsProcessor(LogitsProcessor):
         return scores.masked_fill(torch.from_numpy(forbidden).to(scores.device), -torch.inf)
 
     def _allowed(self, row: _Row) -> np.ndarray:
-        # What `tokenizer.allowed_next` does with all the ids, for ids of which all but the last were read before.
+        # What `tokenizer.allowed_next` does with all the tokens, for tokens of which all but the last were read before.
         allowed = self._only_pad if row.has_ended else self.tokenizer._allowed_events(row.events)
         if row.num_ids < row.open_until:
             allowed = _unless_nothing_is_left(allowed, self._goes_on)
@@ -81,7 +81,7 @@ def _unless_nothing_is_left(allowed: np.ndarray, wish: np.ndarray) -> np.ndarray
 
 
 class _Row:
-    """What is known of the ids of one row; reading them again after one more costs next to nothing.
+    """What is known of the tokens of one row; reading them again after one more costs next to nothing.
 
     Attributes:
         num_ids: how many there are, history included.
@@ -107,7 +107,7 @@ class _Row:
         return self._events[: self._num_events]
 
     def read(self, ids: np.ndarray) -> None:
-        """Take in the ids after the history; those of the last time are skipped if they are still the same."""
+        """Take in the tokens after the history; those of the last time are skipped if they are still the same."""
         num_known = len(self._known)
         if len(ids) < num_known or not (ids[:num_known] == self._known).all():  # beams change places
             self._restart()

@@ -40,7 +40,7 @@ from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 _MOST_HEARD = 0.9  # share of a prompt's notes; where fewer are heard, it is said
 _LONGEST_RING_SEC = 2.0  # that a pedal may hold the last notes of a prompt before new music begins
 _TEMPO_BARS = 8  # last bars of a prompt whose tempo is that of new music
-_CHECK_EVERY = 16  # ids between two looks at how long the music has become: decoding costs more than a step
+_CHECK_EVERY = 16  # tokens between two looks at how long the music has become: decoding costs more than a step
 
 
 def continue_notes(
@@ -72,13 +72,13 @@ def continue_notes(
 ) -> list[Continuation]:
     """Generate music after a prompt, or from nothing.
 
-    Where prompt and new music outgrow the model's context, generation goes on from a window of the latest half of it;
+    Where prompt and new music outgrow the model's context, generation continues from a window of the latest half of it;
     the grammar still knows all that was written. Where the model ends its piece before there is enough, another one
     begins: held to a piece that is over, a model would hold its last chord for ever.
 
     Args:
-        model: a causal model over the tokenizer's ids; a `PianoEncoderForMaskedLM`, which writes a window of ids at a
-            time in no order and never the end of a piece; or a `ContinuousNotesForCausalLM`.
+        model: a causal model over the tokenizer's tokens; a `PianoEncoderForMaskedLM`, which writes a window of tokens
+            at a time in no order and never the end of a piece; or a `ContinuousNotesForCausalLM`.
         tokenizer: its tokenizer or feature extractor.
         length: how much; or say it by one of `seconds`, `notes` and `bars`, see `Length`.
         prompt: music to continue; its own notes stay as they are in the result. Its pedals come up at its end, at the
@@ -113,7 +113,7 @@ def continue_notes(
 
     Raises:
         GenerationError: if the model does not take an option, if the prompt holds nothing that the tokenizer can write,
-            if nothing of it stands before the place from which to go on, if more is asked for than a MIDI file can
+            if nothing of it stands before the place to continue from, if more is asked for than a MIDI file can
             hold, or if the model stands still.
     """
     length = length or Length(seconds, notes, bars)
@@ -212,14 +212,14 @@ def _cut_prompt(prompt: Notes | None, start_sec: float | None, from_bar: int | N
     if start_sec is None and from_bar is None:
         return prompt, None
     if prompt is None or (start_sec is not None and from_bar is not None):
-        raise GenerationError("say from where to go on in a prompt, by seconds or by a bar")
+        raise GenerationError("say from where to continue a prompt, by seconds or by a bar")
     start = bar_start_sec(prompt, from_bar) if from_bar is not None else start_sec
     if start is None or not 0 <= start <= prompt.end_sec:
         raise GenerationError(f"{start_sec:g} s is not within the prompt's {prompt.end_sec:.1f} s")
     tick = int(prompt.sec_to_tick(np.array(start)))
     kept = prompt.where(prompt["onset_tick"] < tick)
     if not len(kept):
-        raise GenerationError(f"the prompt has no notes before {start:.1f} s: go on from later, or without a prompt")
+        raise GenerationError(f"the prompt has no notes before {start:.1f} s: continue from later, or without a prompt")
     return kept, tick
 
 
@@ -307,7 +307,7 @@ def _prompt_steps(tokenizer: NotesEncoder, prompt: Notes) -> Sequence[int] | np.
 
 
 class _LongEnough(StoppingCriteria):
-    """Stops each row once its music is long enough; looks only every `_CHECK_EVERY` ids."""
+    """Stops each row once its music is long enough; looks only every `_CHECK_EVERY` tokens."""
 
     def __init__(self, are_done: Callable[[np.ndarray], list[bool]]) -> None:
         self.are_done, self.calls = are_done, 0
@@ -321,7 +321,7 @@ class _LongEnough(StoppingCriteria):
 
 
 class TokenWriter(Writer):
-    """The writer for models that write one id after the other: by their own `generate`, held to the grammar."""
+    """The writer for models that write one token after the other: by their `generate`, constrained by a grammar."""
 
     encoder: NoteTokenizer
 

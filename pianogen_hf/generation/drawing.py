@@ -17,7 +17,7 @@ def draw(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> np.ndarray:
-    """Draw an id from each row, as the warpers of transformers and `torch.multinomial` do with the same random numbers.
+    """Draw one token per row, as the warpers of transformers and `torch.multinomial` do with equal random numbers.
 
     `multinomial` takes the largest quotient of probabilities and exponentially distributed numbers, which asks for no
     normalised probabilities.
@@ -25,7 +25,7 @@ def draw(
     Args:
         scores: Logits, float32, shape `(num_rows, vocab_size)`.
         temperature: What they are divided by.
-        top_k: How many of the likeliest ids are left, all that equal the last of them included; 0 for all.
+        top_k: How many of the likeliest tokens are left, all that equal the last of them included; 0 for all.
         top_p: See `nucleus`.
         generator: Source of randomness, on the CPU; None for torch's own.
 
@@ -41,7 +41,7 @@ def draw(
         scores = np.where(scores < np.partition(scores, -top_k)[:, -top_k, None], -np.inf, scores)
     largest = scores.max(-1, keepdims=True)
     if not np.isfinite(largest).all():
-        raise ValueError("the model's logits are not finite: its weights are damaged, or all ids were forbidden")
+        raise ValueError("the model's logits are not finite: its weights are damaged, or all tokens were forbidden")
     weights = np.exp(scores - largest)
     if top_p < 1:
         weights[~nucleus(weights, top_p)] = 0

@@ -1,4 +1,4 @@
-"""Writing events, rows of ids, by the model's own `generate`."""
+"""Writing events, rows of tokens, by the model's own `generate`."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ class _Refill:
 
 
 class _GapNotes(NewNotes):
-    """What ids add to the music before a gap.
+    """What tokens add to the music before a gap.
 
     Differs from its parent: the prompt's last notes may reach into the gap or end before it, so its onsets tell where
     decoded music lies in time; and nothing prolongs a note, since all that were there ring on as they are.
@@ -245,9 +245,9 @@ class _GapNotes(NewNotes):
 
 
 def _sides(tokenizer: NoteTokenizer, piece: Notes, start_tick: int, end_tick: int) -> tuple[list[int], np.ndarray, int]:
-    """Ids before the gap, ids after it, and how many stand between them.
+    """Tokens before the gap, tokens after it, and how many stand between them.
 
-    What stands after it is what the whole piece's ids have that those of the music up to there have not.
+    What stands after it is what the whole piece's tokens have that those of the music up to there have not.
     """
     heard = piece if "pedal" in tokenizer.lost_fields else piece.with_sustain()
     table = heard.table.copy()

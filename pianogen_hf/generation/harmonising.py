@@ -58,10 +58,10 @@ def harmonise_notes(
 ) -> list[Continuation]:
     """Write what sounds below a melody.
 
-    A chorale model (over the ids of a `JSBTokenizer`) writes the voices that are missing. Where tracks are named after
-    voices ("Soprano", "Bass" ...) these are given; of any other music the highest notes are the soprano. It writes
-    step by step and hears nothing of what is to come, so several attempts go on side by side, and those in which the
-    given voices are the least surprising live on (`VoiceWriter`). Notes of the melody that are held are heard as held.
+    A chorale model (over the tokens of a `JSBTokenizer`) writes the voices that are missing. Where tracks are named
+    after voices ("Soprano", "Bass" ...) these are given; of any other music the highest notes are the soprano. It
+    writes step by step and hears nothing of what is to come, so several attempts are made side by side, and those in
+    which the given voices are the least surprising live on (`VoiceWriter`). Held notes of the melody are heard as held.
 
     A note transformer (V8), which hears the whole melody, writes chords: notes below it that begin where notes of the
     melody do.
@@ -72,7 +72,7 @@ def harmonise_notes(
         melody: what is given; its notes stay as they are.
         seed: makes sampling repeatable.
         num_samples: how many versions.
-        num_particles: how many attempts of a chorale model go on side by side; 1 for a plain draw.
+        num_particles: how many attempts of a chorale model are made side by side; 1 for a plain draw.
         chords: what is written below the melody: text such as "Cm7 | Fm7 | G7 | Cm", a bar between two lines, repeated
             when it is over, or "prompt" for those that the melody itself suggests. Other pitches become unlikely.
         density: asked of a note transformer alone, as the next four; see `asked`.

@@ -75,7 +75,7 @@ class Continuation:
         notes: prompt and new music together.
         new: the new notes alone, on the same time axis.
         prompt_end_sec: where the prompt ends: its last note, with the pedal where the tokenizer hears it.
-        gap_end_sec: where the prompt goes on after a gap that was filled; infinity where there is none.
+        gap_end_sec: where the prompt continues after a gap that was filled; infinity where there is none.
     """
 
     notes: Notes
@@ -107,7 +107,7 @@ class Continuation:
 
 
 class NewNotes:
-    """What steps (ids, or rows of a feature extractor) add to a prompt: new notes on the prompt's time axis.
+    """What steps (tokens, or rows of a feature extractor) add to a prompt: new notes on the prompt's time axis.
 
     Decoding gives the prompt's notes again, quantised, and may place them elsewhere in time: a scheme may drop leading
     silence, cap long notes or rests, or leave notes out. So the decoded prompt is laid over the real one at its end,
@@ -123,7 +123,7 @@ class NewNotes:
     Attributes:
         end_tick: where the wanted length ends; infinity where notes are counted.
         num_heard: notes of the prompt that the scheme can write.
-        prolongs: whether a prompt note that the steps make longer goes on as a note of its own.
+        prolongs: whether a prompt note that the steps make longer continues as a note of its own.
     """
 
     prolongs = True
@@ -198,7 +198,7 @@ class NewNotes:
             return decoded["onset_tick"] / decoded.ticks_per_quarter, decoded.offset_tick / decoded.ticks_per_quarter
         onset, offset = decoded.onset_sec, decoded.offset_sec
         origin = onset.min(initial=1e9) if len(onset) and "leading silence" in self.encoder.lost_fields else 0.0
-        # Rounded, because a prompt's note is known again by its time, and the origin may change as ids are added.
+        # Rounded, because a prompt's note is known again by its time, and the origin may change as tokens are added.
         return np.round(onset - origin, 6), np.round(offset - origin, 6)
 
     def _to_ticks(self, times: np.ndarray) -> np.ndarray:
@@ -210,7 +210,7 @@ class NewNotes:
     def of(self, steps: np.ndarray) -> Notes:
         """All new notes of these steps, in whatever tracks the scheme decodes to.
 
-        A prompt note that the steps prolong goes on as a note of its own. What a scheme that orders notes by onset
+        A prompt note that the steps prolong continues as a note of its own. What a scheme that orders notes by onset
         alone writes beside the prompt's last notes is left out, so that no new note sounds before the prompt has ended.
         """
         decoded = self._decoded(steps)

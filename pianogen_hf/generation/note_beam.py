@@ -83,7 +83,7 @@ def beam_search(
     Args:
         stream: where to begin; nothing is written to it.
         until: when a hypothesis is finished.
-        num_beams: how many go on side by side.
+        num_beams: how many are kept side by side.
         length_penalty: exponent of the number of steps by which scores are divided.
         num_results: how many are wanted, at most `num_beams`; there may be fewer.
         on_note: called with the stream of the best unfinished hypothesis after each step.
@@ -184,6 +184,6 @@ def _grown(candidate: _Candidate, until: Until) -> tuple[_Hypothesis, bool]:
 
 
 def _forked(stream: NoteStream) -> NoteStream:
-    """A stream that goes on from where another one is; they share what never changes."""
+    """A stream that continues from where another one is; they share what never changes."""
     shared = (stream.model, stream.past, stream.given, stream.processors, stream.generator, stream.controls)
     return copy.deepcopy(stream, {id(each): each for each in shared})

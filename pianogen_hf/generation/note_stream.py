@@ -57,7 +57,7 @@ class Controls:
         key: class of a key, see `key_class`.
         kind: class of a kind of music, 1 for the first of `KINDS`.
         end_sec: when the piece is to have died away.
-        gap_end_sec: when what is given goes on alone.
+        gap_end_sec: when what is given continues alone.
         guidance_scale: how much is made of all that is asked but the times, 1 for what the model makes of it by itself:
             classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598). With any other every row is read twice.
     """

@@ -1,4 +1,4 @@
-"""Writing with a model that sees both sides (masked V1 and V2): hidden ids after the music so far, or in a gap."""
+"""Writing with a model that sees both sides (masked V1 and V2): masked tokens after the music so far, or in a gap."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pianogen_hf.generation.new_notes import NewNotes
 from pianogen_hf.generation.writer import Writer, sampling_options
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
-_IDS_PER_PASS = 4  # ids that one forward pass of the draft writes on average
+_IDS_PER_PASS = 4  # tokens that one forward pass of the draft writes on average
 _FULL = 0.8  # of a gap, up to its last onset: what stood there may have had no later one either
-_TOP_UP = 16  # ids that are added at a time to a gap that turned out longer than what stood there
+_TOP_UP = 16  # tokens that are added at a time to a gap that turned out longer than what stood there
 
 
 class RefillWriter(Writer):
@@ -29,8 +29,8 @@ class RefillWriter(Writer):
         on_progress: see there.
         on_message: see there.
         options: see there.
-        after: ids that follow the gap, shape (length,); None to go on without end.
-        gap_size: ids that are likely to fill the gap.
+        after: tokens that follow the gap, shape (length,); None to continue without end.
+        gap_size: tokens that are likely to fill the gap.
 
     Raises:
         GenerationError: for options that the model does not take.
@@ -83,7 +83,7 @@ class RefillWriter(Writer):
         return is_done or bool(is_full)
 
     def _plan(self, num_ids: int, num_heard: int) -> tuple[int, np.ndarray]:
-        """How many ids to write next, and what to show after them."""
+        """How many tokens to write next, and what to show after them."""
         step = self.encoder.tokens_per_step
         room = max((self.context - num_heard) // step * step, step)
         nothing = np.zeros(0, dtype=np.int64)

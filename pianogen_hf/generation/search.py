@@ -70,7 +70,7 @@ class CreativityLogitsProcessor(LogitsProcessor):
     nothing else is allowed.
 
     Args:
-        is_rest: which ids let time pass, bool, shape (num_ids,).
+        is_rest: which tokens let time pass, bool, shape (num_ids,).
         creativity: 0..1.
     """
 
@@ -184,7 +184,7 @@ class MaskPLogitsProcessor(LogitsProcessor):
 
 
 def _widened(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """A mask of ids for scores of as many or more, on their device."""
+    """A mask of tokens for scores of as many or more, on their device."""
     missing = scores.shape[-1] - len(mask)
     return torch.nn.functional.pad(mask, (0, missing)).to(scores.device)
 

@@ -28,9 +28,9 @@ class VoiceWriter:
     """Writes what is missing of a grid of four voices.
 
     Args:
-        model: a causal model over the tokenizer's ids.
+        model: a causal model over the tokenizer's tokens.
         tokenizer: its tokenizer.
-        num_particles: how many attempts go on side by side.
+        num_particles: how many attempts are made side by side.
         temperature: divides the logits of cells that are written; 0 for the likeliest.
         top_p: these are drawn among the likeliest that together have this probability.
 
@@ -50,7 +50,7 @@ class VoiceWriter:
             raise GenerationError("temperature must be at least 0, and top_p above 0 and at most 1")
         self.model, self.tokenizer, self.num_particles = model, tokenizer, num_particles
         self.temperature, self.top_p = temperature, top_p
-        self._pitch = np.full(len(tokenizer), -1)  # of each id; -1 where it has none
+        self._pitch = np.full(len(tokenizer), -1)  # of each token; -1 where it has none
         for name, index in tokenizer.get_vocab().items():
             if name.startswith("P") and name[1:].isdigit():
                 self._pitch[index] = int(name[1:])

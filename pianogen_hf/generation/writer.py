@@ -17,7 +17,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {"do_sample": (True,), "top_k": (0, None)
 class Writer:
     """Base of the writers; each kind of model has one that defines `_generate`.
 
-    Steps are what the encoder makes of notes: ids, shape (length,), or rows, shape (length, fields).
+    Steps are what the encoder makes of notes: tokens, shape (length,), or rows, shape (length, fields).
 
     Args:
         model: what writes.
@@ -92,7 +92,7 @@ class Writer:
         raise TypeError(f"{type(self).__name__} can't write")
 
     def _max_steps(self) -> int:
-        """The number of steps, prompt included, after which it is no use to go on."""
+        """The number of steps, prompt included, after which it is no use to continue."""
         notes, seconds = self.music.length.notes, self.music.seconds
         enough = notes * self.max_steps_per_note if notes is not None else seconds * self.max_steps_per_sec
         return len(self.music.prompt_steps) + _MAX_STEPS + round(enough)

@@ -92,7 +92,7 @@ def explain_push(error: Exception, repo_id: str, revision: str | None = None) ->
     if status == 401:
         return f"the Hub wants to know who you are: {login}"
     if status == 403:
-        return f"your token may not write there ({_said(error)}): take one with the right to write, or --create_pr"
+        return f"your token may not write there ({_message(error)}): take one with the right to write, or --create_pr"
     if _caused_by(error, RevisionNotFoundError):
         return f"it has no revision {revision!r}"
     if status == 404:
@@ -100,7 +100,7 @@ def explain_push(error: Exception, repo_id: str, revision: str | None = None) ->
     if status in (409, 412):
         return "somebody else has changed it meanwhile: repeat the command"
     if status in (400, 422):
-        return f"the Hub refuses it: {_said(error)}"
+        return f"the Hub refuses it: {_message(error)}"
     return _common_fault(error) or one_line(error)
 
 
@@ -138,20 +138,20 @@ def _common_fault(error: BaseException) -> str | None:
 
 def _token_fault(error: BaseException) -> str | None:
     """A token that is none any more. The client library takes that for a missing repository."""
-    said = _said(error)
-    if status_of(error) == 401 and ("expired" in said or "credentials" in said):
+    message = _message(error)
+    if status_of(error) == 401 and ("expired" in message or "credentials" in message):
         place = f"{constants.ENDPOINT}/settings/tokens"
         return f"your token is expired or wrong: make one at {place}, then `hf auth login` or set HF_TOKEN"
     return None
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """The Hub's own words."""
     for each in _chain(error):
         response = getattr(each, "response", None)
         if response is not None:
-            said = response.headers.get("X-Error-Message") or getattr(each, "server_message", None)
-            return " ".join(str(said or response.status_code).split())[:200]
+            message = response.headers.get("X-Error-Message") or getattr(each, "server_message", None)
+            return " ".join(str(message or response.status_code).split())[:200]
     return ""
 
 

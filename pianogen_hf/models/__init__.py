@@ -1,1 +1,1 @@
-"""Model configurations and modeling files; they know ids and arrays, not music, and travel inside checkpoints."""
+"""Model configurations and modeling files; they know tokens and arrays, not music, and travel inside checkpoints."""

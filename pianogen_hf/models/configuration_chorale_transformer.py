@@ -22,8 +22,8 @@ class ChoraleTransformerConfig(PreTrainedConfig):
             window of the latest ones.
         num_voices: Tokens that make one step of the grid, one for each voice.
         steps_per_bar: Steps after which the beat begins again. Windows are to be cut at multiples of it.
-        first_pitch_id: Id of the lowest pitch; the ids after it rise by semitones.
-        num_pitches: Number of ids that are pitches.
+        first_pitch_id: Id of the lowest pitch; the tokens after it rise by semitones.
+        num_pitches: Number of tokens that are pitches.
         max_hold: Steps up to which the model is told how long a voice has held what it sings.
         hidden_dropout: Dropout probability of the embeddings and of each residual branch.
         attention_dropout: Dropout probability of the attention weights.

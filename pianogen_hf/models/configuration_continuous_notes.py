@@ -19,7 +19,7 @@ class ContinuousNotesConfig(LlamaConfig):
         intermediate_size: Width of the (gated) feed-forward layer.
         num_hidden_layers: Number of decoder layers.
         num_attention_heads: Number of attention heads per layer.
-        max_position_embeddings: Notes that the model is trained on at a time; generation beyond it goes on from a
+        max_position_embeddings: Notes that the model is trained on at a time; generation beyond it continues from a
             window of the latest half.
         embedding_dropout: Dropout probability of the summed embeddings of a note.
         attention_dropout: Dropout probability of the attention weights.

@@ -26,7 +26,7 @@ class MidiEventConfig(PreTrainedConfig):
             of the outer net's, as in the original.
         token_num_attention_heads: Attention heads of the inner net; a quarter by default.
         token_intermediate_size: Width of the feed-forward layer of the inner net; a quarter by default.
-        max_position_embeddings: Events that the model is trained on at a time; generation beyond it goes on from a
+        max_position_embeddings: Events that the model is trained on at a time; generation beyond it continues from a
             window of the latest half.
         rope_theta: Base of the rotary embeddings.
         rms_norm_eps: Epsilon of the normalisations.

@@ -6,8 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 POSITIONS = ("learned", "rotary", "none")
-NUM_SPECIAL = 3  # ids before the first event: pad, bos, eos
-# Ids of the fields of a row, in their order; those of the beats are as many as a config says.
+NUM_SPECIAL = 3  # tokens before the first event: pad, bos, eos
+# Tokens of the fields of a row, in their order; those of the beats are as many as a config says.
 NUM_TYPES, NUM_STEPS, NUM_PITCHES, NUM_DURATIONS, NUM_INSTRUMENTS = 3, 12, 128, 32, 64
 
 
@@ -19,7 +19,7 @@ class MultitrackMusicConfig(PreTrainedConfig):
 
     Args:
         vocab_size: Number of token ids: three special ones, then those of the fields.
-        num_beats: Number of ids that are beats. A beat's code is one more, because 0 says that a row has none.
+        num_beats: Number of tokens that are beats. A beat's code is one more, because 0 says that a row has none.
         hidden_size: Width of the embeddings and of the residual stream.
         intermediate_size: Width of the feed-forward layer.
         num_hidden_layers: Number of decoder layers.
@@ -28,8 +28,8 @@ class MultitrackMusicConfig(PreTrainedConfig):
         position_embedding_type: "learned" embeddings of the number of a row, "rotary" ones, or "none".
         rotate_values: Whether rotary positions turn values as well as queries and keys, as the library did that the
             published models were trained with.
-        max_position_embeddings: Ids that the model is trained on at a time. It has learned positions for a sixth as
-            many rows, because a note has six ids; rows beyond them share the last one.
+        max_position_embeddings: Tokens that the model is trained on at a time. It has learned positions for a sixth as
+            many rows, because a note has six tokens; rows beyond them share the last one.
         hidden_dropout: Dropout probability of the embeddings and of each residual branch.
         attention_dropout: Dropout probability of the attention weights.
         layer_norm_eps: Epsilon of the normalisations.
@@ -80,7 +80,7 @@ class MultitrackMusicConfig(PreTrainedConfig):
 
     @property
     def numbers_of_ids(self) -> tuple[int, ...]:
-        """How many ids each field has, in the order of the fields."""
+        """How many tokens each field has, in the order of the fields."""
         return NUM_TYPES, self.num_beats, NUM_STEPS, NUM_PITCHES, NUM_DURATIONS, NUM_INSTRUMENTS
 
     @property

@@ -18,7 +18,7 @@ class NoteTransformerConfig(PreTrainedConfig):
         intermediate_size: Width of the feed-forward layer.
         num_hidden_layers: Number of decoder layers.
         num_attention_heads: Number of attention heads per layer; heads are of even size.
-        max_position_embeddings: Rows that the model is trained on at a time; generation beyond it goes on from a
+        max_position_embeddings: Rows that the model is trained on at a time; generation beyond it continues from a
             window of the latest ones.
         rotary_shares: How the rotated pairs of each head are shared among three coordinates of a note: its index in the
             sequence, its onset and its pitch. `(1, 0, 0)` is the usual rotary embedding.

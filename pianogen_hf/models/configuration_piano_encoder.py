@@ -1,7 +1,7 @@
 """Configuration of the piano encoder (V1 and V2): an encoder-only transformer with learned absolute positions.
 
 Papers: Vaswani et al. 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762 (the encoder);
-Devlin et al. 2018, "BERT", https://arxiv.org/abs/1810.04805 (learned positions, masked ids).
+Devlin et al. 2018, "BERT", https://arxiv.org/abs/1810.04805 (learned positions, masked tokens).
 """
 
 from huggingface_hub.dataclasses import strict

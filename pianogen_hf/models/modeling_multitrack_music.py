@@ -573,8 +573,8 @@ class MultitrackMusicForCausalLM(MultitrackMusicPreTrainedModel, GenerationMixin
             For each prompt its rows and the new ones, shape `(num_rows, 6)`, with that of the end if it came.
 
         Raises:
-            ValueError: If a model with learned positions has none for so many rows. (`continue_notes` goes on from the
-                latest of them.)
+            ValueError: If a model with learned positions has none for so many rows. (`continue_notes` starts anew from
+                the latest of them.)
         """
         prompts = [[[0] * NUM_FIELDS]] if rows is None else [torch.as_tensor(each).tolist() for each in rows]
         if prompts and not isinstance(prompts[0][0], list):

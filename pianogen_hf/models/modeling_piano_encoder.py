@@ -1,14 +1,14 @@
 """Piano encoder (V1 and V2): an encoder-only transformer over token ids, trained in one of two honest ways.
 
 Papers: Vaswani et al. 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762 (the encoder);
-Hoogeboom et al. 2021, "Autoregressive Diffusion Models", https://arxiv.org/abs/2110.02037 (masked ids in any order, and
-what their loss bounds); Chang et al. 2022, "MaskGIT", https://arxiv.org/abs/2202.04200 (refilling many ids at once).
+Hoogeboom et al. 2021, "Autoregressive Diffusion Models", https://arxiv.org/abs/2110.02037 (masked tokens in any order,
+and what their loss bounds); Chang et al. 2022, "MaskGIT", https://arxiv.org/abs/2202.04200 (refilling many at once).
 
 Origin: written for this package in the order and words of transformers' Llama.
 
 Changes from the first V1, which trained an encoder on the next token *without* a causal mask: it read the answer one
 place to the right and its loss fell to 0.01. Here a model either sees no later token (`PianoEncoderForCausalLM`) or
-sees both sides and is asked only for ids that are hidden from it (`PianoEncoderForMaskedLM`). Each head refuses the
+sees both sides and is asked only for tokens that are masked (`PianoEncoderForMaskedLM`). Each head refuses the
 attention of the other. Also: layer normalisation before each branch (Xiong et al. 2020) and tied embeddings.
 """
 
@@ -362,19 +362,19 @@ class PianoEncoderMaskedLMOutput(MaskedLMOutput):
 
 
 class PianoEncoderForMaskedLM(PianoEncoderPreTrainedModel):
-    """The encoder, seeing both sides, with a projection to the vocabulary: trained on ids that are hidden from it.
+    """The encoder, seeing both sides, with a projection to the vocabulary: trained on tokens that are masked.
 
     The id `config.mask_token_id` (= `vocab_size`) hides a token; the model can neither see what is behind it nor
     predict a mask. It generates by `refill`, from nothing as well as in a gap of a given piece. No pipeline of
     transformers fits: "fill-mask" wants a mask among the tokenizer's tokens, and fills one place at a time.
 
-    On likelihood. The pseudo-log-likelihood that is often computed with masked models (hide one id at a time, add up)
-    is no log-likelihood of anything: every id is predicted from all others, and bits per note made of it can't be
-    compared with those of other models. What can: where the number of hidden ids is drawn uniformly, as
+    On likelihood. The pseudo-log-likelihood that is often computed with masked models (hide one token at a time, add
+    up) is no log-likelihood of anything: every token is predicted from all others, and bits per note made of it can't
+    be compared with those of other models. What can: where the number of masked tokens is drawn uniformly, as
     `training/masking.py` does, the loss is an upper bound, in expectation, of the nats per label of the order-agnostic
-    model that writes ids one by one in uniformly random order (Hoogeboom et al. 2021, section 3). That is a
-    proper distribution over pieces of a given number of ids; the number itself has to be paid for apart. `refill` with
-    `order="random"` and as many steps as there are ids draws from it.
+    model that writes tokens one by one in uniformly random order (Hoogeboom et al. 2021, section 3). That is a
+    proper distribution over pieces of a given number of tokens; the number itself has to be paid for apart. `refill`
+    with `order="random"` and as many steps as there are tokens draws from it.
 
     Raises:
         ValueError: If the configuration is causal.
@@ -388,7 +388,7 @@ class PianoEncoderForMaskedLM(PianoEncoderPreTrainedModel):
         super().__init__(config)
         self.model = PianoEncoderModel(config)
         self.vocab_size = config.vocab_size
-        # Apart from the tokens' embeddings: so the logits are exactly the tokenizer's ids, and resizing moves nothing.
+        # Apart from the embeddings of tokens: so logits are exactly the tokenizer's tokens, and resizing moves none.
         self.mask_embedding = nn.Parameter(torch.empty(config.hidden_size))
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -405,14 +405,14 @@ class PianoEncoderForMaskedLM(PianoEncoderPreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PianoEncoderMaskedLMOutput:
-        """Predict hidden ids.
+        """Predict masked tokens.
 
         Args:
-            input_ids: Token ids, shape `(batch, length)`, with `config.mask_token_id` where one is hidden.
+            input_ids: Token ids, shape `(batch, length)`, with `config.mask_token_id` where one is masked.
             attention_mask: 1 for tokens and 0 for padding, shape `(batch, length)`.
             position_ids: See [`PianoEncoderModel.forward`].
-            labels: All ids that are to be predicted some time, hidden or not, shape `(batch, length)`; -100 is context
-                and padding. Only hidden ones are scored: a label that the model sees has no loss.
+            labels: All tokens that are to be predicted some time, masked or not, shape `(batch, length)`; -100 is
+                context and padding. Only hidden ones are scored: a label that the model sees has no loss.
             num_items_in_batch: Divides the summed loss instead of the number of labels (gradient accumulation).
             **kwargs: See [`PianoEncoderModel.forward`].
 
@@ -456,12 +456,12 @@ class PianoEncoderForMaskedLM(PianoEncoderPreTrainedModel):
     ) -> torch.Tensor:
         """Estimate the upper bound of each row's negative log-likelihood (see the class).
 
-        The draws of a row take their numbers of hidden ids from equal parts of 1..D, which makes the mean over them as
-        unbiased as independent draws, and less noisy.
+        The draws of a row take their numbers of masked tokens from equal parts of 1..D, which makes the mean over them
+        as unbiased as independent draws, and less noisy.
 
         Args:
-            input_ids: Token ids, shape `(batch, length)`, none of them hidden.
-            targets: Bool, shape `(batch, length)`: ids that are scored; others are given.
+            input_ids: Token ids, shape `(batch, length)`, none of them masked.
+            targets: Bool, shape `(batch, length)`: tokens that are scored; others are given.
             num_draws: Forward passes.
             attention_mask: 1 for tokens and 0 for padding, shape `(batch, length)`.
             generator: Of the draws, on the CPU.
@@ -494,39 +494,39 @@ class PianoEncoderForMaskedLM(PianoEncoderPreTrainedModel):
         logits_processor: LogitsProcessor | LogitsProcessorList | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.LongTensor:
-        """Write the masked ids anew, several at a time, each seeing all that is given or was written before.
+        """Write the masked tokens anew, several at a time, each seeing all that is given or was written before.
 
-        In every step ids are drawn for all places that are still hidden, and some of them stay: in order "confidence"
+        In every step tokens are drawn for all that is still masked, and some of them stay: in order "confidence"
         those with the highest probability, with chance mixed in that fades out, few at first (MaskGIT, section 3.2); in
         order "random" any, equally many per step.
 
-        Padding, `<bos>` and `<eos>` are never written: whether and where the piece ends is the caller's to say, by ids
-        outside the mask. From nothing: `ids = [bos, 0, 0, ...]` with all but the first masked.
+        Padding, `<bos>` and `<eos>` are never written: whether and where the piece ends is the caller's to say, by
+        tokens outside the mask. From nothing: `ids = [bos, 0, 0, ...]` with all but the first masked.
 
         A grammar speaks of what may follow a beginning, and a beginning with holes has no grammar. So
         `logits_processor` comes last, in a pass from left to right: where it forbids (scores minus infinity) the id
-        that was written, that id is drawn again from both sides and from what the processor leaves. Afterwards every
-        written id may follow what stands before it. The given ids *after* a gap are not changed, so the first of them
-        may still not suit the last that was written; tokenizers of this package decode that, too.
+        that was written, that token is drawn again from both sides and from what the processor leaves. Afterwards every
+        written token may follow what stands before it. The given tokens *after* a gap are not changed, so the first of
+        them may still not suit the last that was written; tokenizers of this package decode that, too.
 
         Args:
-            input_ids: Shape `(batch, length)`; what stands under the mask is not looked at; ids that are hidden already
-                count as masked.
+            input_ids: Shape `(batch, length)`; what stands under the mask is not looked at; what is masked already
+                stays so.
             mask: Bool, shape `(batch, length)`: what to write. Padding is left alone.
             steps: Forward passes of the first draft, at most one per masked id.
             attention_mask: 1 for tokens and 0 for padding, shape `(batch, length)`.
             order: "confidence" or "random".
             temperature: Of the drawing; above 0.
-            top_p: Draw from the likeliest ids that together have this probability.
-            logits_processor: What forbids ids, for example a `GrammarLogitsProcessor`; called with the ids before a
-                place, shape `(batch, place)`, and scores of shape `(batch, vocab_size)`.
+            top_p: Draw from the likeliest tokens that together have this probability.
+            logits_processor: What forbids tokens, for example a `GrammarLogitsProcessor`; called with the tokens before
+                a place, shape `(batch, place)`, and scores of shape `(batch, vocab_size)`.
             generator: Makes the result repeatable; on the model's device.
 
         Returns:
-            The ids, shape `(batch, length)`, unchanged outside the mask.
+            The tokens, shape `(batch, length)`, unchanged outside the mask.
 
         Raises:
-            ValueError: For unequal shapes, more ids than the model has positions, or an unknown order or bad number.
+            ValueError: For unequal shapes, more tokens than the model has positions, or an unknown order or bad number.
         """
         if mask.shape != input_ids.shape:
             raise ValueError(f"mask has the shape {tuple(mask.shape)}, input_ids {tuple(input_ids.shape)}")

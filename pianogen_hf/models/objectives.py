@@ -10,7 +10,7 @@ from typing import Any
 
 NEXT_TOKEN = "next_token"  # the token after those before it: any causal model of transformers
 ANY_ORDER = "any_order"  # masked tokens, in random order (V1, V2)
-NEXT_EVENT = "next_event"  # the event after those before it, as a row of ids (SkyTNT's midi-model)
+NEXT_EVENT = "next_event"  # the event after those before it, as a row of tokens (SkyTNT's midi-model)
 NEXT_NOTE = "next_note"  # the note after those before it, as a row of real numbers (V5)
 NOTE_AMONG_GIVEN = "note_among_given"  # the next note, among others that are given (V8)
 

@@ -1,4 +1,4 @@
-"""Hiding ids, and the loss of hidden ids as a bound of the likelihood.
+"""Masking tokens, and the loss of masked tokens as a bound of the likelihood.
 
 Paper: Hoogeboom et al. 2021, "Autoregressive Diffusion Models", https://arxiv.org/abs/2110.02037, section 3.
 """
@@ -14,10 +14,10 @@ IGNORED = -100  # the label that no loss counts, by convention of transformers
 def draw_mask(
     targets: torch.Tensor, num_masked: torch.Tensor, generator: torch.Generator | None = None
 ) -> torch.BoolTensor:
-    """Choose ids to hide, uniformly among all sets of the wanted size.
+    """Choose tokens to hide, uniformly among all sets of the wanted size.
 
     Args:
-        targets: Bool, shape `(batch, length)`: what may be hidden.
+        targets: Bool, shape `(batch, length)`: what may be masked.
         num_masked: Shape `(batch,)`: how many to hide in each row, at most as many as there are targets.
         generator: Of the draw, on the CPU.
 
@@ -45,17 +45,17 @@ def draw_named_mask(targets: torch.Tensor, name: str) -> torch.BoolTensor:
 
 
 def label_weights(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Weights that turn the nats of hidden labels into an estimate of the nats of all labels of a row.
+    """Weights that turn the nats of masked labels into an estimate of the nats of all labels of a row.
 
     Hoogeboom et al. 2021, section 3: of D labels, k drawn uniformly from 1..D are hidden, in a uniformly drawn place;
     D / k times the sum of their nats has the expectation of what all D cost when written one by one in random order.
 
     Args:
-        hidden: Bool, shape `(batch, length)`: which ids are hidden from the model.
+        hidden: Bool, shape `(batch, length)`: which tokens are masked.
         labels: Shape `(batch, length)`, -100 where there is nothing to predict.
 
     Returns:
-        Float, shape `(batch, length)`: D / k at hidden labels and 0 elsewhere, so that a row sums to D.
+        Float, shape `(batch, length)`: D / k at masked labels and 0 elsewhere, so that a row sums to D.
     """
     counted = labels != IGNORED
     scored = hidden & counted

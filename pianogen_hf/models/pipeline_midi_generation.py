@@ -1,4 +1,4 @@
-"""A pipeline of transformers that goes on with music: `pipeline("midi-generation", model=...)`.
+"""A pipeline of transformers that continues music: `pipeline("midi-generation", model=...)`.
 
 It travels with checkpoints, and needs of them the tokenizer or feature extractor alone. Where the package is installed
 it is registered, and no code of a checkpoint is run; elsewhere config.json names it, and `trust_remote_code=True` lets
@@ -85,7 +85,7 @@ class MidiGenerationPipeline(Pipeline):
         return {"steps": write(steps, seed, **options), "prompt": steps}
 
     def _write_events(self, rows: torch.Tensor, seed: int | None, seconds: float | None = None, **options: Any) -> Any:
-        """Rows of ids, by a `generate` that holds itself to the grammar; no more than fit into the context."""
+        """Rows of tokens, by a `generate` that holds itself to the grammar; no more than fit into the context."""
         model: Any = self.model
         if seconds is None and "max_new_tokens" in options:
             return model.generate(rows, seed=seed, **options)

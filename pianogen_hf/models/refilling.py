@@ -1,4 +1,4 @@
-"""Writing hidden ids with a model that sees both sides: a draft, several ids at a time, then a pass for the grammar.
+"""Writing masked tokens with a model that sees both sides: a draft, several tokens a time, then a grammar pass.
 
 Paper: Chang et al. 2022, "MaskGIT", https://arxiv.org/abs/2202.04200, section 3.2: by confidence, on a cosine schedule.
 """
@@ -11,17 +11,17 @@ from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from .configuration_piano_encoder import PianoEncoderConfig
 
-# How strongly chance decides, at first, which drawn ids stay: 4.5 in the code of the paper's authors.
+# How strongly chance decides, at first, which drawn tokens stay: 4.5 in the code of the paper's authors.
 _CHOICE_NOISE = 4.5
 
 
 class Drawing:
-    """Draws ids from logits, never a special one.
+    """Draws tokens from logits, never a special one.
 
     Args:
         config: Names the special ids.
         temperature: Divides the logits.
-        top_p: Draw from the likeliest ids that together have this probability.
+        top_p: Draw from the likeliest tokens that together have this probability.
         generator: Makes the result repeatable; on the device of the logits.
     """
 
@@ -66,18 +66,18 @@ def draft(
     order: str,
     drawing: Drawing,
 ) -> torch.Tensor:
-    """Draw every hidden id, without regard to grammar.
+    """Draw every masked token, without regard to grammar.
 
     Args:
-        logits_of: From ids to logits, shape `(batch, length, vocab_size)`.
+        logits_of: From tokens to logits, shape `(batch, length, vocab_size)`.
         ids: Shape `(batch, length)`.
-        hidden_id: What stands where an id is to be drawn.
-        steps: Calls of `logits_of`, at most one per hidden id.
-        order: "confidence" (few ids at first) or "random" (equally many in each step).
+        hidden_id: What stands where a token is to be drawn.
+        steps: Calls of `logits_of`, at most one per masked token.
+        order: "confidence" (few tokens at first) or "random" (equally many in each step).
         drawing: How to draw.
 
     Returns:
-        Shape `(batch, length)`, nothing hidden.
+        Shape `(batch, length)`, nothing masked.
     """
     hidden = ids == hidden_id
     total = hidden.sum(-1)
@@ -106,14 +106,14 @@ def repair(
     processor: LogitsProcessor | LogitsProcessorList,
     drawing: Drawing,
 ) -> torch.Tensor:
-    """Draw again, from left to right, what the processor forbids; a forward pass only where there is such an id.
+    """Draw again, from left to right, what the processor forbids; a forward pass only where there is such a token.
 
     Args:
-        logits_of: From ids to logits, shape `(batch, length, vocab_size)`.
+        logits_of: From tokens to logits, shape `(batch, length, vocab_size)`.
         ids: Shape `(batch, length)`.
         mask: Bool, shape `(batch, length)`: what may be changed.
-        hidden_id: What hides an id while it is drawn again.
-        processor: Sets the scores of forbidden ids to minus infinity.
+        hidden_id: What hides a token while it is drawn again.
+        processor: Sets the scores of forbidden tokens to minus infinity.
         drawing: How to draw.
 
     Returns:

@@ -60,7 +60,7 @@ class GeneratesRows:
     ) -> torch.Tensor:
         """Continue pieces, or begin new ones.
 
-        Where prompt and new notes outgrow `max_position_embeddings`, generation goes on from the latest half of it.
+        Where prompt and new notes outgrow `max_position_embeddings`, generation continues from the latest half of it.
 
         Args:
             input_values: Prompts, shape `(batch, length, 4)`; the beginning of a piece by default.

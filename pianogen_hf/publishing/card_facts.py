@@ -61,7 +61,7 @@ class ModelFolder:
 
     @property
     def reads_rows(self) -> bool:
-        """Whether a feature extractor makes rows of numbers of music, and not a tokenizer ids."""
+        """Whether a feature extractor makes rows of numbers of music, and not a tokenizer token ids."""
         return bool(self.preprocessor_config)
 
     @property
@@ -146,7 +146,7 @@ def _summary(model: ModelFolder) -> str:
         encoder = f"Feature extractor: {code(model.preprocessor_config.get('feature_extractor_type', NOT_RECORDED))}."
     else:
         tokenizer = model.tokenizer_config.get("tokenizer_class", NOT_RECORDED)
-        encoder = f"Tokenizer: {code(tokenizer)}, {size('vocab_size')} different ids."
+        encoder = f"Tokenizer: {code(tokenizer)}, {size('vocab_size')} different tokens."
     return (
         f"Architecture: {code(model_type)}, {digits(model.metrics.get('num_parameters'))} parameters, "
         f"{size('num_hidden_layers')} layers of width {size('hidden_size')}, "
@@ -156,7 +156,7 @@ def _summary(model: ModelFolder) -> str:
 
 def _unit(model: ModelFolder) -> str:
     """What pieces are counted in."""
-    return "rows" if model.reads_rows else "ids"
+    return "rows" if model.reads_rows else "tokens"
 
 
 def _overlap(overlap: dict[str, Any]) -> dict[str, str]:
@@ -170,7 +170,7 @@ def _overlap(overlap: dict[str, Any]) -> dict[str, str]:
 
 
 def _score_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Baselines first, then the model on both sides: a name, and a cell for each score."""
+    """Baselines first, then the model on both splits: a name, and a cell for each score."""
     rows = {f"{name}, validation": row for name, row in metrics.get("baselines", {}).items()}
     rows |= {f"**this model, {side}**": metrics.get(side, {}) for side in ("validation", "test")}
     return [
@@ -223,7 +223,7 @@ def _side_rows(split: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _leaks(split: dict[str, Any]) -> list[str]:
-    """Evaluation pieces with a train piece of the same family, which only official sides can cause."""
+    """Evaluation pieces with a train piece of the same family, which only official splits can cause."""
     rows = split.get("pieces", {})
     trained = {family for side, family, _ in rows.values() if side == "train"}
     return [code(name) for name, (side, family, _) in rows.items() if side not in ("", "train") and family in trained]

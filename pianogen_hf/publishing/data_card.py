@@ -53,8 +53,8 @@ def render_data_card(
 
     Args:
         name: of the repository, USER/NAME.
-        pieces: per side the rows as they are published.
-        chunks: per side the rows of `chunks`; empty where there are none.
+        pieces: per split the rows as they are published.
+        chunks: per split the rows of `chunks`; empty where there are none.
         manifest: what split.json says.
         report: what was read when it was built: files, unusable, between_sides.
         license: as the Hub calls it; "unknown" if nobody has said.

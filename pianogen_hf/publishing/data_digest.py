@@ -18,7 +18,7 @@ from huggingface_hub import hf_hub_download
 
 
 def digest(splits: Mapping[str, Dataset]) -> dict[str, list]:
-    """Per side the number of rows, and a hash of all that stands in them, 64 hex digits."""
+    """Per split the number of rows, and a hash of all that stands in them, 64 hex digits."""
     return {str(side): [len(rows), _hash(rows)] for side, rows in splits.items()}
 
 
@@ -46,7 +46,7 @@ def _add(found: Any, column: pa.Array) -> None:
     return None
 
 
-def told(name: str, revision: str) -> dict[str, Any]:
+def digests_on_hub(name: str, revision: str) -> dict[str, Any]:
     """All that the Hub has: the hash of the split, and per configuration its `digest`."""
     path = hf_hub_download(name, "split.json", repo_type="dataset", revision=revision)
     with open(path, encoding="utf-8") as file:
@@ -59,4 +59,4 @@ def told(name: str, revision: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(told(*sys.argv[1:3])))
+    print(json.dumps(digests_on_hub(*sys.argv[1:3])))

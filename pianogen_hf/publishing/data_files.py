@@ -68,7 +68,7 @@ def refuse_private(uploads: Sequence[Upload], pieces: Mapping[str, Dataset], fol
 
     Args:
         uploads: what is to go up; the text files among them are read.
-        pieces: per side the rows that are to go up.
+        pieces: per split the rows that are to go up.
         folder: the data set.
 
     Raises:

@@ -28,7 +28,7 @@ def check_pushed_data(
     """Load a pushed data set in a process with an empty cache and without this package, and compare every row.
 
     Args:
-        configs: per configuration and side the rows that were pushed.
+        configs: per configuration and split the rows that were pushed.
         manifest_hash: of the split.
         pushed: where they are.
         token: instead of the one that `hf auth login` or HF_TOKEN has given.

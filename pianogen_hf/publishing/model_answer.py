@@ -23,7 +23,7 @@ class Question:
     Attributes:
         name: model folder or name on the Hub.
         revision: a commit, or None.
-        encoder: "AutoTokenizer", "AutoFeatureExtractor", or None to ask with random ids.
+        encoder: "AutoTokenizer", "AutoFeatureExtractor", or None to ask with random tokens.
         midi: a MIDI file in base64, what the model is asked about.
         output: file for the answer, safetensors.
         hide_package: whether pianogen_hf must not be found.

@@ -195,7 +195,7 @@ def _score_results(model: ModelFolder) -> list[dict[str, Any]]:
 
 
 def _copy_results(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """Measured against the train side, so they stand apart from the scores."""
+    """Measured against the train split, so they stand apart from the scores."""
     if "copy_audit" not in metrics:
         return []
     audit = metrics["copy_audit"]

@@ -118,7 +118,7 @@ def check_weights(folder: Path) -> None:
     weights = [name for name in names if re.fullmatch(WEIGHTS, name)]
     if not weights:
         fault = pickle_fault(str(folder), names)
-        raise FolderError(fault or f"{folder} holds no weights (no model.safetensors): is its training still going on?")
+        raise FolderError(fault or f"{folder} holds no weights (no model.safetensors): is it still being trained?")
     if (folder / INDEX).is_file():
         missing = sorted(set(read_map(folder / INDEX).get("weight_map", {}).values()) - set(weights))
         if missing:

@@ -63,7 +63,7 @@ def save_piano_roll(
         path: the file to write, whole or not at all.
         title: a heading, any text.
         prompt_end_sec: where a prompt ends and its continuation begins, in seconds; the prompt's ground is tinted.
-        gap_end_sec: where the prompt goes on after a gap that was filled.
+        gap_end_sec: where the prompt continues after a gap that was filled.
         around_sec: how much of the prompt before and after what is new is shown.
 
     Returns:

@@ -101,7 +101,7 @@ class ContinuousNotesFeatureExtractor(NotesEncoder, SequenceFeatureExtractor):
         return rows
 
     def encode_prompt(self, notes: Notes) -> np.ndarray:
-        """Rows of music that is to go on: `BEGIN` and the notes, shape (1 + num_notes, 4)."""
+        """Rows of music to continue: `BEGIN` and the notes, shape (1 + num_notes, 4)."""
         return np.concatenate([_event(BEGIN), self.encode_notes(notes)])
 
     def encode_piece(self, notes: Notes) -> np.ndarray:

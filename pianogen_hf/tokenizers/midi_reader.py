@@ -154,7 +154,7 @@ def _found_in_chunks(chunks: list[ChunkEvents], programs: Collection[int] | None
     """What the messages of the chunks say, merged as a player merges them."""
     end_tick = max((chunk.end_tick for chunk in chunks), default=0)
     if end_tick > MAX_TICK:
-        raise ValueError(f"it goes on until tick {end_tick}, and what is beyond {MAX_TICK} can't be read")
+        raise ValueError(f"it lasts until tick {end_tick}, and what is beyond {MAX_TICK} can't be read")
     messages = merged(all_messages(chunks))
     struck = strikes(messages, end_tick)
     num_lost = sum(chunk.num_lost_bytes for chunk in chunks)

@@ -97,7 +97,7 @@ class NotesEncoder:
         raise TypeError(f"{type(self).__name__} can't encode")
 
     def encode_prompt(self, notes: Notes) -> Sequence[int] | np.ndarray:
-        """Steps of music that is to go on: the beginning and the notes, without what only marks an end."""
+        """Steps of music to continue: the beginning and the notes, without what only marks an end."""
         raise TypeError(f"{type(self).__name__} can't encode")
 
     def decode_notes(self, steps: Any) -> Notes:

@@ -115,7 +115,7 @@ class JSBTokenizer(NoteTokenizer):
     def grid_to_notes(self, grid: np.ndarray | Sequence[Sequence[int]]) -> Notes:
         """Notes of a grid: each run of one pitch in a voice is one note, each voice a track, named."""
         grid = np.asarray(grid, dtype=np.int64).reshape(-1, len(VOICES))
-        # Voices one after the other, with a rest behind each, so that no run goes on into the next voice.
+        # Voices one after the other, with a rest behind each, so that no run continues into the next voice.
         line = np.concatenate([grid, np.full((1, len(VOICES)), REST)]).T.ravel()
         begins = np.flatnonzero(np.diff(line, prepend=REST) != 0)
         length = np.diff(begins, append=len(line))

@@ -186,7 +186,7 @@ class MultitrackMusicTokenizer(NoteTokenizer):
         return self.decode_notes(self.rows_to_ids(rows[: end[0]] if len(end) else rows))
 
     def prompt_rows(self, rows: Sequence[Sequence[int]] | np.ndarray, beats: int | None = None) -> np.ndarray:
-        """What of a piece's rows a model is to go on from.
+        """What of a piece's rows a model is to continue.
 
         Args:
             rows: of a piece, as `encode_midi` gives them.

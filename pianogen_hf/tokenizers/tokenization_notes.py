@@ -102,7 +102,7 @@ class NoteTokenizer(NotesEncoder, PreTrainedTokenizer):
         return self._encode(notes).tolist()
 
     def encode_prompt(self, notes: Notes) -> list[int]:
-        """Ids of music that is to go on: `<bos>` and the piece's events, without what only marks an end."""
+        """Token ids of music to continue: `<bos>` and the piece's events, without what only marks an end."""
         return [self.bos_token_id, *self.encode_notes(notes)]
 
     def encode_piece(self, notes: Notes) -> list[int]:

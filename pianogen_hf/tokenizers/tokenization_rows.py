@@ -76,7 +76,7 @@ class RowTokenizer(NoteTokenizer):
         return self._encode(notes)
 
     def encode_prompt(self, notes: Notes) -> np.ndarray:  # type: ignore[override]
-        """Rows of music that is to go on: the beginning and the piece's events."""
+        """Rows of music to continue: the beginning and the piece's events."""
         return np.concatenate([self.beginning, self._encode(notes)])
 
     def encode_piece(self, notes: Notes) -> np.ndarray:  # type: ignore[override]

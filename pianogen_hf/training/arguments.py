@@ -115,25 +115,25 @@ class DataArguments:
         },
     )
     data_path: str | None = field(default=None, metadata={"help": "PATH of the source, where there is only one."})
-    max_pieces: int | None = field(default=None, metadata={"help": "Use only this many pieces of each side."})
+    max_pieces: int | None = field(default=None, metadata={"help": "Use only this many pieces of each split."})
     programs: str = field(
         default="piano", metadata={"help": "Instruments to keep from multitrack files: piano (programs 0-7) or all."}
     )
     validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the pieces without an official side, as near as families allow."}
+        default=0.1, metadata={"help": "Share of the pieces without an official split, as near as families allow."}
     )
     test_fraction: float = field(default=0.1, metadata={"help": "Share kept for a test that training never sees."})
     split_seed: int = field(default=0, metadata={"help": "Names the split."})
     split_from: list[str] | None = field(
         default=None,
         metadata={
-            "help": "A model, a data set or a split.json: pieces that it knows keep the side they have there. Of "
+            "help": "A model, a data set or a split.json: pieces that it knows keep the split they have there. Of "
             "several the first that knows a piece decides."
         },
     )
     allow_contamination: bool = field(
         default=False,
-        metadata={"help": "Go on from a model that was trained on evaluation pieces; the model is marked for ever."},
+        metadata={"help": "Start from a model that was trained on evaluation pieces; the model is marked for ever."},
     )
     chunk_length: int = field(default=1025, metadata={"help": "Ids (of continuous notes: notes) per training example."})
     packing: bool = field(default=False, metadata={"help": "Let training chunks run over the ends of pieces."})
@@ -229,7 +229,7 @@ class PianoTrainingArguments(TrainingArguments):
         if is_muon:  # `TrainingArguments` knows the names of its own optimizers only
             self.optim = OptimizerNames.ADAMW_TORCH.value
         if self.torch_compile and self.use_cpu and cpp_compiler() is None:
-            print("torch_compile needs a C++ compiler, and there is none: training goes on without it", file=sys.stderr)
+            print("torch_compile needs a C++ compiler, but there is none: training runs without it", file=sys.stderr)
             self.torch_compile = False
         if self.torch_compile and self.use_cpu:
             # Drawn by compiled code, the masks of dropout take as long as the rest of a small model's forward pass.
@@ -284,7 +284,7 @@ def make_parser() -> HfArgumentParser:
         description="Train a model on piano music. Every option can stand in the YAML file or on the command line; "
         "the command line wins.",
         epilog="Examples: train.py configs/quickstart.yaml --learning_rate 3.0e-4 ; train.py configs/v7.yaml "
-        "--source folder --data_path ~/midi ; accelerate launch train.py configs/quickstart.yaml ; go on with an "
+        "--source folder --data_path ~/midi ; accelerate launch train.py configs/quickstart.yaml ; resume an "
         "interrupted run: the same command and --resume_from_checkpoint true",
         allow_abbrev=False,
     )
@@ -433,7 +433,7 @@ def _check(model: ModelArguments, data: DataArguments, training: PianoTrainingAr
     if training.push_to_hub and training.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         raise ArgumentError("hub_strategy can't upload checkpoints: optimizer states are pickle; say every_save or end")
     if training.load_best_model_at_end and training.save_total_limit == 1:
-        # The Trainer would keep the best checkpoint only, and lose the one that an interrupted run goes on from.
+        # The Trainer would keep the best checkpoint only, and lose the one that an interrupted run resumes from.
         raise ArgumentError("save_total_limit must be at least 2 where the best checkpoint is kept beside the latest")
     if training.sample_steps is not None and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         training.sample_steps = None

@@ -28,7 +28,7 @@ class BudgetCallback(TrainerCallback):
     """Writes a line per log, evaluation and checkpoint to a file, and stops a run that takes too long.
 
     A line is JSON: stage (the name of its output_dir), step, epoch, seconds and cpu_seconds of training so far,
-    peak_memory_bytes, and what the Trainer logged. A resumed run goes on from the line of its checkpoint, and a stage
+    peak_memory_bytes, and what the Trainer logged. A resumed run continues at the line of its checkpoint, and a stage
     from those of the stages before it.
 
     Args:
@@ -44,7 +44,7 @@ class BudgetCallback(TrainerCallback):
         self.path, self.limits = path, limits
         self._limit: float | None = None
         self.has_run_out = False
-        self._before = (0.0, 0.0)  # seconds and CPU seconds of the runs that this one goes on from
+        self._before = (0.0, 0.0)  # seconds and CPU seconds of the runs that this one resumes
         self._running_since: tuple[float, float] | None = None
         self._counted = [0.0, 0.0]
         self._stage = ""
@@ -61,7 +61,7 @@ class BudgetCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take up the earlier lines, if the run goes on, and start the clock."""
+        """Take up the earlier lines, if the run is resumed, and start the clock."""
         stage = Path(str(args.output_dir)).name
         lines = [each for each in read_log(self.path) if each["stage"] != stage or each["step"] <= state.global_step]
         earlier = {each["stage"] for each in lines} - {stage}

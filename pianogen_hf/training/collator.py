@@ -16,8 +16,8 @@ IGNORED = -100  # the label that no loss and no metric counts, by convention of 
 class ChunkCollator:
     """Pads chunks on the right and makes labels of them.
 
-    Labels equal the ids (models shift them); padding, and the ids before `first_label`, which are context only, are
-    `IGNORED`, so that the number of labels that count is the number of predictions.
+    Labels equal the tokens (models shift them); padding, and the tokens before `first_label`, which are context only,
+    are `IGNORED`, so that the number of labels that count is the number of predictions.
 
     Args:
         pad_token_id: what fills short rows of `input_ids`.
@@ -30,7 +30,7 @@ class ChunkCollator:
         """Make one batch.
 
         Args:
-            rows: each with `input_ids`, a list of ids, and `first_label`, the index of the first one to predict.
+            rows: each with `input_ids`, a list of tokens, and `first_label`, the index of the first one to predict.
 
         Returns:
             `input_ids`, `attention_mask`, `labels`: int64, shape (batch, longest row).
@@ -49,7 +49,7 @@ class ChunkCollator:
 
 
 class EventCollator:
-    """Pads chunks of events, which are rows of ids, on the right; labels are the ids that are to be predicted.
+    """Pads chunks of events, which are rows of tokens, on the right; labels are the tokens that are to be predicted.
 
     `IGNORED` are rows of padding, rows before `first_label`, and what fills up short rows.
 

@@ -1,4 +1,4 @@
-"""Training of models of events, which are rows of ids: a `PianoTrainer` whose loss is the model's own."""
+"""Training of models of events, which are rows of tokens: a `PianoTrainer` whose loss is the model's own."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class EventTrainer(PianoTrainer):
 
 
 def event_scores(outputs: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per predicted event its nats and how many of its ids were the likeliest.
+    """Per predicted event its nats and how many of its tokens were the likeliest.
 
     Args:
-        outputs: a tuple that begins with nats of the ids and whether each was the likeliest, both of shape
+        outputs: a tuple that begins with nats of the tokens and whether each was the likeliest, both of shape
             (batch, length - 1, ids_per_row).
         labels: shape (batch, length, ids_per_row).
 

@@ -1,7 +1,7 @@
-"""The masked way of training (V1 and V2): batches with hidden ids, and a Trainer that bounds the bits per note.
+"""The masked way of training (V1 and V2): batches with masked tokens, and a Trainer that bounds the bits per note.
 
 Scheme: Hoogeboom et al. 2021, "Autoregressive Diffusion Models", https://arxiv.org/abs/2110.02037, section 3: the
-number of hidden ids is drawn uniformly from 1 to all, so that the loss bounds the likelihood of the order-agnostic
+number of masked tokens is drawn uniformly from 1 to all, so that the loss bounds the likelihood of the order-agnostic
 model.
 """
 
@@ -23,15 +23,15 @@ _EVALUATION_SEED = 0  # one for all runs: models are compared under the same mas
 
 
 class MaskingCollator:
-    """Pads chunks as `ChunkCollator` does, and hides a random part of the ids that are to be predicted.
+    """Pads chunks as `ChunkCollator` does, and hides a random part of the tokens that are to be predicted.
 
     The mask of a chunk follows from the seed, the epoch, and the chunk's name (`piece_id`, `start`), and from nothing
-    else: not from its ids, which would tell of what is hidden, nor from the batch it is in or from what was drawn
+    else: not from its tokens, which would tell of what is masked, nor from the batch it is in or from what was drawn
     before, so that a resumed run sees the masks that the unbroken one would have seen. In another epoch it is another.
 
     Args:
         pad_token_id: what fills short rows of `input_ids`.
-        mask_token_id: what stands where an id is hidden, `config.mask_token_id`.
+        mask_token_id: what stands where a token is masked, `config.mask_token_id`.
         seed: of the masks.
     """
 
@@ -51,8 +51,8 @@ class MaskingCollator:
             rows: each with `input_ids`, `first_label`, `piece_id` and `start`, as `build_chunks` writes them.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels`: int64, shape (batch, longest row). `labels` are all ids from
-            `first_label` on, hidden or not, as `PianoEncoderForMaskedLM` takes them.
+            `input_ids`, `attention_mask`, `labels`: int64, shape (batch, longest row). `labels` are all tokens from
+            `first_label` on, masked or not, as `PianoEncoderForMaskedLM` takes them.
         """
         batch = self._pad(rows)
         for index, row in enumerate(rows):
@@ -62,7 +62,7 @@ class MaskingCollator:
         return batch
 
     def _hidden(self, targets: torch.Tensor, row: dict[str, Any]) -> torch.Tensor:
-        """Which of the targets of one row are hidden, shape (1, size): k of them, k uniform in 1..all."""
+        """Which of the targets of one row are masked, shape (1, size): k of them, k uniform in 1..all."""
         return draw_named_mask(targets, f"{self.seed}/{int(self._epoch)}/{row['start']}/{row['piece_id']}")
 
 
@@ -70,16 +70,16 @@ class MaskedPianoTrainer(PianoTrainer):
     """A `PianoTrainer` for `PianoEncoderForMaskedLM`.
 
     Differs from its parent in that the model's own loss is used (there is no next token), that evaluation hides the
-    same ids every time and in every run, and that its `bits_per_note` is an estimate, from one mask per chunk, of an
-    upper bound (see the model): what a code would take that tells how many ids the piece has (`length_bits`) and then
-    the ids in random order, window by window. `nats_per_token` and `accuracy` are of ids in random order, too.
+    same tokens every time and in every run, and that its `bits_per_note` is an estimate, from one mask per chunk, of an
+    upper bound (see the model): what a code would take that tells how many tokens the piece has (`length_bits`) and
+    then the tokens in random order, window by window. `nats_per_token` and `accuracy` are, too.
 
     Args:
         data_collator: draws the masks of training.
         **kwargs: as for `PianoTrainer`.
 
     Raises:
-        ValueError: with label smoothing, which would reward the model for ids that it sees.
+        ValueError: with label smoothing, which would reward the model for tokens that it sees.
     """
 
     data_collator: MaskingCollator
@@ -114,7 +114,7 @@ def masked_token_scores(outputs: Any, labels: torch.Tensor) -> tuple[torch.Tenso
 
     Args:
         outputs: a tuple that begins with the logits, shape (batch, length, vocab), and ends with the label weights,
-            shape (batch, length): 0 where the id is not hidden.
+            shape (batch, length): 0 where the token is not masked.
         labels: shape (batch, length).
 
     Returns:
@@ -125,9 +125,9 @@ def masked_token_scores(outputs: Any, labels: torch.Tensor) -> tuple[torch.Tenso
 
 
 def length_bits(chunks: Any) -> float:
-    """What it takes to tell how many ids each piece has, which a model that fills places is told.
+    """What it takes to tell how many tokens each piece has, which a model that fills places is told.
 
-    A piece of n ids is given the probability 1 / (n (n + 1)): these sum to 1, and need no knowledge of other pieces.
+    A piece of n tokens is given the probability 1 / (n (n + 1)): these sum to 1, and need no knowledge of other pieces.
 
     Args:
         chunks: rows with `piece_id`, `input_ids` and `first_label`, each id of a piece a label once.

@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 class MixtureSampler(Sampler[int]):
     """Indices of one epoch after the other, in which every source has its share.
 
-    An epoch has as many examples as the train side. Each source goes through all of its examples in a random order,
+    An epoch has as many examples as the train split. Each source goes through all of its examples in a random order,
     then through all again in another, and an epoch takes the next ones of each: where a source's share is greater than
     its size, some of its examples come twice in an epoch; where it is smaller, the rest comes in the next. So no
     example is ever used more than once more than another of its source.

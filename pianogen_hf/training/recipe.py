@@ -1,6 +1,6 @@
 """Recipes: YAML files that hold the options of a run, and of its stages where it has several.
 
-A stage is a map that overrides keys of the recipe. Each stage goes on from the model of the one before, so that what
+A stage is a map that overrides keys of the recipe. Each stage starts from the model of the one before, so that what
 the model itself is made of stands outside of them.
 """
 

@@ -1,4 +1,4 @@
-"""What a run was asked for, kept with every checkpoint: a run that goes on is held against it.
+"""What a run was asked for, kept with every checkpoint: a resumed run is compared with it.
 
 What can change takes effect and is recorded as a change at that step. What the weights or the state of the optimizer
 hang on can't, and a place in the data is one in batches of a certain size.
@@ -56,7 +56,7 @@ class RunRecord:
     Attributes:
         command: that the run began with.
         options: values by name, those of places and messages left out.
-        changes: one map for each time that it went on with other options: `step`, and by name the values before and
+        changes: one map for each time that it was resumed with other options: `step`, and by name the values before and
             after.
     """
 
@@ -69,7 +69,7 @@ class RunRecord:
         write_json(folder / RUN_RECORD, vars(self))
 
     def resumed(self, before: RunRecord, checkpoint: Path) -> RunRecord:
-        """The record of a run that goes on from a checkpoint with the options of this one.
+        """The record of a run that resumes from a checkpoint with the options of this one.
 
         Raises:
             ArgumentError: for an option that can't change, by name.
@@ -114,8 +114,8 @@ def run_record(arguments: Arguments, command: str) -> RunRecord:
     values["batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     if values["model_name_or_path"]:  # the same folder may be called otherwise from elsewhere
         values["model_name_or_path"] = Path(values["model_name_or_path"]).name
-    told = {name: value for name, value in values.items() if name not in _LEFT_OUT}
-    return RunRecord(command, json.loads(json.dumps(told)))  # as it will be read
+    kept = {name: value for name, value in values.items() if name not in _LEFT_OUT}
+    return RunRecord(command, json.loads(json.dumps(kept)))  # as it will be read
 
 
 def _tells(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Stages of one run: where each of them lies, what it goes on from, and which are done.
+"""Stages of one run: where each of them lies, what it starts from, and which are done.
 
 The last stage is the run's result and lies in `output_dir`; those before it lie in `output_dir/stage-1` and so on.
 """
@@ -23,7 +23,7 @@ class Stage:
         number: from 1. total: of how many.
         folder: where it lies. run_folder: where the whole run does.
         earlier: the folders of the stages before it, the nearest first.
-        resumes: whether it goes on from a checkpoint of its own.
+        resumes: whether it resumes from a checkpoint of its own.
         is_new_run: whether it is the first of a run that begins anew, before which an earlier run is moved aside.
         minutes: that it was asked for, where the command line now has the steps that they are.
     """
@@ -96,7 +96,7 @@ def plan_stages(argv: list[str]) -> list[Stage]:
 
 
 def resume_point(args: PianoTrainingArguments) -> str | None:
-    """The checkpoint to go on from, or None for a new run.
+    """The checkpoint to resume from, or None for a new run.
 
     Raises:
         ArgumentError: if there is none, or it is no checkpoint.
@@ -110,7 +110,7 @@ def resume_point(args: PianoTrainingArguments) -> str | None:
         return wanted
     complete = [path for path in Path(args.output_dir).glob("checkpoint-[0-9]*") if is_complete(path)]
     if not complete:
-        raise ArgumentError(f"{args.output_dir} holds no checkpoint to go on from: leave out --resume_from_checkpoint")
+        raise ArgumentError(f"{args.output_dir} holds no checkpoint to resume from: leave out --resume_from_checkpoint")
     return str(max(complete, key=lambda path: int(path.name.split("-")[1])))
 
 

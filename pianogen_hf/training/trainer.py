@@ -144,7 +144,7 @@ class PianoTrainer(Trainer):
         step, end = self.state.global_step, self.state.max_steps
         if step > end:
             raise ArgumentError(
-                f"the run to go on from is at step {step}, and is to end at step {end} now: ask for more max_steps (or "
+                f"the run to resume is at step {step}, and is to end at step {end} now: ask for more max_steps (or "
                 "num_train_epochs), or name an earlier checkpoint"
             )
         self.state.compute_steps(self.args, end)
@@ -196,7 +196,7 @@ class PianoTrainer(Trainer):
             shutil.rmtree(folder, ignore_errors=True)
             raise FileError(
                 f"{folder} can't be written (No space left on device): make room, and --resume_from_checkpoint true "
-                "goes on from the checkpoint before it"
+                "resumes from the checkpoint before it"
             ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -229,7 +229,7 @@ class PianoTrainer(Trainer):
             self.publish(Path(str(self.args.output_dir)), commit_message)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Publish a checkpoint while training goes on; to fail at that is no reason to stop."""
+        """Publish a checkpoint while training continues; to fail at that is no reason to stop."""
         if self.publish is None or self.args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
             return
         if self.push_in_progress and not self.push_in_progress.is_done():
@@ -252,7 +252,7 @@ class PianoTrainer(Trainer):
         try:
             self.publish(folder, title)
         except Exception as error:  # of any kind: this is beside the training
-            print(f"{title}: {' '.join(str(error).split())}; training goes on", file=sys.stderr)
+            print(f"{title}: {' '.join(str(error).split())}; training continues", file=sys.stderr)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -76,7 +76,7 @@ def _audit_file(midi: str, places: Places) -> dict[str, Any]:
 
 
 def _complete_side(split: Split, side: str) -> dict[str, Notes]:
-    """All pieces of one side by name."""
+    """All pieces of one split by name."""
     names = split.pieces.select(complete_rows(split, side))["piece_id"][:]
     return dict(zip(names, split.notes(side), strict=True))
 

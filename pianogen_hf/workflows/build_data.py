@@ -1,4 +1,4 @@
-"""Building a data set: pieces, their families and sides, and if wanted chunks, as a folder."""
+"""Building a data set: pieces, their families and splits, and if wanted chunks, as a folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build_data(
         model_args: the tokenizer that makes chunks; None for pieces alone.
 
     Returns:
-        The manifest, the report of what was read, and the number of chunks by side.
+        The manifest, the report of what was read, and the number of chunks by split.
 
     Raises:
         ArgumentError, DataError: for what a user can mend. FileError: if another process builds it.

@@ -1,4 +1,4 @@
-"""Checking data: is anything on two sides of a split that should not be?"""
+"""Checking data: is anything in two splits that should not be?"""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def check_sources(argv: list[str], model: str | None) -> Report:
     split = load_split(data_args)
     report = _new_report(split.sides)
     report.unusable = split.report["unusable"]
-    if split.report["between_sides"]:  # they would join two sides
+    if split.report["between_sides"]:  # they would join two splits
         report.counts["left out"] = len(split.report["between_sides"])
     _check_pieces(report, split.pieces, split.sides)
     _check_models(report, split.pieces, split.sides, [model] if model else [])

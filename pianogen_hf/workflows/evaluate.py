@@ -108,7 +108,7 @@ def _window(metrics: dict[str, Any], model: Any) -> int:
     """Ids that the model was trained on at a time: it need not know what to do with more."""
     window = metrics.get("context", {}).get("window") or getattr(model.config, "max_position_embeddings", None)
     if window is None:
-        raise UsageError("nothing tells how many ids the model was trained on at a time: give --window")
+        raise UsageError("nothing tells how many tokens the model was trained on at a time: give --window")
     return int(window)
 
 

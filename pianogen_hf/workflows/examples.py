@@ -1,4 +1,4 @@
-"""From pieces to examples: the tokenizer, and the chunks that it makes of each side."""
+"""From pieces to examples: the tokenizer, and the chunks that it makes of each split."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def new_tokenizer(args: ModelArguments) -> NotesEncoder:
 
 
 def make_chunks(args: DataArguments, split: Split, tokenizer: NotesEncoder) -> dict[str, Any]:
-    """Examples of every side. Only the train side is augmented: on disk, or lazily, when an example is asked for.
+    """Examples of every split. Only the train split is augmented: on disk, or lazily, when an example is asked for.
 
     Raises:
         DataError: if a piece is beyond what the tokenizer can write.
@@ -103,7 +103,7 @@ def owners_of(args: DataArguments, pieces: Dataset, chunks: Any) -> tuple[np.nda
     Args:
         args: with the sources.
         pieces: what `load_split` gave for them.
-        chunks: the train side of what `make_chunks` gave.
+        chunks: the train split of what `make_chunks` gave.
 
     Returns:
         A place in `args.source` for each chunk, int64 (num_chunks,); and what its pieces call each of these sources.

@@ -127,7 +127,7 @@ def _words_until(encoder: NotesEncoder, notes: Notes, ticks: np.ndarray) -> list
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids two beginnings share."""
+    """How many tokens two beginnings share."""
     return next(
         (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )

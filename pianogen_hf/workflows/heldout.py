@@ -25,12 +25,12 @@ class HeldOut:
     """Pieces to evaluate on.
 
     Attributes:
-        label: "validation", "test", "data-" and the name of a folder, or "jsb-" and the side.
+        label: "validation", "test", "data-" and the name of a folder, or "jsb-" and the split.
         source: where they come from, in words.
         pieces: names and notes, in the order of the data.
         contents: a hash of each piece's notes.
         related: names of those that share music with what the model was trained on; None where that is unknown.
-        is_whole: whether these are all pieces of the side.
+        is_whole: whether these are all pieces of the split.
         train: the pieces it was trained on; empty where they are not at hand.
         unusable: why each file that can't be used was left out, by name.
     """
@@ -53,7 +53,7 @@ class HeldOut:
 
 
 def own_side(folder: Path, side: str, places: Places, max_pieces: int | None = None) -> HeldOut:
-    """One side of the model's own split.
+    """One split of what the model was trained on.
 
     Args:
         folder: the model.
@@ -86,7 +86,7 @@ def own_side(folder: Path, side: str, places: Places, max_pieces: int | None = N
 
 
 def complete_rows(split: Split, side: str) -> list[int]:
-    """Where the pieces of one side of a model's split stand.
+    """Where the pieces of one split of a model stand.
 
     Raises:
         ArgumentError: if some are missing.
@@ -133,7 +133,7 @@ def any_folder(folder: Path, data: str, cache_dir: str, max_pieces: int | None) 
 
 
 def benchmark_file(folder: Path, data: str, side: str, max_pieces: int | None) -> HeldOut:
-    """One side of the JSB benchmark's own file, all of it canonical; related are also its known leaks.
+    """One split of the JSB benchmark's own file, all of it canonical; related are also its known leaks.
 
     Args:
         folder: the model, whose provenance tells what it was trained on.

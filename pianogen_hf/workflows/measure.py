@@ -60,7 +60,7 @@ class Evaluation:
     """The measures of one model on one set of pieces.
 
     What was measured lies in a folder, under a name that the model, the pieces and the settings make: the same again
-    is read from there, so that a second run, or one that was interrupted, goes on.
+    is read from there, so that a second or interrupted run resumes.
 
     Args:
         model: as `load_model` gives it.

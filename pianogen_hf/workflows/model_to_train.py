@@ -1,4 +1,4 @@
-"""The model that is trained: made or loaded, held against the data and against a run that goes on."""
+"""The model that is trained: made or loaded, checked against the data and against a run that is resumed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_model(args: ModelArguments, tokenizer: NotesEncoder, chunk_length: int)
         raise ArgumentError(f"the model has {fault}")
     context = getattr(model.config, "max_position_embeddings", None)
     if context is not None and context < chunk_length:
-        raise ArgumentError(f"chunk_length {chunk_length} is more than the {context} ids that the model is made for")
+        raise ArgumentError(f"chunk_length {chunk_length} is more than the {context} tokens that the model is made for")
     return model
 
 
@@ -76,7 +76,7 @@ def check_resumed(
     checkpoint: str,
     begins_data_anew: bool,
 ) -> None:
-    """A resumed run goes on with the model it began with, and best with the data, too.
+    """A resumed run continues with the model it began with, and best with the data, too.
 
     Every process looks for itself: if only one of them gave up, the others would wait for it.
 
@@ -84,7 +84,7 @@ def check_resumed(
         args: of the Trainer; told here where the data are to begin anew.
         manifest: of the split.
         model: made as the run now asks.
-        checkpoint: that it goes on from.
+        checkpoint: that it resumes from.
         begins_data_anew: whether the run asks for other examples than it began with.
 
     Raises:
@@ -98,4 +98,4 @@ def check_resumed(
     if begins_data_anew or (written.exists() and read_manifest(written)["hash"] != manifest["hash"]):
         args.ignore_data_skip = True  # there is no place in these data that the run had reached
         if args.process_index == 0:
-            print(f"the data are not those of {checkpoint}: weights, optimizer and step go on, the data begin anew")
+            print(f"the data are not those of {checkpoint}: weights, optimizer and step continue, the data begin anew")

@@ -82,7 +82,7 @@ def push_data(
 
 @dataclass(frozen=True)
 class _Built:
-    """A data set, read: rows by configuration and side, as they are to be published."""
+    """A data set, read: rows by configuration and split, as they are to be published."""
 
     configs: dict[str, dict[str, Dataset]]
     manifest: dict[str, Any]

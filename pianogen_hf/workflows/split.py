@@ -1,4 +1,4 @@
-"""From arguments to pieces, their families and the side of each.
+"""From arguments to pieces, their families and the split of each.
 
 Shared by training, `pianogen data` and whatever measures a model, so that what is checked is what is trained on.
 """
@@ -50,11 +50,11 @@ class Split:
     report: dict[str, Any] = field(default_factory=dict)
 
     def rows(self, side: str) -> list[int]:
-        """Where the pieces of one side stand."""
+        """Where the pieces of one split stand."""
         return [row for row, each in enumerate(self.sides) if each == side]
 
     def notes(self, side: str) -> Iterator[Notes]:
-        """The music of one side."""
+        """The music of one split."""
         return notes_of(self.pieces, self.sides, side)
 
 
@@ -74,10 +74,10 @@ class Places:
 
 
 def load_split(args: DataArguments) -> Split:
-    """Read the sources, find families, and give every piece its side.
+    """Read the sources, find families, and give every piece its split.
 
-    Where a source prescribes no sides, those that its pieces got are kept in the cache, and the same source with
-    further files keeps them: no piece changes side because another arrived.
+    Where a source prescribes no splits, those that its pieces got are kept in the cache, and the same source with
+    further files keeps them: no piece changes its split because another arrived.
 
     Raises:
         DataError: if the sources or their split can't be used. ArgumentError: if `split_from` can't.
@@ -167,7 +167,7 @@ def kind_of(source: str) -> str:
 
 
 def _split_name(args: DataArguments) -> str:
-    """Names a split in the cache: the sources, by full paths or names on the Hub, and what decides sides."""
+    """Names a split in the cache: the sources, by full paths or names on the Hub, and what decides splits."""
     sources = [without_revision(each) if each.startswith("hub=") else each for each in args.source]
     local = [each.split("=", 1)[1] for each in sources if "=" in each and not each.startswith("hub=")]
     places = [str(Path(path).expanduser().resolve()) for path in ([args.data_path] if args.data_path else local)]
@@ -180,7 +180,7 @@ def _kept_sides(path: Path) -> dict[str, str]:
 
 
 def _earlier_sides(origins: list[str], pieces: Dataset) -> dict[str, str]:
-    """Sides by content in earlier splits; the first that knows a piece decides."""
+    """Sides by content in earlier manifests; the first that knows a piece decides."""
     sides: dict[str, str] = {}
     for origin in origins:
         sides = {**_sides_in(origin, pieces), **sides}
@@ -188,7 +188,7 @@ def _earlier_sides(origins: list[str], pieces: Dataset) -> dict[str, str]:
 
 
 def _sides_in(origin: str, pieces: Dataset) -> dict[str, str]:
-    """Sides by content in an earlier split. What shares music with the train pieces of a model is train, too."""
+    """Sides by content in an earlier manifest. What shares music with the train pieces of a model is train, too."""
     if Path(origin).is_file():
         return sides_by_content(read_manifest(origin))
     sides = sides_by_content(read_manifest(_manifest_of(origin)))

@@ -55,7 +55,7 @@ def train(argv: list[str], callbacks: Sequence[TrainerCallback] = ()) -> int:
         callbacks: further ones for the Trainer, called after its own.
 
     Returns:
-        The exit code: 0, or 130 if it was interrupted and can go on.
+        The exit code: 0, or 130 if it was interrupted and can be resumed.
 
     Raises:
         PianogenError: for what a user can mend.
@@ -103,7 +103,7 @@ class _Data:
         split: the pieces.
         provenance: all that the model will have been trained on.
         tokenizer: or feature extractor.
-        chunks: examples of each side.
+        chunks: examples of each split.
         earlier: what the stages before this one measured.
         record: of the run.
     """
@@ -280,7 +280,7 @@ def _provenance(run: _Run, split: Split) -> Provenance:
     revision = None if run.resume else run.model_args.model_revision
     before = provenance_of(started_from, revision) if started_from else Provenance.new()
     if run.resume and before.runs and before.runs[-1]["split"] == split.manifest["hash"]:
-        return before  # the same run goes on
+        return before  # the same run is resumed
     overlaps = before.overlap(split.pieces, split.sides)
     if overlaps and not run.data_args.allow_contamination:
         raise ArgumentError(refusal(overlaps, str(started_from)))

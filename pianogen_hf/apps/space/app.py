@@ -1,4 +1,4 @@
-"""A page that works on a visitor's piano music: goes on with it, fills it, varies it ...
+"""A page that works on a visitor's piano music: continues it, fills it, varies it ...
 
 `python app.py` runs it here; on the Hub it runs as a Space.
 
@@ -221,7 +221,7 @@ def show(history: list[Round]) -> dict[Any, Any]:
         roll: str(folder / "piano.png"),
         audio: str(save_wav(result.notes, folder / "piano.wav")),
         download: gr.update(value=str(folder / "piano.mid"), interactive=True),
-        message: f"{len(result.new)} new notes {said}. Extend goes on from here.",
+        message: f"{len(result.new)} new notes {said}. Extend continues from here.",
     }
 
 
@@ -253,7 +253,7 @@ def on_generate(history: list[Round], file: str | None, tell: Any = gr.Progress(
 
 
 def on_extend(history: list[Round], tell: Any = gr.Progress(), *knobs: Any) -> dict:  # noqa: B008
-    """A round that goes on from the idea that is shown."""
+    """A round that continues from the idea that is shown."""
     if not history:  # kept for an hour, and not over a restart
         return {**show([]), message: "**Error:** what was here is gone: press Generate"}
     ideas, chosen, _ = history[-1]
@@ -287,7 +287,7 @@ def on_verb(chosen: str) -> dict:
 
 
 WELCOME = (
-    "Upload a MIDI file to go on from, or none for a piece from nothing, and press Generate. "
+    "Upload a MIDI file to continue, or none for a piece from nothing, and press Generate. "
     "Of a long piece the model hears the end."
 )
 KEYS = [ANY, *(f"{tonic} {mode}" for mode in ("major", "minor") for tonic in PITCH_NAMES)]

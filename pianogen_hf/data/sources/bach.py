@@ -1,13 +1,13 @@
 """The built-in corpus: Bach's chorales as music21 ships them, with the split of the JSB Chorales benchmark.
 
 The files are read where music21 (Cuthbert and Ariza 2010) has installed them; music21 itself, slow to import, is not.
-JSB Chorales (Boulanger-Lewandowski et al. 2012) holds most of these pieces, so they keep its sides: its test chorales
+JSB Chorales (Boulanger-Lewandowski et al. 2012) holds most of these pieces, so they keep its splits: its test chorales
 are test here too, its validation chorales validation. `bach_split.json` says so file by file. It was made by matching
 the four-voice grid of every file with every JSB piece, and with every other file.
 
 Files form a family where, in some key and octave, they share 64 sixteenths in a row or 0.74 of their four-voice cells:
-copies and revisions of one setting. (Different settings of one tune share 0.5 to 0.7; those do stand on two sides, in
-JSB as well.) A family stands on one side only. Where JSB has it on several, the one nearest to test stays and the
+copies and revisions of one setting. (Different settings of one tune share 0.5 to 0.7; those do stand in two splits, in
+JSB as well.) A family stands in one split only. Where JSB has it on several, the one nearest to test stays and the
 other files are dropped; what JSB has in both train and validation is dropped altogether.
 """
 
@@ -46,7 +46,7 @@ class BachPiece:
         side: "train", "validation" or "test", or "drop" if training on it, or testing on it, would not be clean.
         kind: "chorale"; "ensemble" for a chorale whose voices rest for half the piece or more, in the instruments'
             interludes; "keyboard" for a piece without voices.
-        jsb: side and index of the JSB piece (or pieces) it was matched to, such as "test 24"; empty if there is none.
+        jsb: split and index of the JSB piece (or pieces) it was matched to, such as "test 24"; empty if there is none.
         why: why it is dropped; empty if it isn't.
     """
 

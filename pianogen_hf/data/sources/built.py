@@ -13,7 +13,7 @@ from pianogen_hf.errors import DataError, one_line
 
 
 def list_built(folder: Path) -> list[PieceFile]:
-    """Rows of a built data set: the side they were given there is official from now on."""
+    """Rows of a built data set: the split they were given there is official from now on."""
     place = folder / "pieces"
     if is_published(folder):  # somebody has fetched it from the Hub
         return list_published(folder)

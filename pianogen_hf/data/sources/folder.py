@@ -1,4 +1,4 @@
-"""Pieces that are not read yet, and what a folder of MIDI files says of its own: works, and sides of a split."""
+"""Pieces that are not read yet, and what a folder of MIDI files says of its own: works, and splits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PieceFile:
     Attributes:
         piece_id: unique name; it begins with the name of the source.
         source: name of its source: "bach", "maestro", "lakh", or a folder's own name.
-        path: the file; of a piece in a built data set, the folder or the Parquet file that holds its side; of one in an
+        path: the file; of a piece in a built data set, the folder or the Parquet file of its split; of one in an
             archive, the Arrow file that the archive was read into.
         family_id: the work it belongs to where the source says so; otherwise empty.
         official_split: "train", "validation", "test", or "" where the source prescribes none.
@@ -67,9 +67,9 @@ def _normal(name: str) -> str:
 
 
 def _metadata(folder: Path, tables: list[Path], paths: list[Path]) -> dict[str, tuple[str, str]]:
-    """Work and side of the files that tables name, by their names below `folder`; the nearest table decides.
+    """Work and split of the files that tables name, by their names below `folder`; the nearest table decides.
 
-    A name that is wrong would lose a side in silence, and let a test piece into training: it is an error.
+    A name that is wrong would lose a split in silence, and let a test piece into training: it is an error.
     """
     present = {_normal(as_text(path.relative_to(folder))) for path in paths}
     entries: dict[str, tuple[str, str]] = {}

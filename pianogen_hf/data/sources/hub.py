@@ -1,8 +1,8 @@
 """Data sets on the Hub as sources: `hub=USER/NAME[@REVISION]`, fetched into the Hub's cache and read from there.
 
-Three kinds are understood. What `pianogen data push` has published keeps its names, families and sides. Tables of
+Three kinds are understood. What `pianogen data push` has published keeps its names, families and splits. Tables of
 anybody else need a column of MIDI bytes, wherever it is and whatever its name; their train, validation and test are
-official sides. And a repository may hold plain MIDI files, which are listed as a folder is.
+official splits. And a repository may hold plain MIDI files, which are listed as a folder is.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def is_published(folder: Path) -> bool:
 
 
 def list_published(folder: Path) -> list[PieceFile]:
-    """Rows of a data set that was published: the sides they were given are official from now on.
+    """Rows of a data set that was published: the splits they were given are official from now on.
 
     Raises:
         DataError: if a table can't be read, or is none of pieces.
@@ -162,7 +162,7 @@ def list_published(folder: Path) -> list[PieceFile]:
 
 
 def published_names(folder: Path) -> tuple[Dataset, list[str]]:
-    """Of the pieces of a published data set what its split.json says, too; and the side of each.
+    """Of the pieces of a published data set what its split.json says, too; and the split of each.
 
     Raises:
         DataError: if a table can't be read, or is none of pieces.
@@ -180,7 +180,7 @@ def _published_tables(folder: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted((folder / "pieces").glob("*.parquet")):
         side = SIDE_NAMES.get(path.name.partition("-")[0])
         if side is None:
-            raise DataError(f"{path} is of no side: its name must begin with train-, validation- or test-")
+            raise DataError(f"{path} is of no split: its name must begin with train-, validation- or test-")
         yield path, side
 
 
@@ -228,7 +228,7 @@ def _list_tables(tables: dict[str, list[Path]], name: str) -> list[PieceFile]:
 
 
 def official_sides(splits: Sequence[str]) -> dict[str, str]:
-    """The side that each split of a stranger's data set prescribes, "" for none.
+    """The split that each split of a stranger's data set prescribes, "" for none.
 
     What is called train prescribes none where there is no validation: it may be all there is, which the Hub calls
     train, and else validation pieces are to be dealt out of it.

@@ -20,7 +20,7 @@ LEAKS = {"validation": (58, 74), "test": (69,)}
 
 
 def read_jsb_file(path: str | os.PathLike, side: str) -> dict[str, Notes]:
-    """Pieces of one side by name, "jsb/validation-058".
+    """Pieces of one split by name, "jsb/validation-058".
 
     A run of one pitch in a voice is one note, as the grid cannot tell a repeat from a hold.
 
@@ -38,5 +38,5 @@ def read_jsb_file(path: str | os.PathLike, side: str) -> dict[str, Notes]:
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         raise DataError(f"{path} is no JSB file: it must map train, valid and test to grids of four voices") from error
     if not pieces or not all(len(notes) for notes in pieces.values()):
-        raise DataError(f"{path} has an empty {side} side, or an empty piece on it")
+        raise DataError(f"{path} has an empty {side} split, or an empty piece in it")
     return pieces

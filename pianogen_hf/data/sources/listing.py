@@ -2,7 +2,7 @@
 
 Listing looks at names and tables, never at music, so it takes no time (but the first time for an archive, which must
 be read for its names); `data/pieces.py` reads what is listed here. What a source itself says of a piece, its work and
-its side of an official split, is found in this folder and nowhere else.
+its split, is found in this folder and nowhere else.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def list_pieces(
     Args:
         source: "bach"; "maestro=PATH", a release of MAESTRO; "folder=PATH", any folder of MIDI files; "lakh=PATH", a
             tar archive or a folder of multitrack files, such as the Lakh MIDI Dataset; "dataset=PATH", a data set that
-            `pianogen data build` wrote, whose pieces keep their names and sides; or "hub=USER/NAME[@REVISION]", a data
+            `pianogen data build` wrote, whose pieces keep their names and splits; or "hub=USER/NAME[@REVISION]", a data
             set on the Hub, which is fetched (see `hub.py`).
         data_path: the path, if `source` names none.
         cache_dir: where an archive is unpacked to.
 
-    In a folder, the top-level subfolders train, validation (valid, val, dev) and test are official sides. A
+    In a folder, the top-level subfolders train, validation (valid, val, dev) and test are official splits. A
     `metadata.csv` or `metadata.jsonl` with a column `file_name` may name the `work` that a file is a version of, and
     its `split`; files that it does not name have no work. Without that column it is somebody else's table, and ignored.
     Folders in which this package has written music are passed over.

@@ -13,7 +13,7 @@ from pianogen_hf.errors import DataError
 def list_maestro(folder: Path) -> list[PieceFile]:
     """Files of a MAESTRO release with its official split (Hawthorne et al. 2019, arXiv 1810.12247).
 
-    Its titles name no families: five of them stand on two sides, for different movements of one work.
+    Its titles name no families: five of them stand in two splits, for different movements of one work.
     """
     tables = sorted(folder.glob("maestro-v*.csv"))
     if not tables:

@@ -1,4 +1,4 @@
-"""Tables in a folder of music that say which work a file is a version of, and its side of a split."""
+"""Tables in a folder of music that say which work a file is a version of, and its split."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _column(name: str) -> str:
 
 
 def official_side(value: str, table: Path) -> str:
-    """The side that a table names, or "" for none.
+    """The split that a table names, or "" for none.
 
     Raises:
         DataError: for any other word, with the table that has it.

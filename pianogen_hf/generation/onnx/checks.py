@@ -23,7 +23,7 @@ def likely_samples(engine: OnnxEngine) -> list[np.ndarray]:
     length = min(engine.config.max_position_embeddings, 1024)
     settings: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     settings["num_return_sequences"] = _NUM_SAMPLES
-    # No id ends a sample: after its end a model goes on with something, and all samples have one length.
+    # No token ends a sample: a model writes something after the end, too, and all samples have one length.
     ids = engine.generate(torch.tensor([[first]]), max_new_tokens=max(length - 1, 1), eos_token_id=[], **settings)
     return list(ids.numpy())
 

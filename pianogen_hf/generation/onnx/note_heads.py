@@ -39,8 +39,8 @@ class NoteHeads:
             tuple(weights[f"{name}_head.{part}"] for part in ("fc1.weight", "fc2.weight", "fc2.bias"))
             for name in FIELDS
         ]
-        # What the heads after it are told of a field that was drawn.
-        self._told = [weights[f"embed_{name}.weight"] for name in FIELDS[:DURATION]]
+        # Embeddings of the fields already drawn, for the heads after them.
+        self._embeddings = [weights[f"embed_{name}.weight"] for name in FIELDS[:DURATION]]
         self._num_recent_offsets = config.num_recent_offsets
         if self._num_recent_offsets:
             parts = ("fc1.weight", "fc2.weight", "fc2.bias")
@@ -93,7 +93,7 @@ class NoteHeads:
         return np.concatenate([logits, np.where(left < 1, np.float32(-np.inf), shared)], axis=1)
 
     def _knowing(self, column: int, hidden_states: np.ndarray, value: int) -> np.ndarray:
-        return hidden_states + self._told[column][value] if self._is_cascade else hidden_states
+        return hidden_states + self._embeddings[column][value] if self._is_cascade else hidden_states
 
     def _pitch_logits(self, hidden_states: np.ndarray, shift: int, written_pitch: int) -> np.ndarray:
         """Absolute plus relative logits, shape (num_states, 128), minus infinity where a chord would go downwards."""

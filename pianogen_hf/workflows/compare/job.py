@@ -20,7 +20,7 @@ _JOB_VERSION = 1  # raised when the same job would be trained otherwise
 
 @dataclass(frozen=True)
 class Budget:
-    """What every model gets: seconds of training, or tokens (ids that are predicted)."""
+    """What every model gets: seconds of training, or predicted tokens."""
 
     seconds: float | None = None
     tokens: int | None = None
@@ -65,7 +65,7 @@ class Phase:
     Attributes:
         settings: what differs from the job's settings.
         own_steps: steps in the recipe. own_warmup: those of them that warm up, or, below 1, their share.
-        examples: train examples in an epoch. tokens_per_example: ids to predict in one, on average.
+        examples: train examples in an epoch. tokens_per_example: tokens to predict in one, on average.
         batch: examples per step.
     """
 
@@ -104,9 +104,9 @@ class Job:
         places: options of train.py that say where the data lie. extra: further ones; both are given to all alike.
         settings: the YAML of training, without what depends on the number of steps. phases: its stages.
         sizes, own_sizes: of the model, and of the recipe as it stands. parameters: see `training/matching.py`.
-        encoder: class of the tokenizer. vocab_size: its ids. tokens_per_note: ids that a note of a train piece takes.
+        encoder: class of the tokenizer. vocab_size: its tokens. tokens_per_note: what a note of a train piece takes.
         train_notes: in the train pieces, as read.
-        budget: see `Budget`. evaluations: of the validation side during training.
+        budget: see `Budget`. evaluations: of the validation split during training.
         split: hash of split.json.
     """
 

@@ -29,7 +29,7 @@ from pianogen_hf.workflows.examples import make_chunks, make_tokenizer
 from pianogen_hf.workflows.model_to_train import make_model
 from pianogen_hf.workflows.split import Split, load_split
 
-# What decides the pieces and their sides: one value for all, the command line's or the default, never a recipe's.
+# What decides the pieces and their splits: one value for all, the command line's or the default, never a recipe's.
 SPLIT_OPTIONS = (
     "source",
     "data_path",
@@ -67,7 +67,7 @@ _LEFT_OUT = (
     "split_from",
 )
 _SAMPLED_ROWS = 256  # train examples that are looked at for their mean length
-_SAMPLED_PIECES = 64  # train pieces whose ids per note are counted
+_SAMPLED_PIECES = 64  # train pieces whose tokens per note are counted
 _WIDEST_RATE = 10.0  # the learning rate is raised so much at most for a narrower model
 
 
@@ -119,7 +119,7 @@ def plan_job(
     parsed = [parse_arguments([*as_options({**recipe, **stage}), *places, *extra]) for stage in stages]
     model_args, data_args, _ = parsed[0]
     if model_args.model_name_or_path:
-        raise ArgumentError(f"{path} goes on from a model, whose size can't be matched: take it out")
+        raise ArgumentError(f"{path} starts from a model, whose size can't be matched: take it out")
     encoder = make_tokenizer(model_args, split)
     settings, own, matched = _matched(path, model_args, encoder, data_args.chunk_length, matching)
     tokens_per_note = _tokens_per_note(encoder, split)

@@ -87,7 +87,7 @@ def _train(folder: Path) -> int:
     code = train(argv, [clock])
     if code == 0:
         if read_manifest(model / "split.json")["hash"] != job.split:
-            print(f"error: {model} was trained on another split than the comparison's: has a source changed?")
+            print(f"error: {model} was trained in another split than the comparison's: has a source changed?")
             return 2
         write_json(folder / "training.json", _training_record(job, folder, steps, clock.has_run_out))
         for checkpoint in [*model.rglob("checkpoint-[0-9]*")]:
