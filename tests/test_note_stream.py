@@ -22,7 +22,7 @@ from pianogen_hf.models.modeling_note_transformer import (
     VELOCITY,
     NoteTransformerForCausalLM,
 )
-from pianogen_hf.models.note_controls import CONTROLS, DENSITY, GAP_LEFT, KEY, LOUDNESS, SECONDS_LEFT
+from pianogen_hf.models.note_controls import CONTROLS, DENSITY, GAP_LEFT, KEY, LOUDNESS, SECONDS_LEFT, key_class
 
 EMPTY = np.zeros((0, 4))
 
@@ -338,8 +338,21 @@ def test_times_that_are_left_run_down():
 
 
 def test_controls_change_what_is_written(model):
-    one, other = (stream_of(model, controls=Controls(key=key)) for key in (1, 20))
+    one, other = (stream_of(model, controls=Controls(kind=kind)) for kind in (1, 3))
     assert not np.array_equal(write(one, 12), write(other, 12))
+
+
+@pytest.mark.parametrize(("tonic", "is_minor", "scale"), [(9, False, {9, 11, 1, 2, 4, 6, 8}), (0, True, {0, 3, 7, 8})])
+def test_pitches_of_a_key_that_is_asked_for_become_likelier_in_every_octave(model, tonic, is_minor, scale):
+    stream = stream_of(model, controls=Controls(key=key_class(tonic, is_minor)))
+    added = stream._toward_key(PITCH, np.zeros(128, np.float32), 0.0)
+    by_class = added[:120].reshape(10, 12)
+    assert (by_class == by_class[0]).all() and added.max() == 0 and added.dtype == np.float32
+    outside = set(range(12)) - scale - {(tonic + step) % 12 for step in (2, 5, 9, 10, 11)}
+    assert min(by_class[0, list(scale)]) > max(by_class[0, list(outside)])
+    assert not stream._toward_key(VELOCITY, np.zeros(128, np.float32), 0.0).any()
+    stream.controls = Controls(density=3.0)
+    assert not stream._toward_key(PITCH, np.zeros(128, np.float32), 0.0).any()
 
 
 # What is asked with more or less weight -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import torch
 
 from pianogen_hf.generation.drawing import draw
 from pianogen_hf.models.configuration_note_transformer import NoteTransformerConfig
+from pianogen_hf.models.key_finding import log_profile
 from pianogen_hf.models.modeling_note_transformer import DURATION, END_CLASS, NUM_PITCHES, PITCH, TIME_SHIFT
 from pianogen_hf.models.note_controls import (
     CONTROLS,
@@ -28,6 +29,7 @@ from pianogen_hf.models.note_controls import (
     SECONDS_LEFT,
     control_values,
     density_class,
+    key_of_class,
     loudness_class,
     register_class,
     seconds_left_class,
@@ -38,6 +40,7 @@ from pianogen_hf.models.time_classes import NUM_TIME_CLASSES, first_step, middle
 ONSET = 0  # column of placed notes; the others are those of rows
 _AHEAD_SHARE = 0.375  # of the window, for notes that are given ahead
 _KEPT_SHARE = 0.5  # of the window, for what was written before, when it is full
+_KEY_WEIGHT = 0.3  # of the profile of a key that is asked for: benchmarks/note_transformer.md
 _FAR_SEC = 1e12
 _CLASSES = torch.arange(NUM_TIME_CLASSES)
 _FIRST_STEPS = first_step(_CLASSES).numpy()
@@ -54,7 +57,8 @@ class Controls:
         density: notes per second.
         register: mean pitch.
         loudness: mean velocity.
-        key: class of a key, see `key_class`.
+        key: class of a key, see `key_class`. Pitches that are rare in it also become less likely, whatever the model
+            makes of it: by itself it is seldom clear about the tonic.
         kind: class of a kind of music, 1 for the first of `KINDS`.
         end_sec: when the piece is to have died away.
         gap_end_sec: when what is given continues alone.
@@ -301,7 +305,7 @@ class NoteStream:
                 scores[refused] = -np.inf
                 if not may_end:
                     scores[END_CLASS] = -np.inf
-            for process in (_as_it_is, *self.processors):
+            for process in (self._toward_key, *self.processors):
                 scores = process(column, scores, onset)
                 if not np.isfinite(scores).any():
                     raise _NothingLeft
@@ -312,6 +316,13 @@ class NoteStream:
             return drawn
 
         return draw_class
+
+    def _toward_key(self, column: int, scores: np.ndarray, onset: float) -> np.ndarray:
+        """The processor of a key that is asked for."""
+        if column != PITCH or not self.controls.key:
+            return scores
+        rarity = log_profile(*key_of_class(self.controls.key))
+        return scores + np.float32(_KEY_WEIGHT) * rarity[np.arange(len(scores)) % 12].astype(np.float32)
 
     def _last_met(self) -> float:
         """Onset of the last given note that the model has met."""
@@ -431,11 +442,6 @@ def guided(asked: np.ndarray, free: np.ndarray, guidance_scale: float) -> np.nda
     possible = np.isfinite(asked) & np.isfinite(free)
     scores = np.full_like(asked, -np.inf)
     scores[possible] = free[possible] + np.float32(guidance_scale) * (asked[possible] - free[possible])
-    return scores
-
-
-def _as_it_is(column: int, scores: np.ndarray, onset: float) -> np.ndarray:
-    """The processor that changes nothing."""
     return scores
 
 

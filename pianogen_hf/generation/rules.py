@@ -15,7 +15,7 @@ from pianogen_hf.generation.new_notes import GenerationError
 from pianogen_hf.generation.note_stream import Processor
 from pianogen_hf.generation.processors import pitches_within
 from pianogen_hf.models.modeling_note_transformer import PITCH
-from pianogen_hf.models.note_controls import CONTROL_SIZES, KEY
+from pianogen_hf.models.note_controls import CONTROL_SIZES, KEY, key_of_class
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 
@@ -102,7 +102,7 @@ def scale_of(key: int) -> np.ndarray:
         key: its class, see `key_class`.
     """
     assert 0 < key < CONTROL_SIZES[KEY]
-    is_minor, tonic = divmod(key - 1, 12)
+    tonic, is_minor = key_of_class(key)
     return np.isin((np.arange(128) - tonic) % 12, _MINOR if is_minor else _MAJOR)
 
 

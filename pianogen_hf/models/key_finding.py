@@ -35,3 +35,14 @@ def key_of(pitch: np.ndarray, duration: np.ndarray) -> tuple[int, bool]:
     sounding = np.bincount(np.asarray(pitch, dtype=np.int64) % 12, duration, 12)
     is_minor, tonic = divmod(int(np.argmax(_PROFILES @ sounding)), 12)
     return tonic, bool(is_minor)
+
+
+def log_profile(tonic: int, is_minor: bool) -> np.ndarray:
+    """How much rarer each pitch class is in a key than the one that is heard most often, log of the ratio, shape (12,).
+
+    Args:
+        tonic: its pitch class, 0 (C) to 11.
+        is_minor: as `key_of` gives it.
+    """
+    heard = np.log(_MINOR if is_minor else _MAJOR)
+    return np.roll(heard - heard.max(), tonic)

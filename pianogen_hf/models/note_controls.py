@@ -46,6 +46,12 @@ def key_class(tonic: int, is_minor: bool) -> int:
     return 1 + tonic % 12 + 12 * is_minor
 
 
+def key_of_class(key: int) -> tuple[int, bool]:
+    """Pitch class of the tonic, and whether it is minor, of a class that is not 0 (no key)."""
+    is_minor, tonic = divmod(key - 1, 12)
+    return tonic, bool(is_minor)
+
+
 def seconds_left_class(seconds: torch.Tensor) -> torch.Tensor:
     """Classes, int64, of times that are left, of any shape; 0 where they are not a number."""
     octaves = torch.log2(seconds.clamp(min=_SHORTEST) / _SHORTEST)
