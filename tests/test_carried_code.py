@@ -35,15 +35,16 @@ def build(kind, tokenizer):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Every model with every tokenizer or its feature extractor, and the bundled model as it is published."""
+    """Every model with a tokenizer or its feature extractor, every tokenizer with a model, and the bundled model."""
     root, made = tmp_path_factory.mktemp("models"), {}
     torch.manual_seed(0)
-    for tokenizer in (each() for each in TOKENIZERS):
-        for kind in (*CAUSAL_MODELS, *MASKED_MODELS, GPT2Config, LlamaConfig):
-            name = f"{kind.__name__}-{type(tokenizer).__name__}"
-            made[name] = str(root / name)
-            for part in (build(kind, tokenizer), tokenizer):
-                part.save_pretrained(made[name])
+    kinds = (*CAUSAL_MODELS, *MASKED_MODELS, GPT2Config, LlamaConfig)
+    pairs = [*((kind, pg.JSBTokenizer) for kind in kinds), *((GPT2Config, each) for each in TOKENIZERS)]
+    for kind, tokenizer_class in dict.fromkeys(pairs):
+        name = f"{kind.__name__}-{tokenizer_class.__name__}"
+        made[name] = str(root / name)
+        for part in (build(kind, tokenizer_class()), tokenizer_class()):
+            part.save_pretrained(made[name])
     for kind in ROW_MODELS:
         name = f"{kind.__name__}-rows"
         made[name] = str(root / f"{kind.__name__}.rows")

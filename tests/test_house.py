@@ -52,22 +52,18 @@ def imports(path):
             yield node.level, node.module or "", id(node) in guarded
 
 
-def files_in(folders):
-    paths = [path for folder in folders for path in sorted((PACKAGE / folder).glob("*.py"))]
-    return pytest.mark.parametrize("path", paths, ids=lambda path: f"{path.parent.name}/{path.name}")
-
-
-@files_in(TRAVELLING)
-def test_travelling_files_import_siblings_and_what_users_have(path):
-    standard = set(sys.stdlib_module_names)
-    for dots, module, guarded in imports(path):
-        if dots:
-            assert dots == 1 and module and "." not in module, f"from {'.' * dots}{module} fails in a checkpoint"
-            assert (path.parent / f"{module}.py").exists()
-            continue
-        top = module.split(".")[0]
+def test_travelling_files_import_siblings_and_what_users_have():
+    """Elsewhere in the package a checkpoint's code could not follow; every other import its user would have to have."""
+    standard, wrong = set(sys.stdlib_module_names), []
+    for path in (path for folder in TRAVELLING for path in sorted((PACKAGE / folder).glob("*.py"))):
         allowed = ALLOWED_AWAY | standard | ({"symusic"} if path.name == "midi_fast.py" else set())
-        assert guarded or top in allowed, f"{path.name} imports {module}: every user of a checkpoint would need it"
+        for dots, module, guarded in imports(path):
+            if dots:
+                is_sibling = dots == 1 and module and "." not in module and (path.parent / f"{module}.py").exists()
+                wrong += [] if is_sibling else [f"{path.name}: from {'.' * dots}{module}"]
+            elif not guarded and module.split(".")[0] not in allowed:
+                wrong.append(f"{path.name}: import {module}")
+    assert not wrong, "; ".join(wrong)
 
 
 def room_of(path):
