@@ -301,12 +301,16 @@ def test_a_model_s_own_folder_only_gains_the_graph(tmp_path):
 def test_mistakes_are_one_line(tmp_path, capsys):
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(TOKENIZER), n_embd=8, n_layer=1, n_head=1))
     silu = MusicTransformerForCausalLM(MusicTransformerConfig(**{**model_of().config.to_dict(), "hidden_act": "silu"}))
+    remembers = MusicTransformerForCausalLM(
+        MusicTransformerConfig(**{**model_of().config.to_dict(), "memory_length": 8})
+    )
     cases = (
         (["--model", str(tmp_path / "none"), "--output", str(tmp_path)], "none"),
         (
             ["--model", save(tmp_path / "gpt2", gpt2), "--output", str(tmp_path)],
             "music_transformer, note_transformer can be exported",
         ),
+        (["--model", save(tmp_path / "remembers", remembers), "--output", str(tmp_path)], "generate with torch"),
         (["--model", save(tmp_path / "silu", silu), "--output", str(tmp_path)], "silu"),
         (["--model", "x", "--output", __file__], "is a file"),
         (["--model", "x", "--output", "y", "--format", "gguf"], "gguf"),

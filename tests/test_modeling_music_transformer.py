@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, StaticCache
 
 from pianogen_hf.models.configuration_music_transformer import MusicTransformerConfig
-from pianogen_hf.models.modeling_music_transformer import (
-    MusicTransformerForCausalLM,
-    MusicTransformerRelativeEmbedding,
-    additive_mask,
-    clipped_distances,
-    skew,
-)
+from pianogen_hf.models.modeling_music_transformer import MusicTransformerForCausalLM, additive_mask
+from pianogen_hf.models.relative_positions import MusicTransformerRelativeEmbedding, clipped_distances, skew
 
 pytestmark = pytest.mark.usefixtures("blocks_for_short_sequences")
 

@@ -1,4 +1,4 @@
-"""Configuration of the Music Transformer (V7): a causal decoder with learned relative positions.
+"""Configuration of the Music Transformer (V7): a causal decoder with relative positions, and with a memory if wanted.
 
 Paper: Huang et al. 2018, "Music Transformer: Generating Music with Long-Term Structure", https://arxiv.org/abs/1809.04281
 """
@@ -24,8 +24,17 @@ class MusicTransformerConfig(PreTrainedConfig):
             are no absolute positions), so longer inputs work; tools read it as the usual context length.
         max_relative_distance: Number of distinct distances, in tokens, with an embedding of their own: 0 (the token
             itself) to `max_relative_distance - 1`. Larger distances share the last embedding.
+        position_embedding_type: "learned" for embeddings of distances per head and layer, as in the paper; "sinusoidal"
+            for projected sinusoids, as in Transformer-XL, which has no table and knows distances never met in training.
         attention_window: If set, a token sees only itself and the `attention_window - 1` tokens before it, and caches
             keep no more than that. `None` sees everything before. Also readable as `sliding_window`.
+        memory_length: If set, a segment sees so many tokens before it, and caches keep no more than these, however long
+            the segments are: train with `batching: contiguous`. With an `attention_window` of one more (or less), how a
+            piece is divided into segments changes nothing. `None` keeps all there is.
+        knn_layer: Index of a layer that also looks up tokens that have left its memory: the nearest to each query, by
+            the products of normalised queries and keys. Needs `memory_length`. The paper has it above the middle.
+        knn_memory_size: How many of these tokens are kept.
+        knn_neighbours: How many of them a query attends to.
         hidden_dropout: Dropout probability of the embeddings and of each residual branch.
         attention_dropout: Dropout probability of the attention weights.
         layer_norm_eps: Epsilon of the layer normalisations.
@@ -38,7 +47,8 @@ class MusicTransformerConfig(PreTrainedConfig):
 
     Raises:
         ValueError: If a size or distance is not positive, if `hidden_size` is not a multiple of
-            `num_attention_heads`, if `attention_window` is smaller than 2 or if a dropout is outside [0, 1).
+            `num_attention_heads`, if `attention_window` is smaller than 2, if a dropout is outside [0, 1), if
+            `position_embedding_type` is unknown, or if `knn_layer` is no layer or lacks a memory.
 
     Example:
         >>> config = MusicTransformerConfig(num_hidden_layers=2, max_relative_distance=256)
@@ -59,7 +69,12 @@ class MusicTransformerConfig(PreTrainedConfig):
     max_position_embeddings: int = 2048
     # Half of the training length, as in the paper: motifs recur well beyond it, but rarely at an exact token distance.
     max_relative_distance: int = 1024
+    position_embedding_type: str = "learned"
     attention_window: int | None = None
+    memory_length: int | None = None
+    knn_layer: int | None = None
+    knn_memory_size: int = 8192
+    knn_neighbours: int = 32
     hidden_dropout: float | int = 0.1
     attention_dropout: float | int = 0.1
     layer_norm_eps: float = 1e-5
@@ -89,6 +104,8 @@ class MusicTransformerConfig(PreTrainedConfig):
             "num_attention_heads",
             "max_position_embeddings",
             "max_relative_distance",
+            "knn_memory_size",
+            "knn_neighbours",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -103,6 +120,21 @@ class MusicTransformerConfig(PreTrainedConfig):
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
+        if self.position_embedding_type not in ("learned", "sinusoidal"):
+            raise ValueError(
+                f"position_embedding_type must be 'learned' or 'sinusoidal', got {self.position_embedding_type!r}."
+            )
+        self._validate_memory()
+
+    def _validate_memory(self) -> None:
+        if self.memory_length is not None and self.memory_length < 1:
+            raise ValueError(f"memory_length must be at least 1 or None, got {self.memory_length}.")
+        if self.knn_layer is None:
+            return
+        if not 0 <= self.knn_layer < self.num_hidden_layers:
+            raise ValueError(f"knn_layer must be in 0..{self.num_hidden_layers - 1} or None, got {self.knn_layer}.")
+        if self.memory_length is None:
+            raise ValueError("knn_layer looks up what leaves the memory: it needs a memory_length.")
 
 
 __all__ = ["MusicTransformerConfig"]

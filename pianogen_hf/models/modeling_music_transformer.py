@@ -1,7 +1,11 @@
-"""Music Transformer (V7): a causal decoder whose only notion of position is a learned embedding per distance.
+"""Music Transformer (V7): a causal decoder whose only notion of position is an embedding per distance.
 
 Paper: Huang et al. 2018, "Music Transformer: Generating Music with Long-Term Structure", https://arxiv.org/abs/1809.04281
 (relative attention after Shaw et al. 2018; the memory-saving "skewing" is the paper's section 3.4.1).
+
+With `position_embedding_type` and `memory_length` it is a Transformer-XL (Dai et al. 2019,
+https://arxiv.org/abs/1901.02860), with `knn_layer` a Memorizing Transformer (Wu et al. 2022,
+https://arxiv.org/abs/2203.08913); `relative_positions.py`, `segment_memory.py` and `retrieval.py` have what is theirs.
 
 Origin: written for this package in the order and words of transformers' Llama.
 
@@ -35,60 +39,10 @@ from transformers.utils.output_capturing import capture_outputs
 from .carried_code import CarriesCode
 from .configuration_music_transformer import MusicTransformerConfig
 from .fast_decoding import let_grow, packed_weight
-from .relative_attention_dispatch import RELATIVE_ATTENTION, keys_end_with_queries
-
-
-def skew(distance_logits: torch.Tensor, key_length: int) -> torch.Tensor:
-    """Turn logits per (query, distance) into logits per (query, key) without an index (paper, section 3.4.1).
-
-    The paper pads one column on the left, reads the memory with rows one shorter, and drops the first row: each row is
-    thereby shifted one further than the row above. Here the padding also repeats the farthest column, which makes all
-    distances beyond the last one share it, and there may be more keys than queries.
-
-    Args:
-        distance_logits: Shape `(..., query_length, num_distances)` with `num_distances <= key_length`, **farthest
-            distance first**: the last column is distance 0.
-        key_length: Number of keys; the queries are the last of them.
-
-    Returns:
-        Shape `(..., query_length, key_length)`: an entry at distance `d >= 0` holds the logit of its query at distance
-        `min(d, num_distances - 1)`; above the diagonal there is an arbitrary finite logit.
-    """
-    query_length, num_distances = distance_logits.shape[-2:]
-    farthest = distance_logits[..., :1].expand(*distance_logits.shape[:-1], key_length + 1 - num_distances)
-    padded = torch.cat([farthest, distance_logits], dim=-1)  # (..., query_length, key_length + 1)
-    return padded.flatten(-2)[..., query_length:].unflatten(-1, (query_length, key_length))
-
-
-def clipped_distances(
-    query_length: int, past_key_values: Cache | None, max_relative_distance: int, device: torch.device
-) -> torch.Tensor | None:
-    """Distance from each query to each key slot, clipped to the distances that have an embedding.
-
-    Must be called before any layer updates the cache, since caches count what they hold. Key slots after the query
-    (the future, or the unfilled end of a static cache) are clipped to 0 and left to the attention mask.
-
-    Args:
-        query_length: Number of new tokens.
-        past_key_values: Cache before the update; its layers all hold the same tokens.
-        max_relative_distance: Number of distances with an embedding.
-        device: Where the result is needed.
-
-    Returns:
-        Integers of shape `(query_length, key_length)`, or `None` if the keys end with the queries, so that distances
-        follow from the order and `skew` needs no index. Not so in `torch.export`: with a free length, `skew` would
-        ask whether it exceeds the distances, and the graph would hold for one answer alone.
-    """
-    is_exported = torch.compiler.is_exporting()
-    key_length, key_offset, query_offset = query_length, 0, 0
-    if past_key_values is not None:
-        key_length, key_offset = past_key_values.get_mask_sizes(query_length, 0)
-        query_offset = past_key_values.get_query_offset(0)  # an int, or a tensor from a static cache
-    if not is_exported and keys_end_with_queries(query_length, query_offset, key_length, key_offset):
-        return None
-    query_positions = torch.arange(query_length, device=device) + query_offset
-    key_positions = torch.arange(key_length, device=device) + key_offset
-    return (query_positions[:, None] - key_positions[None, :]).clamp(0, max_relative_distance - 1)
+from .relative_attention_dispatch import RELATIVE_ATTENTION
+from .relative_positions import MusicTransformerRelativeEmbedding, clipped_distances
+from .retrieval import FIRST_SCALE, MusicTransformerRetrieval
+from .segment_memory import SegmentMemory
 
 
 def additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -109,42 +63,6 @@ def additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> to
     # Half of the range: the sum with a bias stays finite, so a row of nothing but padding does not become NaN.
     hidden = torch.finfo(dtype).min / 2
     return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, hidden)
-
-
-class MusicTransformerRelativeEmbedding(nn.Module):
-    """One learned vector per head and distance, turned into a bias on the attention logits (paper, section 3.4)."""
-
-    def __init__(self, config: MusicTransformerConfig):
-        super().__init__()
-        head_dim = config.hidden_size // config.num_attention_heads
-        # (num_heads, max_relative_distance, head_dim): weight[h, d] is the embedding of distance d in tokens
-        self.weight = nn.Parameter(torch.empty(config.num_attention_heads, config.max_relative_distance, head_dim))
-
-    def forward(
-        self, query_states: torch.Tensor, relative_distance: torch.Tensor | None, key_length: int
-    ) -> torch.Tensor:
-        """Dense bias of the relative positions, for attention functions that know no distances.
-
-        Args:
-            query_states: Shape `(batch, num_heads, query_length, head_dim)`, already scaled.
-            relative_distance: Result of `clipped_distances`.
-            key_length: Number of keys.
-
-        Returns:
-            Shape `(batch, num_heads, query_length, key_length)`; meaningless where a key lies in the future.
-        """
-        if relative_distance is not None:
-            # Unlike matmul, einsum does not copy the table for each sequence of the batch.
-            distance_logits = torch.einsum("bhqd,hmd->bhqm", query_states, self.weight)
-            return distance_logits.gather(-1, relative_distance.expand(*distance_logits.shape[:2], -1, -1))
-        nearest_first = self.weight[:, :key_length]
-        if query_states.shape[2] == 1:  # one query needs no skew: its distances in the order of the keys
-            # (num_heads, batch, distances): a batch in the place of the queries reads the table once.
-            distance_logits = torch.bmm(query_states.squeeze(2).transpose(0, 1), nearest_first.transpose(1, 2))
-            if (beyond := key_length - nearest_first.shape[1]) > 0:
-                distance_logits = torch.cat([distance_logits, distance_logits[..., -1:].expand(-1, -1, beyond)], dim=-1)
-            return distance_logits.flip(-1).transpose(0, 1).unsqueeze(2)
-        return skew(torch.matmul(query_states, nearest_first.flip(1).transpose(1, 2)), key_length)
 
 
 class MusicTransformerMLP(nn.Module):
@@ -207,6 +125,7 @@ class MusicTransformerAttention(nn.Module):
     """Multi-head attention with relative positions: `softmax((q k + q Er[distance]) / sqrt(head_dim)) v`.
 
     Differs from `LlamaAttention`: the position enters as a bias on the logits, not as a rotation of queries and keys.
+    One layer may also look up what left the memory; its queries and keys are normalised, and bring their own scale.
     """
 
     def __init__(self, config: MusicTransformerConfig, layer_idx: int):
@@ -223,6 +142,9 @@ class MusicTransformerAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.relative_embedding = MusicTransformerRelativeEmbedding(config)
+        self.retrieval = None
+        if layer_idx == config.knn_layer:
+            self.scaling, self.retrieval = 1.0, MusicTransformerRetrieval(config)
         self.sliding_window = config.attention_window
         self.packed_qkv: torch.Tensor | None = None  # while tokens are decoded one by one
 
@@ -248,21 +170,30 @@ class MusicTransformerAttention(nn.Module):
         # (batch, num_heads, query_length, head_dim)
         query_states, key_states, value_states = (states.view(hidden_shape).transpose(1, 2) for states in projected)
 
+        found: tuple[torch.Tensor, torch.Tensor] | None = None
+        if self.retrieval is not None:
+            query_states, key_states = self.retrieval.normalized(query_states, key_states)
+            stored = past_key_values.searchable(self.layer_idx) if isinstance(past_key_values, SegmentMemory) else None
+            if stored is not None:  # to be searched before this segment moves more there
+                found = self.retrieval.search(query_states, *stored), stored[2].clone()
         if past_key_values is not None:
             key_states, value_states = past_key_values.update(key_states, value_states, self.layer_idx)
 
+        content_query, position_query = self.relative_embedding.queries(query_states)
         implementation = self.config._attn_implementation
         positions: dict = {"relative_embedding": self.relative_embedding, "relative_distance": relative_distance}
+        if content_query is not position_query:
+            positions["position_query"] = position_query
         if implementation != RELATIVE_ATTENTION:
             # Other functions add the bias after scaling the products of queries and keys, hence the scaled queries.
-            scaled = query_states * self.scaling
+            scaled = position_query * self.scaling
             bias = self.relative_embedding(scaled, relative_distance, key_states.shape[2])
             positions = {"position_bias": bias}
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         attn_output, attn_weights = attention_interface(
             self,
-            query_states,
+            content_query,
             key_states,
             value_states,
             attention_mask,
@@ -273,6 +204,8 @@ class MusicTransformerAttention(nn.Module):
             **kwargs,
         )
 
+        if self.retrieval is not None and found is not None:
+            attn_output = self.retrieval(attn_output, *found)
         attn_output = attn_output.reshape(*input_shape, -1)
         return self.o_proj(attn_output), attn_weights
 
@@ -344,7 +277,14 @@ class MusicTransformerPreTrainedModel(CarriesCode, PreTrainedModel):
         if isinstance(module, MusicTransformerRelativeEmbedding):
             # Embeddings as large as normalised keys: with `initializer_range` the order of the tokens would be almost
             # invisible at first. The same scale as in the authors' Tensor2Tensor code.
-            init.normal_(module.weight, mean=0.0, std=module.weight.shape[-1] ** -0.5)
+            if module.is_learned:
+                init.normal_(module.weight, mean=0.0, std=module.weight.shape[-1] ** -0.5)
+            else:
+                for bias in (module.content_bias, module.position_bias):
+                    init.normal_(bias, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, MusicTransformerRetrieval):
+            init.constant_(module.qk_norm, FIRST_SCALE)
+            init.zeros_(module.gate_bias)
 
 
 class MusicTransformerModel(MusicTransformerPreTrainedModel):
@@ -386,7 +326,7 @@ class MusicTransformerModel(MusicTransformerPreTrainedModel):
                 of four dimensions.
             position_ids: Shape `(batch, length)`. Only tells where packed sequences restart: positions are otherwise
                 relative and come from the order of the tokens.
-            past_key_values: Keys and values of the tokens before.
+            past_key_values: Keys and values of the tokens before; with `memory_length` a [`SegmentMemory`].
             inputs_embeds: Shape `(batch, length, hidden_size)`.
             use_cache: Whether to return `past_key_values`.
             **kwargs: `output_hidden_states`, `output_attentions` and what the attention function takes.
@@ -404,7 +344,10 @@ class MusicTransformerModel(MusicTransformerPreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
 
         if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+            remembers = self.config.memory_length is not None
+            past_key_values = SegmentMemory(self.config) if remembers else DynamicCache(config=self.config)
+        if isinstance(past_key_values, SegmentMemory):
+            past_key_values.observe(attention_mask, inputs_embeds.shape[1])
 
         create_mask = create_causal_mask if self.config.attention_window is None else create_sliding_window_causal_mask
         causal_mask = create_mask(
@@ -456,6 +399,11 @@ class MusicTransformerForCausalLM(MusicTransformerPreTrainedModel, GenerationMix
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any):
         """Let the default cache of `generate` grow in place; one that the user gives stays as it is."""
         is_given = model_kwargs.get("past_key_values") is not None
+        is_usual = generation_config.cache_implementation in (None, "dynamic")
+        is_usual = is_usual and generation_config.use_cache is not False
+        if self.config.memory_length is not None and is_usual and not is_given:
+            generation_config.cache_implementation = None  # which asks for nothing besides a cache that is given
+            model_kwargs["past_key_values"] = SegmentMemory(self.config)
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # type: ignore[misc]
         if not is_given:
             let_grow(model_kwargs.get("past_key_values"))
@@ -465,15 +413,21 @@ class MusicTransformerForCausalLM(MusicTransformerPreTrainedModel, GenerationMix
     def _optimize_model_for_decode(self) -> Iterator[None]:
         """Pack weights for the steps of `generate` after the prompt, which takes as long as three or four of them."""
         layers = [(layer.self_attn, layer.mlp) for layer in self.model.layers if self.is_worth_packing]
+        positions = [attention.relative_embedding for attention, _ in layers]
+        positions = [each for each in positions if not each.is_learned]
         with super()._optimize_model_for_decode():  # type: ignore[misc]
             try:
                 for attention, mlp in layers:
                     attention.packed_qkv = packed_weight(attention.q_proj, attention.k_proj, attention.v_proj)
                     mlp.packed_fc1 = packed_weight(mlp.fc1)
+                for position in positions:
+                    position.packed_table = position.table(position.num_distances).detach()
                 yield
             finally:
                 for attention, mlp in layers:
                     attention.packed_qkv = mlp.packed_fc1 = None
+                for position in positions:
+                    position.packed_table = None
 
     @can_return_tuple
     def forward(  # type: ignore[misc]

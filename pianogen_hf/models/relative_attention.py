@@ -333,10 +333,10 @@ class BlockwiseRelativeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query, key, value, table, mask, settings: Settings) -> torch.Tensor:
         """Keep the inputs, the output and one number per query and head."""
-        batch, num_heads, num_queries, head_dim = query.shape
+        batch, num_heads, num_queries, _ = query.shape
         seed = int(torch.randint(2**62, ())) if settings.dropout else 0
         # In memory (batch, query, head, head_dim), as the layers before and after want it.
-        output = query.new_empty(batch, num_queries, num_heads, head_dim).transpose(1, 2)
+        output = query.new_empty(batch, num_queries, num_heads, value.shape[3]).transpose(1, 2)
         wide = torch.promote_types(settings.dtype or product_dtype(query), torch.float32)
         log_sum = query.new_empty(batch, num_heads, num_queries, dtype=wide)
 
@@ -403,14 +403,14 @@ def blockwise_relative_attention(
     Args:
         query: Shape `(batch, num_heads, num_queries, head_dim)`; the queries are the last of the tokens.
         key: Shape `(batch, num_heads, num_keys, head_dim)`.
-        value: Shape as `key`.
+        value: Shape `(batch, num_heads, num_keys, value_dim)`.
         embedding: Shape `(num_heads, max_relative_distance, head_dim)`, distance 0 first.
         mask: `None`, or what hides keys besides order and window: True where a key may be seen, or a number to add;
             broadcast to `(batch, num_heads, num_queries, num_keys)`.
         settings: The rest.
 
     Returns:
-        Shape `(batch, num_heads, num_queries, head_dim)`, differentiable once in the first four arguments.
+        Shape `(batch, num_heads, num_queries, value_dim)`, differentiable once in the first four arguments.
     """
     if mask is not None:
         if mask.dtype != torch.bool:

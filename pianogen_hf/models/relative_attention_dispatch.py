@@ -47,6 +47,7 @@ def flex_relative_attention(
     embedding: torch.Tensor,
     block_mask: BlockMask,
     scaling: float,
+    position_query: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The definition of `blockwise_relative_attention` for FlexAttention; order, window and padding are in the mask.
 
@@ -59,12 +60,14 @@ def flex_relative_attention(
         embedding: Shape `(num_heads, max_relative_distance, head_dim)`, distance 0 first.
         block_mask: From `relative_attention_mask`.
         scaling: Factor of the queries.
+        position_query: What embeddings are multiplied with, shape as `query`; `None` for `query` itself.
 
     Returns:
         Shape `(batch, num_heads, num_queries, head_dim)`.
     """
     past, farthest = key.shape[2] - query.shape[2], embedding.shape[1] - 1
-    bias = torch.einsum("bhqd,hmd->bhqm", query * scaling, embedding.to(query.dtype))
+    positions = query if position_query is None else position_query
+    bias = torch.einsum("bhqd,hmd->bhqm", positions * scaling, embedding.to(query.dtype))
 
     def add_bias(score, batch, head, query_index, key_index):
         return score + bias[batch, head, query_index, (query_index + past - key_index).clamp(0, farthest)]
@@ -128,6 +131,28 @@ def relative_attention_mask(
     return sdpa_mask(batch_size, q_length, kv_length, q_offset, kv_offset, allow_is_causal_skip=skip, **arguments)
 
 
+def with_shifts(
+    query: torch.Tensor, key: torch.Tensor, table: torch.Tensor, relative_embedding: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One query for keys and distances where each has a vector of its own added: `q k + (q + w) E` with w = v - u.
+
+    What the distances get more, `w E`, is one number per distance: a further column, which a query has 1 for.
+
+    Args:
+        query: Shape `(batch, num_heads, query_length, head_dim)`, with the vector of the keys (u).
+        key: Shape `(batch, num_heads, key_length, head_dim)`.
+        table: Shape `(num_heads, num_distances, head_dim)`.
+        relative_embedding: With both vectors.
+
+    Returns:
+        All three with one more column.
+    """
+    difference = relative_embedding.position_bias - relative_embedding.content_bias
+    shifts = torch.matmul(table, difference[:, :, None].to(table.dtype))  # (num_heads, num_distances, 1)
+    pad = torch.nn.functional.pad
+    return pad(query, (0, 1), value=1.0), pad(key, (0, 1)), torch.cat([table, shifts], dim=-1)
+
+
 def relative_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -137,6 +162,7 @@ def relative_attention_forward(
     scaling: float,
     relative_embedding: Any,
     dropout: float = 0.0,
+    position_query: torch.Tensor | None = None,
     relative_distance: torch.Tensor | None = None,
     sliding_window: int | None = None,
     **kwargs,
@@ -150,8 +176,9 @@ def relative_attention_forward(
         value: Shape as `key`.
         attention_mask: From `relative_attention_mask`, or a mask of four dimensions.
         scaling: Factor of the products of queries and keys.
-        relative_embedding: Module whose `weight` holds the embeddings and which, when called, gives the dense bias.
+        relative_embedding: Module whose `table` gives the embeddings and which, when called, gives the dense bias.
         dropout: Dropout probability of the attention weights.
+        position_query: What embeddings are multiplied with, shape as `query`; `None` for `query` itself.
         relative_distance: Distances, where they do not follow from the order; see `keys_end_with_queries`.
         sliding_window: How many keys a query sees at most.
         **kwargs: Unused; part of the attention interface.
@@ -160,13 +187,18 @@ def relative_attention_forward(
         The output, shape `(batch, query_length, num_heads, head_dim)`, and no attention weights.
     """
     inputs = (query, key, value)
+    position_query = query if position_query is None else position_query
     if isinstance(attention_mask, BlockMask):
-        output = flex_relative_attention(*inputs, relative_embedding.weight, attention_mask, scaling)
+        table = relative_embedding.table(key.shape[2])
+        output = flex_relative_attention(*inputs, table, attention_mask, scaling, position_query)
     elif relative_distance is None and not is_traced() and min(query.shape[2] - 1, key.shape[2] - MAX_DENSE_KEYS) > 0:
         settings = Settings(scaling, sliding_window, dropout)
-        output = blockwise_relative_attention(*inputs, relative_embedding.weight, attention_mask, settings)
+        table = relative_embedding.table(key.shape[2])
+        if position_query is not query:
+            query, key, table = with_shifts(query, key, table, relative_embedding)
+        output = blockwise_relative_attention(query, key, value, table, attention_mask, settings)
     else:
-        bias = relative_embedding(query * scaling, relative_distance, key.shape[2])
+        bias = relative_embedding(position_query * scaling, relative_distance, key.shape[2])
         return sdpa_attention_forward(module, *inputs, attention_mask, dropout, scaling, position_bias=bias, **kwargs)
     return output.transpose(1, 2), None
 

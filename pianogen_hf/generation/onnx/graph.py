@@ -50,8 +50,10 @@ def build_graph(
         The graph with its weights.
 
     Raises:
-        ExportError: If the activation is none of those that the graph knows.
+        ExportError: If the activation is none of those that the graph knows, or it knows other positions or a memory.
     """
+    if config.position_embedding_type != "learned" or config.memory_length is not None:
+        raise ExportError("a model with sinusoidal positions or a memory can't be exported: generate with torch")
     if config.hidden_act not in _ACTIVATIONS:
         raise ExportError(f"hidden_act {config.hidden_act!r} can't be exported: {', '.join(_ACTIVATIONS)} can")
     return _MusicTransformerBuilder(weights, config, cache_scales).build()
