@@ -53,6 +53,7 @@ def build_chunks(
     augmentation: Augmentation | None = None,
     seed: int = 0,
     packing: bool = False,
+    overlapping: bool = True,
     num_proc: int | None = None,
 ) -> DatasetDict:
     """Chunks of every split, with the columns of `chunk_features`, cached on disk.
@@ -75,6 +76,7 @@ def build_chunks(
         seed: of the loudness and the tempo of these copies.
         packing: join the pieces of a split end to end and cut them into chunks of equal length; train only, because
             evaluation is per piece.
+        overlapping: whether chunks that are evaluated bring context; not where a memory does.
         num_proc: processes to tokenize with.
 
     Raises:
@@ -87,7 +89,7 @@ def build_chunks(
         if not rows:
             continue
         is_train = side == "train"
-        overlap = 0 if is_train else chunk_overlap(tokenizer, chunk_length)
+        overlap = 0 if is_train or not overlapping else chunk_overlap(tokenizer, chunk_length)
         function = _TokenizeBatch(
             tokenizer, size, overlap, augmentation if is_train else None, seed, packing and is_train
         )

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pianogen_hf.errors import PianogenError
-from pianogen_hf.evaluation.scorers import END, SCORERS, Totals, Window, cut
+from pianogen_hf.evaluation.scorers import END, SCORERS, MemoryScorer, Totals, Window, batches, cut, walks
 from pianogen_hf.models.objectives import objective_of
 from pianogen_hf.tokenizers.notes import Notes
 
@@ -49,6 +49,7 @@ class Likelihood:
         by_kind: the same bits by the kind of what they were spent on ("Pitch", "VELOCITY", "end" ...). Each share is
             the cost of those tokens given *all* before them: no codelength of that field alone.
         window: tokens in a window at most. stride: tokens by which it slides.
+        memory: tokens before a window that the model remembers; None without a memory.
         num_orders: random masks per window of a masked model, whose bits are an upper bound; None for other models.
         seed: of these masks.
     """
@@ -65,6 +66,7 @@ class Likelihood:
     stride: int
     num_orders: int | None = None
     seed: int = 0
+    memory: int | None = None
 
     @property
     def bits_per_note(self) -> float:
@@ -120,7 +122,11 @@ class Likelihood:
             "accuracy": self.accuracy,
             "tokens_per_note": _ratio(self.predictions, self.notes),
             "bits_per_note_by_kind": {kind: _ratio(bits, self.notes) for kind, bits in sorted(self.by_kind.items())},
-            "context": {"window": self.window, "stride": self.stride},
+            "context": {
+                "window": self.window,
+                "stride": self.stride,
+                **({} if self.memory is None else {"memory": self.memory}),
+            },
             "bound": None if self.num_orders is None else {"orders": self.num_orders, "seed": self.seed},
         }
 
@@ -141,6 +147,7 @@ def piece_likelihood(
     precision: str = "float32",
     num_orders: int = 8,
     seed: int = 0,
+    with_memory: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Likelihood:
     """Measure pieces with a model, on the device it is on, without dropout.
@@ -159,6 +166,8 @@ def piece_likelihood(
         precision: "float32", or "bfloat16" for autocast; probabilities are summed up in float32 or better either way.
         num_orders: random masks per window, for a masked model.
         seed: of these masks.
+        with_memory: whether a model with a memory goes through the windows of a piece in their order, and remembers
+            those before; `stride` is then `window - 1`.
         on_progress: called with the windows done and all of them.
 
     Returns:
@@ -173,7 +182,13 @@ def piece_likelihood(
     pieces = list(pieces)
     if not pieces:
         raise LikelihoodError("there are no pieces to measure")
+    if with_memory and (getattr(model.config, "memory_length", None) is None or stride != window - 1):
+        raise LikelihoodError(
+            "only a model with a memory remembers, from one window to the next that begins at its end"
+        )
     scorer = SCORERS[objective_of(model)](model, encoder, num_orders, seed)
+    if with_memory:
+        scorer = MemoryScorer(model, encoder)
     encoded = [_encode(encoder, name, notes) for name, notes in pieces]
     windows = [
         Window(row, name, rows[start:stop], start, first)
@@ -181,16 +196,15 @@ def piece_likelihood(
         for start, stop, first in cut(len(rows), window, stride)
     ]
     totals = Totals(len(pieces), scorer.kinds)
-    windows.sort(key=lambda each: -len(each.rows))  # windows of a batch are about equally long, and memory fails early
-    was_training = model.training
+    was_training, num_done = model.training, 0
     model.eval()
     try:
-        for first in range(0, len(windows), batch_size):
-            batch = windows[first : first + batch_size]
+        for batch in walks(windows, batch_size) if with_memory else batches(windows, batch_size):
             with torch.inference_mode(), _autocast(model, precision):
                 totals.add(batch, *scorer.score(batch))
+            num_done += len(batch)
             if on_progress is not None:
-                on_progress(first + len(batch), len(windows))
+                on_progress(num_done, len(windows))
     finally:
         model.train(was_training)
     predictions = np.array([len(rows) - 1 for rows in encoded])
@@ -210,6 +224,7 @@ def piece_likelihood(
         stride=stride,
         num_orders=num_orders if scorer.is_bound else None,
         seed=seed,
+        memory=model.config.memory_length if with_memory else None,
     )
 
 

@@ -64,7 +64,9 @@ def likelihood_lines(likelihood: Mapping[str, Any]) -> list[str]:
 
 
 def _windows(report: Mapping[str, Any]) -> str:
-    return f"windows of {report['context']['window']}, stride {report['context']['stride']}"
+    context = report["context"]
+    memory = f", memory {context['memory']}" if context.get("memory") else ""
+    return f"windows of {context['window']}, stride {context['stride']}{memory}"
 
 
 def _likelihood_row(words: str, report: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ import torch
 
 from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN
 from pianogen_hf.models.order_agnostic import IGNORED, draw_named_mask, label_nats, label_weights
+from pianogen_hf.models.segment_memory import SegmentMemory
 
 END, SEVERAL, EVENT = "end", "several", "event"  # kinds of tokens beside those that an encoding names
 _FIELDS = ("time shift", "pitch", "velocity", "duration")  # of a row of continuous notes
@@ -42,6 +43,28 @@ def cut(num_rows: int, window: int, stride: int) -> Iterator[tuple[int, int, int
         start = max(predicted - (window - 1 - stride), 0)
         yield start, min(start + window, num_rows), predicted + 1 - start
         predicted = start + window - 1
+
+
+def batches(windows: list[Window], batch_size: int) -> Iterator[list[Window]]:
+    """All windows, the longest first: those of a batch are about equally long, and memory fails early."""
+    windows = sorted(windows, key=lambda each: -len(each.rows))
+    for first in range(0, len(windows), batch_size):
+        yield windows[first : first + batch_size]
+
+
+def walks(windows: list[Window], batch_size: int) -> Iterator[list[Window]]:
+    """All windows, those of a piece in their order: the first of some pieces, then the next of those that have one.
+
+    Within a batch the pieces with most windows come first, so that those that go on are always the first rows.
+    """
+    pieces: dict[int, list[Window]] = {}
+    for window in windows:
+        pieces.setdefault(window.piece, []).append(window)
+    ordered = sorted(pieces.values(), key=lambda each: -len(each))
+    for first in range(0, len(ordered), batch_size):
+        chosen = ordered[first : first + batch_size]
+        for step in range(len(chosen[0])):
+            yield [piece[step] for piece in chosen if step < len(piece)]
 
 
 class Totals:
@@ -86,12 +109,26 @@ class CausalScorer:
     def _nats(
         self, windows: list[Window], ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-        targets = labels[:, 1:]
-        nats = torch.zeros(labels.shape, device=labels.device)
-        right = torch.zeros_like(nats)
-        nats[:, 1:], right[:, 1:] = label_nats(logits, targets), (logits.argmax(-1) == targets).float()
-        return nats, right
+        return _scores(self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1], labels)
+
+
+class MemoryScorer(CausalScorer):
+    """Models that predict the next id and remember the windows before, given them in the order of `walks`."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        super().__init__(model, tokenizer)
+        self._memory = SegmentMemory(model.config)
+
+    def _nats(
+        self, windows: list[Window], ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if windows[0].start == 0:
+            self._memory = SegmentMemory(self.model.config)
+        self._memory.batch_select_indices(torch.arange(len(windows), device=ids.device))  # those that go on
+        # The last id of a window is the first of the next.
+        mask = self._memory.begin_segment(mask[:, :-1])
+        logits = self.model(input_ids=ids[:, :-1], attention_mask=mask, past_key_values=self._memory).logits
+        return _scores(logits, labels)
 
 
 class MaskedScorer(CausalScorer):
@@ -178,6 +215,15 @@ SCORERS: dict[str, Callable[[Any, Any, int, int], Any]] = {
     NEXT_NOTE: lambda model, encoder, num_orders, seed: ContinuousScorer(model),
     NOTE_AMONG_GIVEN: lambda model, encoder, num_orders, seed: ContinuousScorer(model),
 }
+
+
+def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nats and right predictions, shape (batch, length), of logits of all but the last id."""
+    targets = labels[:, 1:]
+    nats = torch.zeros(labels.shape, device=labels.device)
+    right = torch.zeros_like(nats)
+    nats[:, 1:], right[:, 1:] = label_nats(logits, targets), (logits.argmax(-1) == targets).float()
+    return nats, right
 
 
 def id_kinds(tokenizer: Any) -> list[str]:

@@ -185,7 +185,10 @@ def _score_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _context(context: dict[str, Any] | None, unit: str) -> str:
-    return f"windows of {context['window']} {unit} that slide by {context['stride']}" if context else NOT_RECORDED
+    if not context:
+        return NOT_RECORDED
+    memory = f", with a memory of the {context['memory']} before" if context.get("memory") else ""
+    return f"windows of {context['window']} {unit} that slide by {context['stride']}{memory}"
 
 
 def _evaluation(label: str, record: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ __all__ = [
 
 
 MUON = "muon"
+PIECE, CONTIGUOUS, SEQUENCE = "piece", "contiguous", "sequence"  # see `batching`
+BATCHINGS = (PIECE, CONTIGUOUS, SEQUENCE)
 
 
 class JsonMap(dict[str, Any]):
@@ -137,6 +139,14 @@ class DataArguments:
     )
     chunk_length: int = field(default=1025, metadata={"help": "Ids (of continuous notes: notes) per training example."})
     packing: bool = field(default=False, metadata={"help": "Let training chunks run over the ends of pieces."})
+    batching: str = field(
+        default=PIECE,
+        metadata={
+            "help": "For models with a memory_length. piece: every chunk alone, in random order; contiguous: each row "
+            "of a batch walks through a piece, and remembers it to its end; sequence: all pieces are one, of which "
+            "each row walks through a part, and nothing is forgotten."
+        },
+    )
     augmentation: str = field(
         default="prebuilt",
         metadata={"help": "prebuilt: every transposition on disk; lazy: drawn anew each time a piece is used."},
@@ -386,6 +396,12 @@ def _check_ranges(data: DataArguments) -> None:
         raise ArgumentError(f"stretch must be at least 0.1, got {data.stretch[0]}")
     if data.augmentation not in ("prebuilt", "lazy"):
         raise ArgumentError(f"augmentation must be prebuilt or lazy, got {data.augmentation!r}")
+    if data.batching not in BATCHINGS:
+        raise ArgumentError(f"batching must be one of {', '.join(BATCHINGS)}, got {data.batching!r}")
+    if data.batching != PIECE and data.augmentation == "lazy":
+        raise ArgumentError(f"batching {data.batching} walks through pieces on disk: choose --augmentation prebuilt")
+    if data.batching == CONTIGUOUS and data.packing:
+        raise ArgumentError("batching contiguous forgets a piece with its end: leave out packing")
     if data.augmentation == "lazy" and data.packing:
         raise ArgumentError("packing is for prebuilt chunks: leave it out, or choose --augmentation prebuilt")
 
@@ -401,6 +417,8 @@ def _check_weights(data: DataArguments) -> None:
         raise ArgumentError(f"source_weights must be positive numbers, got {' '.join(map(str, weights))}")
     if data.packing:
         raise ArgumentError("source_weights need chunks of one source each: leave out packing")
+    if data.batching != PIECE:
+        raise ArgumentError(f"source_weights draw chunks one by one: leave out batching {data.batching}")
 
 
 def _check_kinds(data: DataArguments) -> None:

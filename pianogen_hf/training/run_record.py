@@ -22,6 +22,7 @@ _FIXED = ("model_type", "model_name_or_path", "tokenizer", "tokenizer_config", "
 _OF_DATA: tuple[str, ...] = (
     "chunk_length",
     "packing",
+    "batching",
     "augmentation",
     "transpose",
     "velocity",

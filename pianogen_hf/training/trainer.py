@@ -264,7 +264,8 @@ class PianoTrainer(Trainer):
     ) -> torch.Tensor:
         """Cross-entropy of the shifted labels, scalar; divided by the items of the whole accumulated batch if given."""
         assert outputs.logits is not None
-        logits, targets = outputs.logits[:, :-1], labels[:, 1:]
+        targets = labels[:, 1:]
+        logits = outputs.logits[:, : targets.shape[1]]  # the last one predicts nothing, where there is one
         total = F.cross_entropy(
             logits.flatten(0, 1).float(),
             targets.flatten(),
@@ -308,13 +309,13 @@ def token_scores(logits: Any, labels: torch.Tensor) -> tuple[torch.Tensor, torch
     """Per prediction its negative log-likelihood in nats and whether the likeliest token is right.
 
     Args:
-        logits: shape (batch, length, vocab), or a tuple that begins with it.
+        logits: shape (batch, length, vocab), or a tuple that begins with it; the last one may be left out.
         labels: shape (batch, length); `IGNORED` entries give 0.
 
     Returns:
         Two float32 tensors of shape (batch, length - 1): so small that a whole evaluation set stays in memory.
     """
-    logits = (logits[0] if isinstance(logits, tuple) else logits)[:, :-1].float()
     targets = labels[:, 1:]
+    logits = (logits[0] if isinstance(logits, tuple) else logits)[:, : targets.shape[1]].float()
     nats = F.cross_entropy(logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
     return nats, (logits.argmax(-1) == targets).float()

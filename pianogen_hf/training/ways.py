@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -11,11 +12,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN, objective_of
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.training.arguments import PianoTrainingArguments
+from pianogen_hf.training.arguments import PIECE, PianoTrainingArguments
+from pianogen_hf.training.batching import SegmentCollator
 from pianogen_hf.training.collator import ChunkCollator, EventCollator, RowCollator
 from pianogen_hf.training.continuous import ContinuousNotesTrainer
 from pianogen_hf.training.events import EventTrainer
 from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
+from pianogen_hf.training.memory import MemoryTrainer
 from pianogen_hf.training.note_transformer import ArrangingCollator, NoteTransformerTrainer
 from pianogen_hf.training.trainer import PianoTrainer
 
@@ -64,7 +67,8 @@ def way_of_training(
     tokenizer: NotesEncoder,
     chunk_length: int,
     kinds: Mapping[str, int],
-) -> tuple[type[PianoTrainer], Any]:
+    batching: str = PIECE,
+) -> tuple[Callable[..., PianoTrainer], Any]:
     """The Trainer class and the collator that suit a model.
 
     Args:
@@ -73,13 +77,20 @@ def way_of_training(
         tokenizer: its tokenizer or feature extractor.
         chunk_length: steps of a training example.
         kinds: class of the kind of music of each piece that has one, by `piece_id`.
+        batching: one of `BATCHINGS`.
 
     Raises:
-        ArgumentError: for what a model that does not predict next tokens can't do.
+        ArgumentError: for what a model that does not predict next tokens, or one with or without a memory, can't do.
     """
     objective = objective_of(model)
     if args.label_smoothing_factor and objective != NEXT_TOKEN:
         raise ArgumentError("label_smoothing_factor is for models that predict the next token: leave it out")
     pad_token_id = tokenizer.config_settings().get("pad_token_id")
+    if batching != PIECE:
+        if getattr(model.config, "memory_length", None) is None:
+            raise ArgumentError(f"batching {batching} is for models with a memory: set memory_length in model_config")
+        if args.gradient_checkpointing:
+            raise ArgumentError("gradient_checkpointing would read a memory that has moved on: leave it out")
+        return partial(MemoryTrainer, batching=batching), SegmentCollator(pad_token_id)
     batches = Batches(model.config, pad_token_id, chunk_length, kinds, args.seed)
     return TRAINERS[objective], COLLATORS[objective](batches)

@@ -19,7 +19,7 @@ from pianogen_hf.errors import ArgumentError, one_line
 from pianogen_hf.models.note_controls import KINDS
 from pianogen_hf.registration import exported
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.training.arguments import DataArguments, ModelArguments
+from pianogen_hf.training.arguments import PIECE, SEQUENCE, DataArguments, ModelArguments
 from pianogen_hf.workflows.loading import load_encoder
 from pianogen_hf.workflows.split import Split
 
@@ -80,7 +80,8 @@ def make_chunks(args: DataArguments, split: Split, tokenizer: NotesEncoder) -> d
         cache_dir,
         augmentation=augmentation,
         seed=args.split_seed,
-        packing=args.packing,
+        packing=args.packing or args.batching == SEQUENCE,
+        overlapping=args.batching == PIECE,
         num_proc=args.num_proc,
     )
     if is_lazy:

@@ -82,13 +82,19 @@ class Evaluation:
     # Likelihood ------------------------------------------------------------------------------------------------------
 
     def likelihood(self) -> dict[str, Any]:
-        """Bits of the pieces, with windows that slide by half and with windows that do not overlap."""
+        """Bits of the pieces, with windows that slide by half and with windows that do not overlap.
+
+        A model with a memory has it in the place of the overlap.
+        """
         size = chunk_size(self.encoder, self.settings.window)
-        strides = {"sliding": size - chunk_overlap(self.encoder, self.settings.window), "separate": size}
+        remembers = getattr(self.model.config, "memory_length", None) is not None
+        step = size if remembers else size - chunk_overlap(self.encoder, self.settings.window)
+        strides = {"sliding": step, "separate": size}
         settings = [getattr(self.settings, name) for name in ("precision", "orders", "seed")]
 
         def measure() -> dict[str, Any]:
-            found = {name: self._bits(size + 1, stride, name) for name, stride in strides.items()}
+            with_memory = {"sliding": remembers, "separate": False}
+            found = {name: self._bits(size + 1, stride, name, with_memory[name]) for name, stride in strides.items()}
             main = found["sliding"]
             report = {name: each.report() for name, each in found.items()}
             by_kind = report["sliding"]["bits_per_note_by_kind"]
@@ -104,7 +110,7 @@ class Evaluation:
 
         return self._kept("likelihood", [size, strides, *settings], measure)
 
-    def _bits(self, window: int, stride: int, name: str) -> Likelihood:
+    def _bits(self, window: int, stride: int, name: str, with_memory: bool) -> Likelihood:
         with tqdm(desc=f"Likelihood, {name} windows", unit="window") as bar:
 
             def on_progress(done: int, total: int) -> None:
@@ -121,6 +127,7 @@ class Evaluation:
                 precision=self.settings.precision,
                 num_orders=self.settings.orders,
                 seed=self.settings.seed,
+                with_memory=with_memory,
                 on_progress=on_progress,
             )
 

@@ -42,7 +42,7 @@ from pianogen_hf.workflows.examples import kinds_of, make_chunks, make_tokenizer
 from pianogen_hf.workflows.model_to_train import check_resumed, make_model, try_model
 from pianogen_hf.workflows.pace import within_minutes
 from pianogen_hf.workflows.split import Split, load_split, provenance_of
-from pianogen_hf.workflows.train_end import finish, publisher, push
+from pianogen_hf.workflows.train_end import context_of, finish, publisher, push
 
 _TRIED_PIECES, _MUCH_LOST_PERCENT = 8, 10  # by which an encoding is judged
 
@@ -150,7 +150,8 @@ def _train(run: _Run, lock: FolderLock | None, callbacks: Sequence[TrainerCallba
     mixture = _mixture(run, data)
     model = _make_model(run, data)
     kinds = kinds_of(run.data_args, data.split.pieces)
-    way = way_of_training(run.args, model, data.tokenizer, run.data_args.chunk_length, kinds)
+    batching = run.data_args.batching
+    way = way_of_training(run.args, model, data.tokenizer, run.data_args.chunk_length, kinds, batching)
     publish = publisher(run.args) if run.args.push_to_hub else None
     # Only now, when all that a user can get wrong is behind us, is anything written.
     if lock is not None:
@@ -171,7 +172,7 @@ def _train(run: _Run, lock: FolderLock | None, callbacks: Sequence[TrainerCallba
         data.tokenizer,
         data.split,
         run.record,
-        run.data_args.chunk_length,
+        context_of(data.tokenizer, run.data_args, model.config),
         run.card_text,
         seconds,
         data.earlier,
@@ -304,7 +305,7 @@ def _make_trainer(
     data: _Data,
     model: PreTrainedModel,
     mixture: MixtureSampler | None,
-    way: tuple[type[PianoTrainer], Any],
+    way: tuple[Callable[..., PianoTrainer], Any],
     publish: Callable[[Path, str], None] | None,
 ) -> tuple[PianoTrainer, InterruptCallback]:
     interrupt = InterruptCallback()

@@ -23,7 +23,7 @@ from pianogen_hf.publishing.model_files import is_part, select_files
 from pianogen_hf.publishing.push import push_command
 from pianogen_hf.records import read_json, write_json
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.training.arguments import PianoTrainingArguments
+from pianogen_hf.training.arguments import PIECE, DataArguments, PianoTrainingArguments
 from pianogen_hf.training.run_record import RunRecord
 from pianogen_hf.training.stages import stage_record
 from pianogen_hf.training.trainer import PianoTrainer
@@ -37,7 +37,7 @@ def finish(
     tokenizer: NotesEncoder,
     split: Split,
     record: RunRecord,
-    chunk_length: int,
+    context: dict[str, int],
     card_text: str | None,
     train_seconds: float | None,
     earlier: list[dict[str, Any]],
@@ -48,12 +48,11 @@ def finish(
     folder = Path(str(trainer.args.output_dir))
     if not trainer.is_world_process_zero():
         return
-    size = chunk_size(tokenizer, chunk_length)
     metrics = {
         **_circumstances(trainer, tokenizer, record, train_seconds),
         "source": ", ".join(sorted(set(split.pieces["source"]))),
         "hub_datasets": hub_datasets(split.manifest),
-        "context": {"window": size + 1, "stride": size - chunk_overlap(tokenizer, chunk_length)},
+        "context": context,
         "validation": {name: scores[f"eval_{name}"] for name in ("bits_per_note", "nats_per_token", "accuracy")},
     }
     if isinstance(tokenizer, pianogen_hf.JSBTokenizer):
@@ -66,6 +65,14 @@ def finish(
     write_json(folder / "metrics.json", metrics)
     write_card(folder, card_text)
     print(scores_table(folder))
+
+
+def context_of(tokenizer: NotesEncoder, args: DataArguments, config: Any) -> dict[str, int]:
+    """What a token is predicted from in evaluation: windows that slide, or those of a memory, which do not overlap."""
+    size = chunk_size(tokenizer, args.chunk_length)
+    if args.batching != PIECE:
+        return {"window": size + 1, "stride": size, "memory": config.memory_length}
+    return {"window": size + 1, "stride": size - chunk_overlap(tokenizer, args.chunk_length)}
 
 
 def _circumstances(
