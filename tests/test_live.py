@@ -25,10 +25,10 @@ ENCODER = pg.ContinuousNotesFeatureExtractor()
 EMPTY = np.zeros((0, 4))
 
 
-def make_model(context: int = 64, hurry: float = 5.0) -> NoteTransformerForCausalLM:
+def make_model(context: int = 64, hurry: float = 5.0, num_recent_offsets: int = 0) -> NoteTransformerForCausalLM:
     """A model whose notes mostly follow soon."""
     torch.manual_seed(0)
-    model = loosened(tiny_model(NoteTransformerForCausalLM, 130))
+    model = loosened(tiny_model(NoteTransformerForCausalLM, 130, num_recent_offsets=num_recent_offsets))
     model.config.max_position_embeddings = context
     with torch.no_grad():
         model.heads.time_shift_head.fc2.bias[:30] += hurry
@@ -167,27 +167,56 @@ def test_reading_only_what_has_changed_gives_what_reading_all_of_it_gives(lookah
             assert np.array_equal(kept.write(False), fresh.write(False))
 
 
-def test_it_hears_what_a_stream_with_a_fixed_past_hears():
-    past = random_notes(20)
-    live = LiveStream(MODEL_ITSELF, torch.Generator().manual_seed(1))
-    plain = NoteStream(MODEL_ITSELF, past, EMPTY, begin_sec=past[-1, 0], generator=torch.Generator().manual_seed(1))
-    live.begin_sec = past[-1, 0]
-    for size in (3, 11, 20):
-        live.hear(past[:size])
-        while live.read():
-            pass
-    assert all(np.array_equal(live.write(False), plain.write(False)) for _ in range(10))
+def from_0(notes: np.ndarray) -> np.ndarray:
+    """The same notes, the first of them at 0, where a piece begins for a stream with a fixed past."""
+    return np.round(notes - [notes[0, 0], 0, 0, 0], 2)
 
 
-def test_it_fills_a_gap_as_a_stream_with_a_fixed_past_does():
-    past, after = random_notes(20), random_notes(12, 1, 20.0)
-    begin = float(past[-1, 0]) + 0.5
-    plain = NoteStream(MODEL_ITSELF, past, after, begin_sec=begin, generator=torch.Generator().manual_seed(1))
-    live = LiveStream(MODEL_ITSELF, torch.Generator().manual_seed(1))
-    live.begin_sec, live.lookahead_sec, live.helped_from_sec = begin, math.inf, begin
-    live.hear(past, after)
+@pytest.mark.parametrize("hurry", [5.0, 7.0, 9.0])
+def test_it_hears_what_a_stream_with_a_fixed_past_hears(hurry):
+    model = make_model(hurry=hurry, num_recent_offsets=4)
+    for seed in range(3):
+        past, one, other = from_0(random_notes(20, seed)), *(torch.Generator().manual_seed(seed) for _ in range(2))
+        live, plain = LiveStream(model, one), NoteStream(model, past, EMPTY, begin_sec=past[-1, 0], generator=other)
+        live.begin_sec = past[-1, 0]
+        for size in (3, 11, 20):
+            live.hear(past[:size])
+            while live.read():
+                pass
+        assert all(np.array_equal(live.write(False), plain.write(False)) for _ in range(10))
+
+
+@pytest.mark.parametrize("hurry", [5.0, 7.0, 9.0])
+def test_it_fills_a_gap_as_a_stream_with_a_fixed_past_does(hurry):
+    model = make_model(hurry=hurry, num_recent_offsets=4)
+    for seed in range(3):
+        past, after = from_0(random_notes(20, seed)), random_notes(12, seed + 1, 20.0)
+        begin, (one, other) = float(past[-1, 0]) + 0.5, (torch.Generator().manual_seed(seed) for _ in range(2))
+        live, plain = LiveStream(model, one), NoteStream(model, past, after, begin_sec=begin, generator=other)
+        live.begin_sec, live.lookahead_sec, live.helped_from_sec = begin, math.inf, begin
+        live.hear(past, after)
+        for _ in range(8):
+            assert np.array_equal(live.write(False, 20.0), plain.write(False, 20.0))
+
+
+@pytest.mark.parametrize("begin_sec", [0.0, 100.0])
+def test_it_begins_from_nothing_as_a_stream_does_at_any_time_of_its_clock(begin_sec):
+    one, other = (torch.Generator().manual_seed(2) for _ in range(2))
+    live, plain = LiveStream(MODEL_ITSELF, one), NoteStream(MODEL_ITSELF, EMPTY, EMPTY, generator=other)
+    live.begin_sec = begin_sec
+    live.hear(EMPTY)
     for _ in range(8):
-        assert np.array_equal(live.write(False, 20.0), plain.write(False, 20.0))
+        assert np.allclose(live.write(False) - [begin_sec, 0, 0, 0], plain.write(False))
+
+
+def test_a_silence_before_the_first_note_is_not_heard():
+    past = from_0(random_notes(20))
+    early, late = (LiveStream(MODEL_ITSELF, torch.Generator().manual_seed(1)) for _ in range(2))
+    for stream, begin_sec in ((early, 0.0), (late, 64.0)):
+        stream.begin_sec = past[-1, 0] + begin_sec
+        stream.hear(past + [begin_sec, 0, 0, 0])
+    for _ in range(8):
+        assert np.allclose(late.write(False) - [64, 0, 0, 0], early.write(False))
 
 
 def test_guidance_may_begin_and_end_at_any_time():

@@ -23,6 +23,8 @@ class LiveStream(NoteStream):
     true duration of one that was held. Only rows from the first that differs on are read again. Where somebody's part
     is given as it is played (`lookahead_sec` 0), rows stand in the order in which training shows them.
 
+    A session has no silence before its first note: there the piece begins, and not at 0 on its clock.
+
     What is asked (`controls`) is asked of new notes; rows that were heard carry no controls, so that turning a knob
     does not cost reading them again.
 
@@ -103,8 +105,10 @@ class LiveStream(NoteStream):
         return np.where((clock >= self._past_end)[:, None], controls.at(clock), 0)
 
     def _beginning(self) -> float:
-        """Where the row of the beginning lies, if nothing is written yet."""
-        return float(self.given[0, ONSET]) if len(self.given) else self.begin_sec
+        """Where the row of the beginning lies: at the first note, or where new music begins if that is earlier."""
+        return min(
+            self.begin_sec, *(float(notes[0, ONSET]) for notes in (self.past, self.given) if len(notes)), math.inf
+        )
 
     def _whole_window(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The window; its beginning stays where it is for as long as there is room, so that little is read again."""
@@ -117,12 +121,9 @@ class LiveStream(NoteStream):
         kept, shown = (each[each[:, ONSET] >= self._oldest] for each in (written, given))
         kept = kept if len(kept) else written[-1:]
         if not len(kept) or (self.is_beginning and self._oldest <= onsets[0]):
-            begin = np.array([[self._first(onsets), self.model.config.bos_token_id, 0.0, 0.0]])
+            begin = np.array([[self._beginning(), self.model.config.bos_token_id, 0.0, 0.0]])
             kept = np.concatenate([begin, kept])
         return self._arranged(kept, shown)
-
-    def _first(self, onsets: np.ndarray) -> float:
-        return float(onsets[0]) if len(onsets) else self.begin_sec
 
     def _move(self, onsets: np.ndarray) -> None:
         """Begin the window later if it has no more room, and earlier again if notes were taken back."""
