@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from itertools import pairwise
 
 import numpy as np
@@ -184,6 +185,30 @@ def test_with_a_long_memory_windows_cost_what_one_window_does():
     assert remembered.memory == 4000
     separate = piece_likelihood(model, tokenizer, pieces, 33, 32)
     assert not np.allclose(separate.bits, whole.bits, rtol=1e-3)
+
+
+# Generation -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_heard_in_segments_and_music_goes_on_without_a_break(monkeypatch, caplog):
+    tokenizer, lengths = pg.PerformanceTokenizer(), []
+    torch.manual_seed(0)
+    model = pg.MusicTransformerForCausalLM(
+        pg.MusicTransformerConfig(**{**MEMORY, **tokenizer.config_settings(), "max_position_embeddings": 33})
+    )
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda **given: (lengths.append(given["input_ids"].shape[1]), forward(**given))[1]
+    )
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    prompt, messages = some_notes(0, 40), []
+    result = pg.continue_notes(
+        loosened(model.eval()), tokenizer, prompt=prompt, notes=12, seed=1, on_message=messages.append
+    )
+    given = len(tokenizer.encode_prompt(prompt))
+    assert given > 66 and sum(lengths[: -(-given // 32)]) == given and set(lengths[: given // 32]) == {32}
+    assert set(lengths[-(-given // 32) :]) == {1} and len(result[0].new) >= 12
+    assert not messages and "exceeded" not in caplog.text
 
 
 def test_the_sampler_alone_tells_the_order():

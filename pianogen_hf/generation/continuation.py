@@ -340,6 +340,8 @@ class TokenWriter(Writer):
         grammar = GrammarLogitsProcessor(self.encoder, histories, open_until=open_until, max_rest=MAX_REST)
         chosen, options = token_processors(self.encoder, self.options)
         device = self.model.device
+        if self.remembers:  # the prompt is read in segments as long as those of training
+            options = {"prefill_chunk_size": int(self.model.config.max_position_embeddings) - 1, **options}
         output = self.model.generate(
             torch.from_numpy(windows).to(device),
             attention_mask=torch.ones(windows.shape, dtype=torch.long, device=device),

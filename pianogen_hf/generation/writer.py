@@ -10,6 +10,7 @@ import numpy as np
 from pianogen_hf.generation.new_notes import GenerationError, NewNotes
 
 _MAX_STEPS = 2000
+_ENDLESS = 10**9  # the context of a model with a memory, in which nothing has to be left out to go on
 # Options of `model.generate` that change nothing with these values.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {"do_sample": (True,), "top_k": (0, None), "num_beams": (1, None)}
 
@@ -49,7 +50,8 @@ class Writer:
     ) -> None:
         self.model, self.music, self.encoder = model, music, music.encoder
         self.on_progress, self.options = on_progress, self._taken(options)
-        self.context = int(self.model.config.max_position_embeddings)
+        self.remembers = getattr(model.config, "memory_length", None) is not None
+        self.context = _ENDLESS if self.remembers else int(model.config.max_position_embeddings)
         self.max_heard = int(self.context * self.heard_share)
         self._shares = np.zeros(0)
         heard, given = len(self._window(music.prompt_steps)), len(music.prompt_steps)

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, MaxLengthCriteria, PreTrainedModel, StoppingCriteriaList
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
@@ -408,6 +408,14 @@ class MusicTransformerForCausalLM(MusicTransformerPreTrainedModel, GenerationMix
         if not is_given:
             let_grow(model_kwargs.get("past_key_values"))
         self.is_worth_packing = not generation_config.is_assistant  # which is asked for a few tokens, again and again
+
+    def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
+        """The parent's, which warns of what is longer than training: with a memory that is what is meant."""
+        criteria = super()._get_stopping_criteria(*args, **kwargs)  # type: ignore[misc]
+        for each in criteria:
+            if isinstance(each, MaxLengthCriteria) and self.config.memory_length is not None:
+                each.max_position_embeddings = None
+        return criteria
 
     @contextmanager
     def _optimize_model_for_decode(self) -> Iterator[None]:
