@@ -211,6 +211,16 @@ def test_a_tokenizer_that_is_not_made_for_the_music_is_told(options, tmp_path, c
     assert "hint" not in capsys.readouterr().out
 
 
+def test_repeated_notes_that_become_one_are_no_reason_for_a_hint(options, tmp_path, capsys):
+    """As many as chorales have: every sixth note repeats the one before."""
+    for number in range(8):
+        pitch = np.repeat(np.random.default_rng(number).permutation(40) + 40, [1, 1, 1, 1, 2] * 8)
+        piece = pianogen_hf.Notes.from_columns(onset_tick=480 * np.arange(48), duration_tick=480, pitch=pitch)
+        pianogen_hf.write_midi(piece, tmp_path / "repeats" / f"{number}.mid")
+    assert main(options(tmp_path / "model", data_path=tmp_path / "repeats", tokenizer="JSBTokenizer")) == 0
+    assert "hint" not in capsys.readouterr().out
+
+
 def test_fine_tuning_begins_with_the_weights_and_the_tokenizer_of_the_checkpoint(finished, options, tmp_path):
     """The tokenizer named on the command line gives way; with a learning rate of 0 the weights stay."""
     changes = {"model_config": None, "tokenizer": "JSBTokenizer", "learning_rate": 0, "seed": 5}
