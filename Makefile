@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow docs clean
+.PHONY: help demo test test-slow coverage docs clean
 
 help:
 	@echo "make demo       install, train a small model on Bach, write a chorale with it, and a piece and a continuation"
 	@echo "                with the piano model of the package (.mid, .png, .wav)"
 	@echo "make test       install, then lint, types and tests"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make coverage   which lines the tests of make test reach, in processes that they start, too"
 	@echo "make docs       build the documentation into site/"
 	@echo "make clean      remove the environment and what the demo wrote"
 
@@ -54,9 +55,14 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) demo site .coverage .coverage.*

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from models_and_tokenizers import some_notes
 from tqdm import tqdm
 
+import pianogen_hf as pg
 from pianogen_hf.commands import main
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.training.arguments import parse_arguments, parse_stages
@@ -101,7 +103,10 @@ def test_a_log_gets_a_line_of_progress_now_and_then(tmp_path):
 def test_a_dry_run_prints_the_plan_and_writes_nothing(recipes, cache_dir, tmp_path, capsys):
     (recipes / "broken.yaml").write_text("tokenizer: NoSuchTokenizer\n")
     names = (*RECIPES, "broken")
-    options = command(recipes, cache_dir, tmp_path / "out", "--minutes", "2", "--dry_run", names=names)
+    for number in range(12):
+        pg.write_midi(some_notes(seed=number), tmp_path / "midi" / f"{number}.mid")
+    few = ["--source", f"folder={tmp_path / 'midi'}", "--minutes", "2", "--dry_run"]  # all of Bach takes longer
+    options = command(recipes, cache_dir, tmp_path / "out", *few, names=names)
     assert main(["compare", *options]) == 0
     shown = capsys.readouterr().out
     for name in RECIPES:

@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom, what travels, what is exported."""
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -41,9 +42,14 @@ MAY_IMPORT = {
 ALLOWED_AWAY = {"numpy", "torch", "transformers", "huggingface_hub", "__future__"}
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path):
     """(dots, module, guarded): every import of a file; guarded ones stand inside a try."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     guarded = {id(node) for each in ast.walk(tree) if isinstance(each, ast.Try) for node in ast.walk(each)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -95,8 +101,7 @@ def test_loading_a_model_brings_in_neither_training_nor_publishing():
 
 def test_every_error_class_derives_from_the_one_that_commands_print_as_a_line():
     for path in MODULES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in tree.body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
                 name = ".".join(["pianogen_hf", *path.relative_to(PACKAGE).with_suffix("").parts])
                 assert issubclass(getattr(importlib.import_module(name), node.name), PianogenError), node.name
@@ -117,8 +122,7 @@ def test_docstrings_do_not_look_like_imports():
     """The code that copies files into checkpoints reads lines, not syntax."""
     for folder in TRAVELLING:
         for path in (PACKAGE / folder).glob("*.py"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            for node in ast.walk(tree):
+            for node in ast.walk(parsed(path)):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     lines = [line.strip() for line in node.value.splitlines()]
                     assert not any(line.startswith(("from .", "import .")) for line in lines), path.name

@@ -7,6 +7,7 @@ batch and decode steps and need not know which of them they are.
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 import warnings
 from collections.abc import Sequence
@@ -126,6 +127,7 @@ class NotesEncoder:
         return None
 
 
+@functools.cache  # reading the files takes longer than all else that is saved with a checkpoint
 def code_stands_alone(part: type) -> bool:
     """Whether the file of a class, copied beside its siblings, could be imported: what transformers does with it."""
     path = getattr(sys.modules.get(part.__module__), "__file__", None)
