@@ -10,6 +10,7 @@ from models_and_tokenizers import CAUSAL_MODELS, TOKENIZERS, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.errors import PianogenError
+from pianogen_hf.hub.errors import reload_fault
 from pianogen_hf.hub.models import pickle_fault
 from pianogen_hf.publishing.model_card import write_card
 from pianogen_hf.publishing.model_files import is_part, select_files
@@ -149,3 +150,12 @@ def test_pickle_beside_safetensors_is_no_fault():
     assert pickle_fault("x", ["model.safetensors", "pytorch_model.bin"]) is None
     assert pickle_fault("x", ["optimizer.pt", "training_args.bin"]) is None
     assert "x holds its weights only as a.ckpt" in str(pickle_fault("x", ["config.json", "a.ckpt"]))
+
+
+def test_a_full_disk_beside_a_push_is_no_fault_of_what_was_pushed():
+    full = "Traceback ...\n  File ...\nOSError: [Errno 28] No space left on device\n"
+    assert "make room, and repeat the command" in reload_fault("me/mine", "abc", full)
+    assert (
+        reload_fault("me/mine", "abc", "x\nKeyError: 'y'\n")
+        == "pushed, but not loadable from me/mine at abc: KeyError: 'y'"
+    )

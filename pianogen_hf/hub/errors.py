@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -134,6 +137,21 @@ def _common_fault(error: BaseException) -> str | None:
     if _is_transport(error):
         return "the connection broke: repeat the command"
     return None
+
+
+def reload_fault(name: str, revision: str | None, stderr: str) -> str:
+    """What is wrong where a process could not load what was pushed, by its last words."""
+    reason = last_line(stderr)
+    if os.strerror(errno.ENOSPC) in reason:  # which says nothing of what was pushed
+        place = tempfile.gettempdir()
+        return f"pushed, but not checked: no space left in {place} to load it anew: make room, and repeat the command"
+    return f"pushed, but not loadable from {name} at {revision}: {reason}"
+
+
+def last_line(text: str) -> str:
+    """The end of what a process wrote, as one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason given"
 
 
 def _token_fault(error: BaseException) -> str | None:

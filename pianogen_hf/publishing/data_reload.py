@@ -14,7 +14,7 @@ import huggingface_hub
 from datasets import Dataset
 
 from pianogen_hf.hub.destination import Pushed
-from pianogen_hf.hub.errors import HubError
+from pianogen_hf.hub.errors import HubError, reload_fault
 from pianogen_hf.publishing import data_digest
 
 _SECONDS = 6 * 3600.0
@@ -72,7 +72,5 @@ def _ask(pushed: Pushed, token: str | None) -> dict[str, Any]:
         except subprocess.TimeoutExpired as error:
             raise HubError(f"pushed, but not checked: {pushed.repo_id} was not loaded within six hours") from error
         if done.returncode:
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            reason = lines[-1][:300] if lines else "no reason given"
-            raise HubError(f"pushed, but not loadable from {pushed.repo_id} at {pushed.revision}: {reason}")
+            raise HubError(reload_fault(pushed.repo_id, pushed.revision, done.stderr))
         return json.loads(done.stdout.splitlines()[-1])

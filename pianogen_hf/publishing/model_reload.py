@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pianogen_hf.hub.destination import Pushed
-from pianogen_hf.hub.errors import HubError
+from pianogen_hf.hub.errors import HubError, last_line, reload_fault
 from pianogen_hf.publishing import model_answer as reload_check
 from pianogen_hf.publishing.model_answer import Question
 from pianogen_hf.publishing.model_files import Selection
@@ -67,7 +67,7 @@ def check_pushed(
     try:
         expected = reload_check.answer(here)
     except Exception as error:
-        raise HubError(f"pushed, but not checked: {folder} itself can't be run: {_last_line(str(error))}") from error
+        raise HubError(f"pushed, but not checked: {folder} itself can't be run: {last_line(str(error))}") from error
     there = replace(
         here,
         name=pushed.repo_id,
@@ -105,8 +105,7 @@ def _ask(question: Question, token: str | None) -> dict[str, Any]:
             timeout=_SECONDS,
         )
         if done.returncode:
-            reason = _last_line(done.stderr)
-            raise HubError(f"pushed, but not loadable from {question.name} at {question.revision}: {reason}")
+            raise HubError(reload_fault(question.name, question.revision, done.stderr))
         return load_file(output)
 
 
@@ -138,8 +137,3 @@ def _some_music() -> Notes:
     pitch = np.array([60, 62, 64, 65, 67, 69, 71, 72, 71, 69, 67, 65, 64, 62, 60, 48])
     onset = 480 * np.arange(16)
     return Notes.from_columns(480, onset_tick=onset, duration_tick=[480] * 16, pitch=pitch, velocity=[72] * 16)
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no reason given"
