@@ -91,7 +91,8 @@ def build(argv: list[str]) -> int:
 def _wants_tokenizer(argv: list[str]) -> bool:
     names = {option.split("=", 1)[0] for option in argv if option.startswith("--")}
     has_config = bool(argv) and not argv[0].startswith("-")
-    return has_config or bool(names & {"--tokenizer", "--tokenizer_config", "--bpe_vocab_size", "--model_name_or_path"})
+    of_tokenizers = {"--tokenizer", "--tokenizer_config", "--bpe_vocab_size", "--action_vocab_size"}
+    return has_config or bool(names & {*of_tokenizers, "--model_name_or_path"})
 
 
 def _say_what_was_built(folder: Path, manifest: dict[str, Any], report: dict[str, Any], chunks: dict[str, int]) -> None:

@@ -9,9 +9,11 @@ two steps at which notes begin. A step's notes stand with the highest first.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +21,7 @@ import numpy as np
 from .midi import MidiError, naming, notes_to_midi_bytes, read_chunks, read_midi
 from .music21_notes import UNITS, PartNote, melody_and_chords, parts_of_version_5, parts_of_version_9
 from .notes import Notes
+from .step_actions import most_frequent, with_actions, without_actions
 from .tokenization_notes import NoteTokenizer
 
 _SEPARATOR = -1  # stands for the pitch in pairs, as in the systems that this encoding is from
@@ -84,19 +87,24 @@ class NoteDurationTokenizer(NoteTokenizer):
         vocabulary: "musicautobot" (312 ids), "ai_music" (298) or "midigen" (389).
         legacy: whether notes are read and written as the system does it: musicautobot and ai-music with music21 5.7.2,
             midigen with 9.9.2.
+        vocab_file: what `train_actions` learnt, as `save_pretrained` stores it; None without action tokens.
     """
 
+    vocab_files_names = {"vocab_file": "actions.json"}
     time_unit: ClassVar[str] = "beat"
     lost_fields: ClassVar[tuple[str, ...]] = ("velocity", "program", "track", "pedal", "tempo")
     rest_prefixes: ClassVar[tuple[str, ...]] = ("Separator",)
 
-    def __init__(self, vocabulary: str = "musicautobot", legacy: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, vocabulary: str = "musicautobot", legacy: bool = False, vocab_file: str | None = None, **kwargs: Any
+    ) -> None:
         if vocabulary not in VOCABULARIES:
             raise ValueError(f"vocabulary must be one of {', '.join(VOCABULARIES)}, got {vocabulary!r}")
         self.vocabulary, self.legacy = vocabulary, bool(legacy)
         self._rules = VOCABULARIES[vocabulary]
         self.max_duration = self._rules.max_duration
         self.pitch_range = self._rules.pitches if legacy else (0, 127)
+        self._set_actions([] if vocab_file is None else json.loads(Path(vocab_file).read_text(encoding="utf-8")))
         if "<mask>" in self._rules.special_names:
             kwargs = {"mask_token": "<mask>", **kwargs}
         super().__init__(vocabulary=vocabulary, legacy=self.legacy, **kwargs)
@@ -127,7 +135,58 @@ class NoteDurationTokenizer(NoteTokenizer):
     def _event_names(self) -> list[str]:
         pitches = [f"Pitch_{pitch}" for pitch in range(128)]
         durations = [f"Duration_{steps}" for steps in range(self._rules.max_duration + 1)]
-        return ["Separator", *pitches, *durations, *self._rules.tail_names]
+        names = ["Separator", *pitches, *durations, *self._rules.tail_names]
+        actions = ["+".join(names[index - self.num_special] for index in action) for action in self.actions]
+        return [*names, *actions]
+
+    # Action tokens ---------------------------------------------------------------------------------------------------
+
+    @property
+    def first_action_id(self) -> int:
+        """The id of the first action, or the size of the vocabulary if there is none."""
+        return self.vocab_size - len(self.actions)
+
+    def train_actions(self, pieces: Iterable[Notes], vocab_size: int) -> None:
+        """Give the most frequent time steps of train pieces, all notes with the wait after them, ids of their own.
+
+        Ids of single events stay as they are; actions follow, named after their events ("Pitch_60+Duration_4+...").
+        What was learnt before is forgotten. See `step_actions.py`.
+
+        Args:
+            pieces: the train pieces.
+            vocab_size: `len(tokenizer)` afterwards; fewer if no more steps come twice.
+
+        Raises:
+            ValueError: if vocab_size leaves no room for actions, or with `legacy`.
+        """
+        num_base = self.first_action_id
+        if self.legacy:
+            raise ValueError("legacy writes the ids of the system alone: learn actions without it")
+        if vocab_size <= num_base:
+            raise ValueError(f"vocab_size must exceed the {num_base} ids of single events, got {vocab_size}")
+        self._set_actions([])
+        steps = (self._encode(notes) for notes in pieces)
+        self._set_actions(most_frequent(steps, self.separator_id, vocab_size - num_base))
+        self._names = [*self._special_names(), *self._event_names()]
+        self._ids = {name: index for index, name in enumerate(self._names)}
+        self.total_vocab_size = len(self._names)
+
+    def _set_actions(self, actions: Sequence[Sequence[int]]) -> None:
+        num_base = self.num_special + 1 + 128 + self.max_duration + 1 + len(self._rules.tail_names)
+        self.actions = [tuple(action) for action in actions]
+        self._action_ids = {action: num_base + index for index, action in enumerate(self.actions)}
+
+    def save_vocabulary(self, save_directory: str | os.PathLike, filename_prefix: str | None = None) -> tuple[str, ...]:
+        """Write the actions to `actions.json`, as lists of ids of their events; nothing without them."""
+        if not self.actions:
+            return ()
+        name = (f"{filename_prefix}-" if filename_prefix else "") + self.vocab_files_names["vocab_file"]
+        path = Path(save_directory, name)
+        path.write_text(json.dumps(self.actions), encoding="utf-8")
+        return (str(path),)
+
+    def _single_events(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        return without_actions(np.asarray(ids, dtype=np.int64), self.first_action_id, self.actions)
 
     # Files as the systems read them ----------------------------------------------------------------------------------
 
@@ -167,7 +226,7 @@ class NoteDurationTokenizer(NoteTokenizer):
         return np.stack([ids, positions], axis=1).tolist()
 
     def positions(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The time of each id in steps: all waits that were over before it, int64 (num_ids,).
+        """The time of each id in steps: all waits that were over before it, int64 (num_ids,); not of action tokens.
 
         A separator and its number still stand at the time before them; what follows them at the time after. The
         systems add embeddings of the place in the bar (position modulo 32) and of the bar (position // 32).
@@ -215,7 +274,7 @@ class NoteDurationTokenizer(NoteTokenizer):
         first = {"pitch": self.first_pitch_id, "duration": self.first_duration_id}
         if kind not in first or self.mask_token_id is None:
             raise ValueError(f"kind must be pitch or duration, and the vocabulary musicautobot, got {kind!r}")
-        ids = np.array(ids, dtype=np.int64)
+        ids = self._single_events(ids)
         beats = self.positions(ids) / self._rules.steps_per_quarter
         last = first[kind] + (128 if kind == "pitch" else self.max_duration + 1)
         hidden = (ids >= first[kind]) & (ids < last) & (beats >= begin) & (beats < end)
@@ -223,7 +282,7 @@ class NoteDurationTokenizer(NoteTokenizer):
 
     def trimmed(self, ids: Sequence[int] | np.ndarray, beats: float) -> list[int]:
         """The ids of the first beats (quarters) of a piece, without the wait that leads out of them."""
-        ids = np.asarray(ids, dtype=np.int64)
+        ids = self._single_events(ids)
         ids = ids[self.positions(ids) < beats * self._rules.steps_per_quarter]
         return (ids[:-2] if len(ids) > 1 and ids[-2] == self.separator_id else ids).tolist()
 
@@ -288,7 +347,8 @@ class NoteDurationTokenizer(NoteTokenizer):
         waited = wait > 0
         pairs[last[waited] - 1, 1] = (wait - full * self.max_duration)[waited]
         pairs[last] = np.stack([pitch, steps], axis=1)
-        return self._ids_of_pairs(pairs)
+        ids = self._ids_of_pairs(pairs)
+        return with_actions(ids, self.separator_id, self._action_ids) if self.actions else ids
 
     def _quantised(self, notes: Notes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Onset in steps, pitch and duration in steps of the notes that are written, in their order."""
@@ -303,6 +363,7 @@ class NoteDurationTokenizer(NoteTokenizer):
         return onset[~is_double], pitch[~is_double], steps[~is_double]
 
     def _decode_events(self, ids: np.ndarray) -> Notes:
+        ids = self._single_events(ids)
         heads, values = ids[:-1], ids[1:] - self.first_duration_id
         is_pair = (heads < self.first_duration_id) & (values >= 0) & (values <= self.max_duration)
         pitch, steps = heads[is_pair] - self.first_pitch_id, values[is_pair]
@@ -319,6 +380,7 @@ class NoteDurationTokenizer(NoteTokenizer):
 
     def _allowed_events(self, ids: np.ndarray) -> np.ndarray:
         allowed = np.zeros(self.vocab_size, dtype=bool)
+        ids = self._single_events(ids[-2 * _MAX_WAITS :])
         last = int(ids[-1]) if len(ids) else None
         if last is not None and last < self.first_duration_id:  # a note or a separator: its duration
             allowed[self.first_duration_id + 1 : self.first_duration_id + self.max_duration + 1] = True
@@ -330,6 +392,7 @@ class NoteDurationTokenizer(NoteTokenizer):
             allowed[[self.separator_id, self.eos_token_id]] = True
             return allowed
         allowed[self.first_pitch_id : self.first_duration_id] = True
+        allowed[self.first_action_id :] = True
         allowed[self.separator_id] = head is None or self._may_wait_on(ids)
         allowed[self.eos_token_id] = last is None
         return allowed

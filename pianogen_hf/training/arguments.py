@@ -87,6 +87,13 @@ class ModelArguments:
     bpe_vocab_size: int | None = field(
         default=None, metadata={"help": "Fit BPE of this size on the train pieces (RemiTokenizer only)."}
     )
+    action_vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Give the most frequent time steps of the train pieces tokens of their own, up to a vocabulary of "
+            "this size (NoteDurationTokenizer only)."
+        },
+    )
 
 
 @dataclass
@@ -366,6 +373,7 @@ _MINIMA = {
     "num_proc": 1,
     "split_seed": 0,
     "bpe_vocab_size": 1,
+    "action_vocab_size": 1,
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,

@@ -24,6 +24,7 @@ _SHARED = {
     "tokenizer",
     "tokenizer_config",
     "bpe_vocab_size",
+    "action_vocab_size",
     "chunk_length",
     "normalize_key",
     "split_from",

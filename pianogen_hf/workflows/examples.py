@@ -35,13 +35,20 @@ def make_tokenizer(args: ModelArguments, split: Split) -> NotesEncoder:
     if args.model_name_or_path is not None:
         return load_encoder(args.model_name_or_path, args.model_revision, args.trust_remote_code)
     tokenizer = new_tokenizer(args)
-    if args.bpe_vocab_size is not None:
-        if not isinstance(tokenizer, pianogen_hf.RemiTokenizer):
-            raise ArgumentError("bpe_vocab_size needs --tokenizer RemiTokenizer")
+    learning = {
+        "bpe_vocab_size": (pianogen_hf.RemiTokenizer, "train_bpe"),
+        "action_vocab_size": (pianogen_hf.NoteDurationTokenizer, "train_actions"),
+    }
+    for option, (tokenizer_class, method) in learning.items():
+        size = getattr(args, option)
+        if size is None:
+            continue
+        if not isinstance(tokenizer, tokenizer_class):
+            raise ArgumentError(f"{option} needs --tokenizer {tokenizer_class.__name__}")
         try:
-            tokenizer.train_bpe(split.notes("train"), args.bpe_vocab_size)
+            getattr(tokenizer, method)(split.notes("train"), size)
         except ValueError as error:
-            raise ArgumentError(f"bpe_vocab_size: {one_line(error)}") from error
+            raise ArgumentError(f"{option}: {one_line(error)}") from error
     return tokenizer
 
 
