@@ -27,7 +27,7 @@ INDEX = "model.safetensors.index.json"
 _PARTS = re.compile(
     rf"{WEIGHTS}|{re.escape(INDEX)}|(generation_)?config\.json"
     r"|tokenizer_config\.json|tokenizer\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
-    r"|miditok\.json|preprocessor_config\.json|processor_config\.json"
+    r"|miditok\.json|actions\.json|preprocessor_config\.json|processor_config\.json"
     r"|metrics\.json|split\.json|provenance\.(json|safetensors)"
     r"|onnx/[\w.-]+\.(onnx|onnx_data|json|safetensors)"
 )

@@ -42,6 +42,7 @@ _MODEL_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "miditok.json",
+    "actions.json",
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
