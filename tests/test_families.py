@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pianogen_hf.data.families import (
+    _LINE_PLACE,
     MIN_SHARE,
     WINDOW,
     _sorted_columns,
@@ -257,6 +258,20 @@ def test_related_is_symmetric(places):
     a = np.append(np.uint64(1), hashes | np.arange(40, dtype=np.uint64) * np.uint64(4 << 7))
     b = np.append(np.uint64(2), hashes | np.array(places, dtype=np.uint64) * np.uint64(4 << 7))
     assert related(a, b) == related(b, a)
+
+
+@pytest.mark.parametrize(
+    ("shared", "total", "is_found"), [(4, 60, True), (4, 64, False), (3, 40, False), (5, 100, True), (5, 110, False)]
+)
+def test_fewer_places_of_lines_are_enough_where_they_are_a_larger_share(shared, total, is_found):
+    """Beside notes of which nothing is alike, as of a piece that another one sounds with."""
+    places = np.uint64(_LINE_PLACE) + np.arange(total, dtype=np.uint64) * np.uint64(WINDOW)
+    own = np.arange(total, dtype=np.uint64) * np.uint64(4)  # hashes that long pieces keep, too
+    other = np.where(np.arange(total) < shared, own, own + np.uint64(4 * total))
+    one, two = (hashes << np.uint64(28) | places << np.uint64(7) for hashes in (own, other))
+    a, b = np.append(np.uint64(1), one), np.append(np.uint64(2), two)
+    assert (related(a, b) >= MIN_SHARE) is is_found and related(a, b) == related(b, a)
+    assert [pair[:2] for pair in related_pairs([a, b])] == ([(0, 1)] if is_found else [])
 
 
 PHRASES = np.random.default_rng(5).integers(50, 75, (10, 25))

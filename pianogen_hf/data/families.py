@@ -47,6 +47,10 @@ MIN_HAND_KINDS = 5  # in a gram of what is above or below middle C: with 4, hand
 MIN_SHARE = 0.03  # of the smaller piece's grams
 MIN_LINE_SHARE = 0.05  # of the grams of its lines, which hold fewer notes and are more alike
 MIN_PLACES = 5  # windows of the chain that do not overlap
+FEW_LINE_SHARE, FEW_LINE_PLACES = (
+    0.065,
+    4,
+)  # what is enough, too, of lines; in 5.6 million pairs one false one has 0.058
 SHORT_SHARE, SHORT_PLACES = 0.5, 2  # what is enough, too: half of a piece that is too short to have many places
 FULL_NOTES = 1000  # pieces up to this length keep all grams
 KEPT_ONE_IN = 4  # longer ones keep this part
@@ -193,7 +197,8 @@ def related(a: np.ndarray, b: np.ndarray) -> float:
     if share >= MIN_SHARE and num_places >= (SHORT_PLACES if share >= SHORT_SHARE else MIN_PLACES):
         return share
     share, num_places = _share(*lines)
-    return share if share >= MIN_LINE_SHARE and num_places >= MIN_PLACES else 0.0
+    least = MIN_PLACES if share < FEW_LINE_SHARE else FEW_LINE_PLACES
+    return share if share >= MIN_LINE_SHARE and num_places >= least else 0.0
 
 
 _Grams = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -414,7 +419,8 @@ def stored_fingerprints(pieces: Dataset) -> list[np.ndarray]:
 
 def _key(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> str:
     """Names all that the families depend on."""
-    limits = [_CACHE_VERSION, MIN_SHARE, MIN_LINE_SHARE, MIN_PLACES, SHORT_SHARE, SHORT_PLACES]
+    limits = [_CACHE_VERSION, MIN_SHARE, MIN_LINE_SHARE, MIN_PLACES, FEW_LINE_SHARE, FEW_LINE_PLACES]
+    limits += [SHORT_SHARE, SHORT_PLACES]
     lengths = [len(each) for each in fingerprints]
     digest = hashlib.blake2b(json.dumps([limits, known, lengths]).encode(), digest_size=8)
     for each in fingerprints:

@@ -82,16 +82,16 @@ def gap_bits(model: Any, gaps: list[Gap]) -> dict[str, float]:
     """
     totals = dict.fromkeys(("past", "both", "both_and_end"), 0.0)
     for gap in gaps:
-        totals["past"] += _bits(model, gap, sees_future=False, is_told=False)
-        totals["both"] += _bits(model, gap, sees_future=True, is_told=False)
-        totals["both_and_end"] += _bits(model, gap, sees_future=True, is_told=True)
+        totals["past"] += _bits(model, gap, sees_future=False, knows_end=False)
+        totals["both"] += _bits(model, gap, sees_future=True, knows_end=False)
+        totals["both_and_end"] += _bits(model, gap, sees_future=True, knows_end=True)
     notes = int(sum(gap.stop - gap.start for gap in gaps))
     per_note = {name: bits / notes for name, bits in totals.items()}
     return {**per_note, "gain": per_note["past"] - per_note["both"], "notes": notes, "gaps": len(gaps)}
 
 
 @torch.inference_mode()
-def _bits(model: Any, gap: Gap, sees_future: bool, is_told: bool) -> float:
+def _bits(model: Any, gap: Gap, sees_future: bool, knows_end: bool) -> float:
     past, inside, future = gap.rows[: gap.start], gap.rows[gap.start : gap.stop], gap.rows[gap.stop :]
     # The last note of the past predicts the first of the gap: what follows is met before it.
     future = future if sees_future else future[:0]
@@ -105,7 +105,7 @@ def _bits(model: Any, gap: Gap, sees_future: bool, is_told: bool) -> float:
     onset = rows[:, TIME_SHIFT].copy()
     rows[:, TIME_SHIFT] = time_shifts(onset, is_given)
     controls = np.zeros((len(rows), len(CONTROLS)), dtype=np.int64)
-    if is_told:
+    if knows_end:
         left = gap.end_sec - written_onsets(onset, is_given)[begin - 1 :]
         controls[begin - 1 :, GAP_LEFT] = seconds_left_class(torch.from_numpy(left)).numpy()
     is_target = ~is_given & (np.arange(len(rows)) >= begin)

@@ -120,7 +120,7 @@ class RunIndex:
         """
         audits = [self.audit(piece) for piece in pieces]
         frames = np.array([audit.frames for audit in audits])
-        coverage = {str(n): np.array([audit.coverage[n] for audit in audits]) for n in self.lengths}
+        coverage = {str(size): np.array([audit.coverage[size] for audit in audits]) for size in self.lengths}
         top = max(range(len(audits)), key=lambda piece: audits[piece].longest_run, default=None)
         longest = PieceAudit(0, {}) if top is None else audits[top]
         return {
@@ -222,15 +222,15 @@ def compare_with_base_rate(generated: dict[str, Any], heldout: dict[str, Any]) -
     if generated["coverage"].keys() != heldout["coverage"].keys():
         raise ValueError("generated and held-out music were audited at different lengths")
     coverage = {
-        n: {"generated": generated["coverage"][n], "heldout": heldout["coverage"][n], "p": p}
-        for n, p in _relabelling_p(here, there).items()
+        length: {"generated": generated["coverage"][length], "heldout": heldout["coverage"][length], "p": chance}
+        for length, chance in _relabelling_p(here, there).items()
     }
     limit = max(_run_limit(there["longest_run"], len(here["frames"])), float(min(map(int, coverage))))
     runs = {"generated": generated["longest_run"], "heldout": heldout["longest_run"], "limit": limit}
     reasons = [
-        f"{row['generated']:.1%} lie in train runs of {n} {generated['unit']} or more; of held-out music "
+        f"{row['generated']:.1%} lie in train runs of {length} {generated['unit']} or more; of held-out music "
         f"{row['heldout']:.1%} (p = {row['p']:.4f})"
-        for n, row in coverage.items()
+        for length, row in coverage.items()
         if row["p"] <= _FALSE_ALARMS / len(coverage)
     ]
     if generated["longest_run"] > limit:
@@ -242,7 +242,7 @@ def compare_with_base_rate(generated: dict[str, Any], heldout: dict[str, Any]) -
 def _relabelling_p(here: dict[str, Any], there: dict[str, Any]) -> dict[str, float]:
     """For each length, how often a random choice of pieces is covered so much more than the others."""
     frames = np.array(here["frames"] + there["frames"], dtype=np.float64)
-    shares = np.array([here["coverage"][n] + there["coverage"][n] for n in here["coverage"]])
+    shares = np.array([covered + there["coverage"][length] for length, covered in here["coverage"].items()])
     covered, true = shares * frames, np.arange(len(frames)) < len(here["frames"])
     shuffled = np.random.default_rng(0).random((_NUM_SHUFFLES, len(frames))).argsort(axis=1) < true.sum()
     chosen = np.vstack([true, shuffled]).T.astype(np.float64)  # (pieces, labellings)

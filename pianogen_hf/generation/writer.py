@@ -77,7 +77,9 @@ class Writer:
             # Samples whose windows are equally long, as they are unless a piece has ended, are written together.
             sizes = [len(self._window(samples[index])) for index in unfinished]
             together = [index for index, size in zip(unfinished, sizes, strict=True) if size == sizes[0]]
-            for index, steps in zip(together, self._generate([samples[i] for i in together], together), strict=True):
+            for index, steps in zip(
+                together, self._generate([samples[row] for row in together], together), strict=True
+            ):
                 samples[index] = steps
         return samples
 

@@ -89,7 +89,7 @@ def save_piano_roll(
 
 def _printable(text: str, longest: int = 110) -> str:
     """The text on one line, without characters that no font can draw."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
@@ -201,9 +201,9 @@ def draw_stripes(axes: Axes) -> None:
     black = keys[np.isin(keys % 12, _BLACK_KEYS)]
     edges = np.full(len(black), left), np.full(len(black), right), black - 0.5, black + 0.5
     axes.add_collection(_rectangles(*edges, facecolors=_BLACK_KEY_STRIPE, linewidths=0, zorder=0))
-    cs = keys[keys % 12 == 0]
-    axes.hlines(cs - 0.5, left, right, colors="#cfd3da", linewidth=0.8, zorder=0.5)
-    axes.set_yticks(cs, [f"C{c // 12 - 1}" for c in cs])
+    octaves = keys[keys % 12 == 0]
+    axes.hlines(octaves - 0.5, left, right, colors="#cfd3da", linewidth=0.8, zorder=0.5)
+    axes.set_yticks(octaves, [f"C{key // 12 - 1}" for key in octaves])
     axes.tick_params(length=0, labelsize=8, labelcolor=_FAINT_INK, pad=4)
     axes.set_facecolor(_PAPER)
     for side in ("left", "right", "top", "bottom"):

@@ -161,7 +161,7 @@ def _median_label(median: float | None, kind: str) -> str:
 def _draw_name(figure: Figure, name: str, each: Mapping[str, Any], top: float) -> None:
     """What the row is, at its left; `top` in inches from below."""
     height = figure.get_size_inches()[1]
-    printable = "".join(c if c.isprintable() else " " for c in name)
+    printable = "".join(letter if letter.isprintable() else " " for letter in name)
     short = printable if len(printable) <= _NAME_LENGTH else printable[: _NAME_LENGTH - 1] + "…"
     figure.text(
         0.2 / _WIDTH, top / height, short, fontsize=11, fontweight="bold", color=_INK, va="top", parse_math=False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def _words_until(encoder: NotesEncoder, notes: Notes, ticks: np.ndarray) -> list
         half_step = 0.5 / encoder.sampling_rate + 1e-6  # onsets were rounded
         onset = notes.sec_to_tick(np.cumsum(rows[:, TIME_SHIFT], dtype=np.float64) + half_step)
         places = np.searchsorted(onset, ticks)
-        return [[_row(row) for row in rows[a:b]] for a, b in zip(places, places[1:], strict=False)]
+        return [[_row(row) for row in rows[start:end]] for start, end in pairwise(places)]
     assert isinstance(encoder, NoteTokenizer)
     heard = notes if "pedal" in encoder.lost_fields else notes.with_sustain()
     try:
@@ -123,7 +124,7 @@ def _words_until(encoder: NotesEncoder, notes: Notes, ticks: np.ndarray) -> list
     shared[0] = 0 if ticks[0] == 0 else shared[0]  # the beginning of a piece is shown with its first bar
     shared[-1] = len(whole) if ticks[-1] >= heard.end_tick else shared[-1]
     names = encoder.convert_ids_to_tokens(list(whole))
-    return [names[a:b] for a, b in zip(shared, shared[1:], strict=False)]
+    return [names[start:end] for start, end in pairwise(shared)]
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -120,7 +120,9 @@ def _read_score(score: Element) -> Notes:
     ticks_per_quarter = _ticks_per_quarter(divisions // grid)
 
     def in_ticks(timed: list, dtype: np.dtype, columns: int) -> np.ndarray:
-        scaled = [tuple(t * ticks_per_quarter // divisions for t in r[:columns]) + r[columns:] for r in timed]
+        scaled = [
+            tuple(time * ticks_per_quarter // divisions for time in row[:columns]) + row[columns:] for row in timed
+        ]
         return np.array(scaled, dtype=dtype)
 
     names = {part.get("id"): " ".join((part.findtext("part-name") or "").split()) for part in score.iter("score-part")}
