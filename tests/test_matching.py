@@ -28,8 +28,9 @@ def build(name):
     return make
 
 
-@pytest.mark.parametrize("target", [1_000_000, 20_000_000])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "target"), [*((name, 1_000_000) for name in RECIPES), ("gpt2", 20_000_000), ("llama", 20_000_000)]
+)
 def test_a_model_has_as_many_parameters_as_wanted_and_keeps_its_depth(name, target):
     settings = match_parameters(build(name), RECIPES[name], target)
     model = meta_model(build(name), settings)

@@ -139,6 +139,7 @@ def test_a_resumed_mixture_equals_an_unbroken_one(weighted, tmp_path):
     assert weights_equal(tmp_path / "straight", halted)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws_and_resume_bit_by_bit(weighted, run_two, tmp_path):
     sizes = json.dumps({**SIZES, "hidden_dropout": 0, "attention_dropout": 0})
     shared = {"save_steps": 1, "optim": "sgd", "learning_rate": 0.3, "lr_scheduler_type": "constant"}

@@ -197,8 +197,10 @@ def cached_logits(model, ids, mask, cache, chunks):
 
 @EVERY
 @SHAPES
-@pytest.mark.parametrize("cache_class", [DynamicCache, StaticCache])
-@pytest.mark.parametrize("chunks", [[1] * 12, [5] + [1] * 7, [1, 4, 2, 5], [3, 9]])
+@pytest.mark.parametrize(
+    ("cache_class", "chunks"),
+    [(DynamicCache, [1] * 12), (DynamicCache, [1, 4, 2, 5]), (StaticCache, [5] + [1] * 7), (StaticCache, [3, 9])],
+)
 def test_cached_equals_uncached(implementation, max_relative_distance, attention_window, cache_class, chunks):
     model = make_model(implementation, max_relative_distance=max_relative_distance, attention_window=attention_window)
     ids = make_ids(2, 12)

@@ -223,6 +223,7 @@ def test_a_certain_checkpoint_can_not_be_named_where_there_are_stages(staged, tm
     assert "--resume_from_checkpoint true" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_train_stages_and_resume_them(staged, run_two, tmp_path):
     straight = tmp_path / "straight"
     codes, said = run_two([*staged, f"--output_dir={straight}"])
