@@ -9,7 +9,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-settings.register_profile("suite", deadline=None)
+# Forty examples a run: each run draws others, and what once failed is kept and tried first.
+settings.register_profile("suite", deadline=None, max_examples=40)
 settings.load_profile("suite")
 
 

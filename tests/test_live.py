@@ -646,6 +646,7 @@ def test_what_is_no_message_is_refused(wrong):
         checked_message(wrong)
 
 
+@pytest.mark.slow
 def test_a_session_of_15_minutes_grows_neither_slower_nor_forgetful():
     """Reading costs the same in the end as in the beginning: windows are moved on, not grown."""
     room = Room(answer_sec=4.0, cost_sec=0.001)
