@@ -26,7 +26,7 @@ WORK = {
     "compare": ["compare.comparison.compare"],
     "audit": ["audit.audit"],
     "export": ["export.export"],
-    "convert": ["convert_mmt.convert_mmt"],
+    "convert": ["convert_mmt.convert_mmt", "convert_skytnt.convert_skytnt"],
     "space": ["loading.load_model"],
     "play": ["play.play", "midi_ports.port_names"],
     "roundtrip": ["roundtrip.print_round_trips"],

@@ -85,7 +85,7 @@ def _is_not_here(words: list[str], home: Path) -> bool:
     """A command that listens until it is stopped, or a model that is to come from elsewhere."""
     models = [word for word in words if word.startswith(("runs/", "exp/"))]
     return words[0] in ("play", "show", "convert") or (
-        "generate" in words and any(not (home / each).exists() for each in models)
+        ("generate" in words or "export" in words) and any(not (home / each).exists() for each in models)
     )
 
 
