@@ -31,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("system", choices=SYSTEMS, metavar="SYSTEM", help="one of: " + ", ".join(SYSTEMS))
     parser.add_argument("source", metavar="IN", help="the checkpoint, a file or a folder")
     parser.add_argument("output", metavar="OUT", help="folder for the model")
+    parser.add_argument("--lora", metavar="FOLDER", help="an adapter of a midi-model, to be merged into its weights")
     return parser
 
 
@@ -44,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     if (output / "config.json").exists():
         raise UsageError(f"there is a model in {output}: give another folder")
     check_writable(output, "OUT")
+    if args.lora and args.system != "skytnt":
+        raise UsageError(f"--lora is for skytnt: {args.system} has no adapters")
+    lora = {"lora": Path(args.lora).expanduser()} if args.lora else {}
     name = f"convert_{args.system}"
-    getattr(import_module(f"pianogen_hf.workflows.{name}"), name)(source, output)
+    getattr(import_module(f"pianogen_hf.workflows.{name}"), name)(source, output, **lora)
     return 0

@@ -106,6 +106,7 @@ class MidiEventForCausalLM(CarriesCode, GeneratesEvents, PreTrainedModel, Genera
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
+        inputs_embeds: None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
@@ -119,6 +120,7 @@ class MidiEventForCausalLM(CarriesCode, GeneratesEvents, PreTrainedModel, Genera
             position_ids: Index of each row, shape `(batch, length)`; by default they count the events, from the cache
                 on.
             past_key_values: Cache of the rows before.
+            inputs_embeds: None, as which peft and others hand it on: the ids of a row are needed one by one.
             labels: Ids to predict, unshifted, shape `(batch, length, ids_per_row)`; -100 and padding are not predicted.
             use_cache: Whether to return a cache.
             num_items_in_batch: Divides the summed loss (gradient accumulation); by default the predicted ids do.
@@ -132,6 +134,8 @@ class MidiEventForCausalLM(CarriesCode, GeneratesEvents, PreTrainedModel, Genera
         """
         if input_ids is None or input_ids.dim() != 3 or input_ids.shape[-1] != self.config.ids_per_row:
             raise ValueError(f"input_ids must be rows of {self.config.ids_per_row} ids: (batch, length, ids).")
+        if inputs_embeds is not None:
+            raise ValueError("give rows of ids, input_ids, in the place of inputs_embeds.")
         outputs = self.encode(input_ids, attention_mask, position_ids, past_key_values, use_cache, **kwargs)
         assert outputs.last_hidden_state is not None
         logits = self.row_logits(outputs.last_hidden_state[:, :-1], input_ids[:, 1:])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pianogen_hf.errors import ArgumentError
+from pianogen_hf.errors import ArgumentError, one_line
 from pianogen_hf.models.configuration_midi_event import MidiEventConfig
 from pianogen_hf.models.modeling_midi_event import MidiEventForCausalLM
 from pianogen_hf.records import read_map
@@ -15,10 +15,11 @@ from pianogen_hf.tokenizers.tokenization_midi_event import MidiEventTokenizer
 from pianogen_hf.workflows.foreign_weights import load_weights
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_ADAPTER = "default"  # its name, while it is apart
 _RECOMPUTED = "rotary_emb.inv_freq"  # what old checkpoints store besides
 
 
-def convert_skytnt(source: Path, output: Path) -> None:
+def convert_skytnt(source: Path, output: Path, lora: Path | None = None) -> None:
     """Write model and tokenizer; no code of the checkpoint is run and no weight is renamed.
 
     The tokenizer writes rows as the original does (`legacy`), which the checkpoint was trained on.
@@ -27,9 +28,10 @@ def convert_skytnt(source: Path, output: Path) -> None:
         source: folder with config.json and weights: model.safetensors, or another file of weights, which is told by its
             path where there are several; a checkpoint of Lightning (.ckpt) will do.
         output: folder for the model.
+        lora: folder of an adapter of it, as peft or the original's train.py writes it, to be merged into the weights.
 
     Raises:
-        ArgumentError: if what lies there is no such checkpoint.
+        ArgumentError: if what lies there is no such checkpoint, or no adapter of it.
     """
     path = _weights_file(source)
     source = path.parent
@@ -48,9 +50,12 @@ def convert_skytnt(source: Path, output: Path) -> None:
     model = MidiEventForCausalLM(model_config)
     model.to(dtype=dtype)  # type: ignore[call-arg]
     _fill(model, weights, path)
+    if lora is not None:
+        model = _merged(model, lora).to(dtype=dtype)  # type: ignore[call-arg]
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     size = f"{model.num_parameters():,} parameters, {str(dtype).removeprefix('torch.')}"
+    size += "" if lora is None else f", with the adapter {lora}"
     print(f"{output}: midi-model {tokenizer.version}{' with optimise_midi' * tokenizer.optimise_midi}, {size}")
 
 
@@ -95,3 +100,28 @@ def _fill(model: MidiEventForCausalLM, weights: dict[str, torch.Tensor], path: P
     if missing or unexpected:
         what = f"lack {min(missing)}" if missing else f"hold {min(unexpected)}, which no midi-model has"
         raise ArgumentError(f"the weights in {path} {what}")
+
+
+def _merged(model: MidiEventForCausalLM, folder: Path) -> MidiEventForCausalLM:
+    """The model with an adapter's products added to its weights, in float32."""
+    try:
+        from peft import LoraModel, PeftConfig, set_peft_model_state_dict
+    except ImportError as error:
+        raise ArgumentError('adapters need a package that is not installed: pip install "pianogen_hf[lora]"') from error
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        adapted = LoraModel(model.float(), config, _ADAPTER)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ArgumentError(f"{folder} holds no adapter of a midi-model: {one_line(error)}") from error
+    found = load_weights(folder / "adapter_model.safetensors")
+    # peft names weights within its own wrapper, the original's train.py within the model.
+    weights = {name.removeprefix("base_model.model."): value for name, value in found.items()}
+    wanted = {name.replace(f".{_ADAPTER}.", ".") for name, _ in model.named_parameters() if ".lora_" in name}
+    if wanted != weights.keys():
+        differing = min(wanted ^ weights.keys())
+        raise ArgumentError(f"the adapter in {folder} does not fit its adapter_config.json, see {differing}")
+    try:
+        set_peft_model_state_dict(model, weights, _ADAPTER)
+    except RuntimeError as error:
+        raise ArgumentError(f"the adapter in {folder} does not fit the sizes of the model") from error
+    return adapted.merge_and_unload()
