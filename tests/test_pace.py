@@ -21,11 +21,15 @@ def options(tmp_path: Path, *more: str) -> list[str]:
             "--sample_steps", "100000", "--disable_tqdm", "true", *more]  # fmt: skip
 
 
-def test_minutes_become_steps_and_the_card_names_the_steps(tmp_path, capsys):
+def test_minutes_become_steps_and_the_card_names_the_steps(tmp_path, capsys, monkeypatch):
     pytest.importorskip("music21")
+    monkeypatch.setattr("pianogen_hf.training.callbacks._WARM_UP", 0)
+    monkeypatch.setattr("pianogen_hf.training.callbacks._TIMED", 1)
     assert main(options(tmp_path, "--minutes", "0.02")) == 0
-    said = next(line for line in capsys.readouterr().out.splitlines() if "minutes are" in line)
+    out = capsys.readouterr().out
+    said = next(line for line in out.splitlines() if "minutes are" in line)
     steps = int(said.split(" minutes are ")[1].split(" steps")[0].replace(",", ""))
+    assert "to go" not in out  # neither of the million steps of the run that was timed, nor of these few
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["steps"] == steps >= 1
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")

@@ -32,6 +32,7 @@ from pianogen_hf.rendering.piano_roll import save_piano_roll
 from pianogen_hf.tokenizers.midi import write_midi
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.training.arguments import DataArguments, ModelArguments, PianoTrainingArguments, without_token
+from pianogen_hf.training.budget import PaceCallback
 from pianogen_hf.training.callbacks import DurationCallback, InterruptCallback, SampleCallback
 from pianogen_hf.training.mixing import MixtureSampler
 from pianogen_hf.training.run_record import RunRecord, read_run_record, run_record
@@ -158,7 +159,8 @@ def _train(run: _Run, lock: FolderLock | None, callbacks: Sequence[TrainerCallba
     if lock is not None:
         _write_folder(run, data, lock)
     trainer, interrupt = _make_trainer(run, data, model, mixture, way, publish)
-    for callback in callbacks:
+    is_timed = any(isinstance(each, PaceCallback) for each in callbacks)
+    for callback in [*([] if is_timed else _callbacks(run.args, data)), *callbacks]:
         trainer.add_callback(callback)
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=run.resume)
@@ -322,13 +324,14 @@ def _make_trainer(
         train_dataset=data.chunks["train"],
         eval_dataset=data.chunks["validation"],
         processing_class=data.tokenizer,
-        callbacks=[interrupt, *_callbacks(run.args, data)],
+        callbacks=[interrupt],
         data_collator=collator,
     )
     return trainer, interrupt
 
 
 def _callbacks(args: PianoTrainingArguments, data: _Data) -> list[TrainerCallback]:
+    """Those of a run that is not only there to be timed."""
     callbacks: list[TrainerCallback] = [DurationCallback()]
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
