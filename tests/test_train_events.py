@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 
 import pianogen_hf as pg
 from pianogen_hf.commands.train import main as train
+from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.evaluation.likelihood import piece_likelihood
 from pianogen_hf.training.collator import EventCollator
 from pianogen_hf.workflows.convert_skytnt import convert_skytnt
 from pianogen_hf.workflows.loading import load_model
+from pianogen_hf.workflows.split import Places, split_of_model
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -30,15 +32,26 @@ def two_instruments(seed):
     return pg.Notes(notes.table, notes.ticks_per_quarter, track_names=("piano", "violin"))
 
 
+def with_drums(seed):
+    """The same, and a bass drum on every beat."""
+    table = two_instruments(seed).table
+    beats = np.zeros(8, dtype=table.dtype)
+    beats["onset_tick"], beats["duration_tick"], beats["pitch"] = np.arange(8) * 480, 120, 36
+    beats["velocity"], beats["is_drum"], beats["channel"], beats["track"] = 90, True, 9, 2
+    table = np.sort(np.concatenate([table, beats]), order=["onset_tick", "pitch"])
+    return pg.Notes(table, 480, track_names=("piano", "violin", "drums"))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A model folder after four steps."""
-    folder, output = tmp_path_factory.mktemp("midi"), tmp_path_factory.mktemp("run")
+    root = tmp_path_factory.mktemp("run")
+    folder, output = root / "midi", root / "model"
     for number in range(6):
-        pg.write_midi(two_instruments(number), folder / f"{number}.mid")
+        pg.write_midi(with_drums(number), folder / f"{number}.mid")
     values = {
         "source": f"folder={folder}",
-        "programs": "all",
+        "programs": "all+drums",
         "cache_dir": tmp_path_factory.mktemp("cache"),
         "output_dir": output,
         "model_type": "midi_event",
@@ -61,10 +74,40 @@ def test_a_trained_model_is_measured_field_by_field(trained):
     model, tokenizer = load_model(trained)
     assert isinstance(model, pg.MidiEventForCausalLM) and tokenizer.optimise_midi
     assert metrics["validation"]["bits_per_note"] > 0
+    split = json.loads((trained / "split.json").read_text())
+    assert split["parameters"]["programs"] == "all+drums" and sum(split["notes"].values()) == 6 * (40 + 8)
     pieces = [(str(number), two_instruments(number)) for number in range(2)]
     found = piece_likelihood(model, tokenizer, pieces, window=33, stride=16)
     assert found.bits.shape == (2,) and (found.bits > 0).all()
     assert set(found.by_kind) <= {*tokenizer.layout.sizes, "event", "end"}
+
+
+def test_pieces_are_read_again_with_their_drums_and_drums_are_not_transposed(trained, tmp_path):
+    split = split_of_model(trained, Places([f"folder={trained.parent / 'midi'}"], cache_dir=str(tmp_path)))
+    for side in ("train", "validation"):
+        for notes in split.notes(side):
+            assert sorted(set(notes["program"].tolist())) == [0, 40]
+            versions = list(Augmentation(transpose=(-2, 3)).all(notes))
+            assert len(versions) == 6
+            for version in versions:
+                assert version["pitch"][version["is_drum"]].tolist() == [36] * 8
+    _, tokenizer = load_model(trained)
+    rows = tokenizer.encode_piece(with_drums(1))
+    again = tokenizer.decode_notes(rows)
+    assert again["is_drum"].sum() == 8 and set(again["program"][~again["is_drum"]].tolist()) == {0, 40}
+
+
+def test_an_encoding_without_drums_says_so(tmp_path, capsys):
+    for number in range(4):
+        pg.write_midi(with_drums(number), tmp_path / "midi" / f"{number}.mid")
+    options = [f"--source=folder={tmp_path / 'midi'}", f"--output_dir={tmp_path / 'run'}", "--report_to=none"]
+    options += [f"--cache_dir={tmp_path / 'cache'}", "--tokenizer=MultitrackMusicTokenizer", "--bf16=false"]
+    assert train([*options, "--programs=all+drums", "--model_type=multitrack_music"]) == 2
+    captured = capsys.readouterr()
+    assert "MultitrackMusicTokenizer has no place for drums: say --programs all" in captured.err
+    assert captured.err.count("error") == 1 and not (tmp_path / "run").exists()
+    assert train([*options, "--programs=drums"]) == 2
+    assert "programs must be piano, all or all+drums" in capsys.readouterr().err
 
 
 @torch.no_grad()

@@ -83,9 +83,10 @@ class Augmentation:
 
     def _transpositions(self, notes: Notes, pitch_range: tuple[int, int]) -> list[int]:
         """Those that keep every note in range, and 0, even for a piece that leaves the range itself."""
-        if len(notes) == 0:
+        pitch = notes["pitch"][~notes["is_drum"]]
+        if len(pitch) == 0:
             return [0]
-        lowest, highest = pitch_range[0] - int(notes["pitch"].min()), pitch_range[1] - int(notes["pitch"].max())
+        lowest, highest = pitch_range[0] - int(pitch.min()), pitch_range[1] - int(pitch.max())
         low, high = self.transpose
         return [each for each in range(low, high + 1) if each == 0 or lowest <= each <= highest]
 

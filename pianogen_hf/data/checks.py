@@ -17,9 +17,8 @@ from datasets import Dataset
 from datasets.utils import tqdm  # silent where the bars of datasets are
 
 from pianogen_hf.data.families import fingerprint, related_pairs
-from pianogen_hf.data.pieces import content_hash
+from pianogen_hf.data.pieces import content_hash, stored_notes
 from pianogen_hf.data.sides import SIDES
-from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_remi import RemiTokenizer
@@ -97,7 +96,7 @@ def fingerprints_of(pieces: Dataset) -> list[np.ndarray]:
 
 
 def _notes(pieces: Dataset, row: int) -> Notes:
-    return read_midi(pieces[row]["midi"], None)
+    return stored_notes(pieces[row]["midi"])
 
 
 def changed_music(pieces: Dataset, sides: Sequence[str]) -> list[Finding]:

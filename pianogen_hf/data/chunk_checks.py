@@ -12,7 +12,7 @@ from datasets.utils import tqdm  # silent where the bars of datasets are
 
 from pianogen_hf.data.checks import Finding, pairs_across
 from pianogen_hf.data.families import fingerprint
-from pianogen_hf.tokenizers.midi import read_midi
+from pianogen_hf.data.pieces import stored_notes
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
@@ -35,7 +35,7 @@ def evaluation_faults(chunks: Dataset, pieces: Dataset, tokenizer: NotesEncoder,
     ]
     for row in tqdm(range(len(pieces)), desc=f"Checking {side}", unit="piece"):
         piece = pieces[row]
-        steps = tokenizer.piece_steps(read_midi(piece["midi"], None))
+        steps = tokenizer.piece_steps(stored_notes(piece["midi"]))
         fault = _coverage_fault(steps, [chunks[each] for each in rows.get(piece["piece_id"], [])], tokenizer.input_name)
         if fault:
             findings.append(Finding("evaluation", fault, (piece["piece_id"],), (side,)))

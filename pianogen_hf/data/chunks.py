@@ -14,9 +14,9 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.caching import cached_map, fingerprint_of
+from pianogen_hf.data.pieces import stored_notes
 from pianogen_hf.data.sides import SIDES
 from pianogen_hf.errors import DataError
-from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
@@ -139,7 +139,7 @@ def notes_of(pieces: Dataset, sides: list[str], side: str) -> Iterator[Notes]:
     """The music of one split, piece by piece: what fitting a tokenizer or a baseline may see."""
     for index, each in enumerate(sides):
         if each == side:
-            yield read_midi(pieces[index]["midi"], programs=None)
+            yield stored_notes(pieces[index]["midi"])
 
 
 def tokenizer_key(tokenizer: NotesEncoder) -> list[Any]:
@@ -176,7 +176,7 @@ class _TokenizeBatch:
 
     def _encoded(self, batch: dict[str, list[Any]]) -> Iterator[tuple[str, np.ndarray]]:
         for piece_id, midi in zip(batch["piece_id"], batch["midi"], strict=True):
-            notes = read_midi(midi, programs=None)
+            notes = stored_notes(midi)
             for version in self.augmentation.all(notes, self.tokenizer.pitch_range, self.seed):
                 yield piece_id, encode(self.tokenizer, piece_id, version)
 

@@ -19,8 +19,9 @@ import numpy as np
 from datasets import Dataset
 
 from pianogen_hf.data.caching import cached_map, fingerprint_of
+from pianogen_hf.data.pieces import stored_notes
 from pianogen_hf.models.key_finding import key_of
-from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, read_midi
+from pianogen_hf.tokenizers.midi import notes_to_midi_bytes
 from pianogen_hf.tokenizers.notes import Notes
 
 _TONICS = {"major": 0, "minor": 9}  # C and A
@@ -31,21 +32,23 @@ def to_c_major(notes: Notes) -> Notes:
     """The piece in C major or A minor.
 
     It moves by -5 to +6 semitones; by an octave more or less where a note would leave 0..127, and not at all where it
-    would both ways. A piece without notes stays as it is.
+    would both ways. A piece without notes stays as it is, and drums in any.
     """
-    if len(notes) == 0:
+    pitch = notes["pitch"][~notes["is_drum"]]
+    if len(pitch) == 0:
         return notes
     tonic, mode = find_key(notes)
     semitones = (_TONICS[mode] - tonic + 5) % 12 - 5
     for each in (semitones, semitones - 12 if semitones > 0 else semitones + 12):
-        if int(notes["pitch"].min()) + each >= 0 and int(notes["pitch"].max()) + each <= 127:
+        if int(pitch.min()) + each >= 0 and int(pitch.max()) + each <= 127:
             return notes.transposed(each)
     return notes
 
 
 def find_key(notes: Notes) -> tuple[int, str]:
-    """The key of at least one note: pitch class of its tonic, 0 (C) to 11, and "major" or "minor"."""
-    tonic, is_minor = key_of(notes["pitch"], np.maximum(notes["duration_tick"], 1))
+    """The key of at least one note that is no drum: pitch class of its tonic, 0 (C) to 11, and "major" or "minor"."""
+    pitched = notes.where(~notes["is_drum"])
+    tonic, is_minor = key_of(pitched["pitch"], np.maximum(pitched["duration_tick"], 1))
     return tonic, "minor" if is_minor else "major"
 
 
@@ -68,4 +71,4 @@ def normalized_keys(pieces: Dataset, cache_dir: str | os.PathLike, num_proc: int
 
 
 def _normalized(row: dict[str, Any]) -> dict[str, bytes]:
-    return {"midi": notes_to_midi_bytes(to_c_major(read_midi(row["midi"], programs=None)))}
+    return {"midi": notes_to_midi_bytes(to_c_major(stored_notes(row["midi"])))}

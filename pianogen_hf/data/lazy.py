@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Value
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.caching import cached_map, fingerprint_of
 from pianogen_hf.data.chunks import chunk_size, encode, tokenizer_key
-from pianogen_hf.tokenizers.midi import read_midi
+from pianogen_hf.data.pieces import stored_notes
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
@@ -132,4 +132,4 @@ class _NumIds:
 
 
 def _notes(row: dict[str, Any]) -> Notes:
-    return read_midi(row["midi"], programs=None)
+    return stored_notes(row["midi"])

@@ -51,6 +51,7 @@ def load_pieces(
     cache_dir: str | os.PathLike,
     programs: tuple[int, ...] | None = tuple(PIANO_PROGRAMS),
     num_proc: int | None = None,
+    drums: bool = False,
 ) -> Dataset:
     """Read all files into a dataset of `PIECE_FEATURES`, in their order, cached on disk.
 
@@ -61,8 +62,9 @@ def load_pieces(
     Args:
         files: what `list_sources` gave.
         cache_dir: where the cache lives; a second call with the same files returns at once.
-        programs: General MIDI programs to keep from multitrack files; None for all (drums never).
+        programs: General MIDI programs to keep from multitrack files; None for all.
         num_proc: processes to read with.
+        drums: whether to keep drums, too.
     """
     tables = {file.path for file in files if file.row >= 0}  # an archive's Arrow file, a split of a built data set
     stamps = {path: _stamp(path if os.path.isfile(path) else os.path.join(path, "state.json")) for path in tables}
@@ -70,6 +72,7 @@ def load_pieces(
         "version": _CACHE_VERSION,
         "fingerprint": _FINGERPRINT_SETTINGS,
         "programs": programs,
+        **({"drums": True} if drums else {}),
         "files": [[*vars(file).values(), *(stamps.get(file.path) or _stamp(file.path))] for file in files],
     }
     rows = [{**vars(file), "path": os.fsencode(file.path)} for file in files]  # a path need not be UTF-8
@@ -79,7 +82,7 @@ def load_pieces(
         _read_row,
         Path(cache_dir) / f"pieces-{fingerprint_of(key)}",
         features=PIECE_FEATURES,
-        fn_kwargs={"programs": programs, "built": built},
+        fn_kwargs={"chosen": {"programs": programs, "drums": drums}, "built": built},
         remove_columns=["path", "row"],
         num_proc=num_proc,
         writer_batch_size=100,
@@ -104,7 +107,12 @@ def _stamp(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _read_row(row: dict[str, Any], programs: tuple[int, ...] | None, built: dict[str, Dataset]) -> dict[str, Any]:
+def stored_notes(midi: bytes) -> Notes:
+    """The music of a row of `PIECE_FEATURES`, in which there is nothing that was not asked for."""
+    return read_midi(midi, programs=None, drums=True)
+
+
+def _read_row(row: dict[str, Any], chosen: dict[str, Any], built: dict[str, Dataset]) -> dict[str, Any]:
     path = os.fsdecode(row["path"])
     columns: dict[str, Any] = {
         "midi": b"",
@@ -117,11 +125,11 @@ def _read_row(row: dict[str, Any], programs: tuple[int, ...] | None, built: dict
         "error": "",
     }
     try:
-        notes = _read_notes(path, programs) if row["row"] < 0 else _notes_in(built[path][row["row"]], programs)
+        notes = _read_notes(path, chosen) if row["row"] < 0 else _notes_in(built[path][row["row"]], chosen)
         columns["excluded_notes"] = notes.excluded_notes
         columns["remarks"] = json.dumps(_remarks(notes))
         if len(notes) == 0:
-            raise DataError(_why_empty(notes, programs))
+            raise DataError(_why_empty(notes, chosen["programs"]))
         columns |= {"midi": notes_to_midi_bytes(notes), "num_notes": len(notes), "seconds": notes.end_sec}
         columns |= {"content": content_hash(notes), "fingerprint": fingerprint(notes)}
     except (MidiError, DataError) as error:
@@ -135,15 +143,15 @@ def _remarks(notes: Notes) -> dict[str, int]:
     return notes.remarks | ({f"waits of over {MAX_WAIT_SEC} s, which are shortened": num_waits} if num_waits else {})
 
 
-def _notes_in(row: dict[str, Any], programs: tuple[int, ...] | None) -> Notes:
+def _notes_in(row: dict[str, Any], chosen: dict[str, Any]) -> Notes:
     if row.get("error"):
         raise DataError(row["error"])
-    return read_midi(row["midi"] or b"", programs)
+    return read_midi(row["midi"] or b"", **chosen)
 
 
-def _read_notes(path: str, programs: tuple[int, ...] | None) -> Notes:
+def _read_notes(path: str, chosen: dict[str, Any]) -> Notes:
     is_bach = path.endswith((".mxl", ".xml"))  # no other source is of MusicXML
-    return read_bach(path) if is_bach else read_midi(path, programs)
+    return read_bach(path) if is_bach else read_midi(path, **chosen)
 
 
 def _why_empty(notes: Notes, programs: tuple[int, ...] | None) -> str:

@@ -335,13 +335,13 @@ class Notes:
         return replace(self, table=take_rows(self.table, mask))
 
     def transposed(self, semitones: int) -> Notes:
-        """All notes moved by semitones.
+        """All notes moved by semitones, but drums, whose pitches are instruments.
 
         Raises:
             ValueError: if a pitch would leave 0..127.
         """
         table = copy_rows(self.table)
-        table["pitch"] += min(max(semitones, -128), 128)
+        table["pitch"] += np.where(table["is_drum"], 0, min(max(semitones, -128), 128)).astype(table["pitch"].dtype)
         return replace(self, table=table)
 
     def with_sustain(self) -> Notes:

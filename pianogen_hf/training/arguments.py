@@ -37,6 +37,7 @@ __all__ = [
 MUON = "muon"
 PIECE, CONTIGUOUS, SEQUENCE = "piece", "contiguous", "sequence"  # see `batching`
 BATCHINGS = (PIECE, CONTIGUOUS, SEQUENCE)
+WITH_DRUMS = "all+drums"  # of `programs`
 
 
 class JsonMap(dict[str, Any]):
@@ -126,7 +127,11 @@ class DataArguments:
     data_path: str | None = field(default=None, metadata={"help": "PATH of the source, where there is only one."})
     max_pieces: int | None = field(default=None, metadata={"help": "Use only this many pieces of each split."})
     programs: str = field(
-        default="piano", metadata={"help": "Instruments to keep from multitrack files: piano (programs 0-7) or all."}
+        default="piano",
+        metadata={
+            "help": "Instruments to keep from multitrack files: piano (programs 0-7), all, or all+drums, for "
+            "MidiEventTokenizer. What is left out is counted."
+        },
     )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of the pieces without an official split, as near as families allow."}
@@ -445,8 +450,8 @@ def _check(model: ModelArguments, data: DataArguments, training: PianoTrainingAr
     _check_ranges(data)
     _check_weights(data)
     _check_kinds(data)
-    if data.programs not in ("piano", "all"):
-        raise ArgumentError(f"programs must be piano or all, got {data.programs!r}")
+    if data.programs not in ("piano", "all", WITH_DRUMS):
+        raise ArgumentError(f"programs must be piano, all or {WITH_DRUMS}, got {data.programs!r}")
     values = {**vars(model), **vars(data), **vars(training)}
     for name, minimum in _MINIMA.items():
         if values[name] is not None and values[name] < minimum:

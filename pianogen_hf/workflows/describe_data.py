@@ -10,7 +10,7 @@ from datasets import Dataset, Features, List, Value
 
 from pianogen_hf.data.built import read_pieces
 from pianogen_hf.data.caching import cached_map, fingerprint_of
-from pianogen_hf.data.pieces import load_pieces, reading_report, usable_pieces
+from pianogen_hf.data.pieces import load_pieces, reading_report, stored_notes, usable_pieces
 from pianogen_hf.data.sources.listing import list_sources
 from pianogen_hf.errors import DataError, FileError
 from pianogen_hf.evaluation.corpus_statistics import (
@@ -21,9 +21,8 @@ from pianogen_hf.evaluation.corpus_statistics import (
 )
 from pianogen_hf.records import read_json, write_json
 from pianogen_hf.rendering.statistics_plot import save_statistics_plot
-from pianogen_hf.tokenizers.midi import read_midi
 from pianogen_hf.training.arguments import DataArguments
-from pianogen_hf.workflows.split import pin_sources, programs_of
+from pianogen_hf.workflows.split import instruments_of, pin_sources
 
 _HISTOGRAM_FEATURES = Features({"pitch": List(Value("int64")), "duration_sec": List(Value("int64"))})
 _STATISTICS_VERSION = 1  # raised when what is cached changes
@@ -62,7 +61,9 @@ def describe_data(
 def _source_pieces(args: DataArguments) -> tuple[Dataset, dict[str, str]]:
     pin_sources(args)
     files = list_sources(args.source, args.data_path, args.cache_dir)
-    read = load_pieces(files, Path(args.cache_dir).expanduser(), programs_of(args.programs), args.num_proc)
+    read = load_pieces(
+        files, Path(args.cache_dir).expanduser(), num_proc=args.num_proc, **instruments_of(args.programs)
+    )
     return usable_pieces(read), reading_report(read)["unusable"]
 
 
@@ -103,5 +104,5 @@ def _statistics(pieces: Dataset, unusable: dict[str, str], args: DataArguments) 
 
 
 def _histograms(row: dict[str, Any]) -> dict[str, Any]:
-    pitch, duration_sec = piece_histograms(read_midi(row["midi"], None))
+    pitch, duration_sec = piece_histograms(stored_notes(row["midi"]))
     return {"pitch": pitch, "duration_sec": duration_sec}

@@ -19,7 +19,7 @@ from pianogen_hf.errors import ArgumentError, one_line
 from pianogen_hf.models.note_controls import KINDS
 from pianogen_hf.registration import exported
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.training.arguments import PIECE, SEQUENCE, DataArguments, ModelArguments
+from pianogen_hf.training.arguments import PIECE, SEQUENCE, WITH_DRUMS, DataArguments, ModelArguments
 from pianogen_hf.workflows.loading import load_encoder
 from pianogen_hf.workflows.split import Split
 
@@ -32,9 +32,12 @@ def make_tokenizer(args: ModelArguments, split: Split) -> NotesEncoder:
     Raises:
         ArgumentError: if there is no such tokenizer, or its settings don't fit.
     """
-    if args.model_name_or_path is not None:
-        return load_encoder(args.model_name_or_path, args.model_revision, args.trust_remote_code)
-    tokenizer = new_tokenizer(args)
+    name = args.model_name_or_path
+    tokenizer = load_encoder(name, args.model_revision, args.trust_remote_code) if name else new_tokenizer(args)
+    if split.manifest["parameters"].get("programs") == WITH_DRUMS and not tokenizer.keeps_instruments:
+        raise ArgumentError(f"{type(tokenizer).__name__} has no place for drums: say --programs all")
+    if name is not None:
+        return tokenizer
     learning = {
         "bpe_vocab_size": (pianogen_hf.RemiTokenizer, "train_bpe"),
         "action_vocab_size": (pianogen_hf.NoteDurationTokenizer, "train_actions"),

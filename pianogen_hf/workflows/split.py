@@ -30,7 +30,7 @@ from pianogen_hf.hub.errors import limit_waiting
 from pianogen_hf.hub.models import model_file, model_folder
 from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS
 from pianogen_hf.tokenizers.notes import Notes
-from pianogen_hf.training.arguments import DataArguments
+from pianogen_hf.training.arguments import WITH_DRUMS, DataArguments
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def load_split(args: DataArguments) -> Split:
     cache_dir = Path(args.cache_dir).expanduser()
     pin_sources(args)
     files = list_sources(args.source, args.data_path, cache_dir)
-    read = load_pieces(files, cache_dir, programs_of(args.programs), args.num_proc)
+    read = load_pieces(files, cache_dir, num_proc=args.num_proc, **instruments_of(args.programs))
     pieces = join_families(usable_pieces(read), cache_dir)
     kept = cache_dir / "splits" / f"{_split_name(args)}.json"
     earlier = _earlier_sides(args.split_from, pieces) if args.split_from else _kept_sides(kept)
@@ -137,7 +137,7 @@ def split_of_model(folder: Path, places: Places) -> Split:
     manifest = read_manifest(path)
     parameters = manifest["parameters"]
     files = list_sources(places.source or parameters["source"], places.data_path, cache)
-    read = load_pieces(files, cache, programs_of(parameters["programs"]))
+    read = load_pieces(files, cache, **instruments_of(parameters["programs"]))
     pieces = usable_pieces(read)
     if parameters["normalize_key"]:
         pieces = normalized_keys(pieces, cache)
@@ -148,9 +148,9 @@ def split_of_model(folder: Path, places: Places) -> Split:
     return Split(pieces, sides, manifest, reading_report(read))
 
 
-def programs_of(name: str) -> tuple[int, ...] | None:
-    """General MIDI programs behind "piano" and "all"."""
-    return tuple(PIANO_PROGRAMS) if name == "piano" else None
+def instruments_of(name: str) -> dict[str, Any]:
+    """What `load_pieces` keeps where "piano", "all" or "all+drums" is asked for."""
+    return {"programs": tuple(PIANO_PROGRAMS) if name == "piano" else None, "drums": name == WITH_DRUMS}
 
 
 def split_parameters(args: DataArguments) -> dict[str, Any]:
