@@ -53,6 +53,24 @@ def test_only_labels_are_hidden_at_least_one_and_nothing_else_changes(lengths_an
         assert batch["attention_mask"][index].tolist() == [1] * size + [0] * (len(hidden[index]) - size)
 
 
+def test_all_of_one_kind_are_hidden_in_nine_of_ten_examples_where_that_is_asked_for():
+    ids = torch.arange(VOCAB)
+    kinds = [(ids >= 2) & (ids < 5), ids >= 8]
+    rows = [row_of(9, first_label=2, start=start, ids=[1, 2, 3, 4, 6, 7, 8, 9, 10]) for start in range(4000)]
+    hidden = hidden_of(MaskingCollator(PAD, MASK, kinds=kinds)(rows)).tolist()
+    wanted = [[False] * 2 + [True] * 2 + [False] * 5, [False] * 6 + [True] * 3]  # context is not hidden
+    shares = [hidden.count(each) / len(rows) for each in wanted]
+    assert all(abs(share - 0.45) < 0.03 for share in shares) and sum(shares) < 0.95
+    again = hidden_of(MaskingCollator(PAD, MASK, kinds=kinds)(rows[::-1])).tolist()
+    assert again[::-1] == hidden  # whatever else is in a batch
+
+
+def test_without_a_token_of_the_kind_any_are_hidden():
+    kinds = [torch.arange(VOCAB) == 11]
+    batch = MaskingCollator(PAD, MASK, kinds=kinds)([row_of(9, start=start) for start in range(50)])
+    assert hidden_of(batch).any(-1).all()
+
+
 def test_the_number_of_hidden_ids_is_uniform_and_so_is_their_place():
     collator = MaskingCollator(PAD, MASK)
     hidden = hidden_of(collator([row_of(6, start=start) for start in range(6000)]))[:, 1:]

@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pianogen_hf as pg
 from pianogen_hf.commands.train import main
+from pianogen_hf.workflows.loading import load_model
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 PARTS = {
@@ -20,6 +20,12 @@ PARTS = {
         "programs": "all",
     },
     "musicautobot": {"model_type": "music_transformer", "tokenizer": "NoteDurationTokenizer"},
+    "musicautobot-masked": {
+        "model_type": "piano_encoder",
+        "model_config": json.dumps({**SIZES, "is_causal": False}),
+        "tokenizer": "NoteDurationTokenizer",
+        "mask_kinds": "Pitch",
+    },
 }
 
 
@@ -63,7 +69,7 @@ def test_a_model_trains_is_measured_and_goes_on_from_a_prompt(name, folder, tmp_
     }
     assert main([f"--{option}={value}" for option, value in values.items()]) == 0
     assert json.loads((tmp_path / "model" / "metrics.json").read_text())["validation"]["bits_per_note"] > 0
-    model, tokenizer = (each.from_pretrained(tmp_path / "model") for each in (AutoModelForCausalLM, AutoTokenizer))
+    model, tokenizer = load_model(tmp_path / "model")
     prompt = duet(9)
     result = pg.continue_notes(model, tokenizer, notes=4, prompt=prompt, seed=0)[0]
     assert len(result.new) >= 4

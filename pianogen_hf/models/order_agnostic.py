@@ -38,10 +38,15 @@ def draw_named_mask(targets: torch.Tensor, name: str) -> torch.BoolTensor:
     Returns:
         Bool, shape `(1, length)`.
     """
-    digest = hashlib.blake2b(name.encode(), digest_size=7).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest))
+    generator = named_generator(name)
     num_masked = torch.randint(1, max(int(targets.sum()), 1) + 1, (1,), generator=generator)
     return draw_mask(targets, num_masked, generator)
+
+
+def named_generator(name: str) -> torch.Generator:
+    """Random numbers that follow from a name alone."""
+    digest = hashlib.blake2b(name.encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest))
 
 
 def label_weights(hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -220,6 +220,13 @@ class PianoTrainingArguments(TrainingArguments):
             "checkpoints and what comes before and after training are not counted."
         },
     )
+    mask_kinds: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "For a masked model: in nine of ten examples hide all tokens of one of these kinds, Pitch or "
+            "Duration, say, so that it learns to write pitches to a rhythm, or a rhythm to pitches."
+        },
+    )
     adam_learning_rate: float | None = field(
         default=None,
         metadata={

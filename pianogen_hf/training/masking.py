@@ -3,22 +3,27 @@
 Scheme: Hoogeboom et al. 2021, "Autoregressive Diffusion Models", https://arxiv.org/abs/2110.02037, section 3: the
 number of masked tokens is drawn uniformly from 1 to all, so that the loss bounds the likelihood of the order-agnostic
 model.
+
+With `mask_kinds` most examples hide all tokens of one kind instead, as for the multitask model of musicautobot (Shaw
+2019), which is asked for all pitches to given durations, or for all durations to given pitches.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from pianogen_hf.models.order_agnostic import draw_named_mask, label_nats
+from pianogen_hf.models.order_agnostic import draw_named_mask, label_nats, named_generator
 from pianogen_hf.training.collator import IGNORED, ChunkCollator
 from pianogen_hf.training.trainer import PianoTrainer
 
+_SHARE_OF_KINDS = 0.9  # of examples that hide one kind of tokens, where that is asked for; musicautobot's
 _EVALUATION_SEED = 0  # one for all runs: models are compared under the same masks
 
 
@@ -33,10 +38,13 @@ class MaskingCollator:
         pad_token_id: what fills short rows of `input_ids`.
         mask_token_id: what stands where a token is masked, `config.mask_token_id`.
         seed: of the masks.
+        kinds: of each kind of tokens of which all are hidden in turn, bool by id, shape (vocab_size,).
     """
 
-    def __init__(self, pad_token_id: int, mask_token_id: int, seed: int = 0) -> None:
-        self.pad_token_id, self.mask_token_id, self.seed = pad_token_id, mask_token_id, seed
+    def __init__(
+        self, pad_token_id: int, mask_token_id: int, seed: int = 0, kinds: Sequence[torch.Tensor] = ()
+    ) -> None:
+        self.pad_token_id, self.mask_token_id, self.seed, self.kinds = pad_token_id, mask_token_id, seed, kinds
         self._pad = ChunkCollator(pad_token_id)
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # workers see it change
 
@@ -58,12 +66,19 @@ class MaskingCollator:
         for index, row in enumerate(rows):
             size = len(row["input_ids"])  # without the padding, on which the draw must not depend
             targets = batch["labels"][index : index + 1, :size] != IGNORED
-            batch["input_ids"][index, :size][self._hidden(targets, row)[0]] = self.mask_token_id
+            name = f"{self.seed}/{int(self._epoch)}/{row['start']}/{row['piece_id']}"
+            ids = batch["input_ids"][index, :size]
+            ids[self._hidden(ids, targets[0], name)] = self.mask_token_id
         return batch
 
-    def _hidden(self, targets: torch.Tensor, row: dict[str, Any]) -> torch.Tensor:
-        """Which of the targets of one row are masked, shape (1, size): k of them, k uniform in 1..all."""
-        return draw_named_mask(targets, f"{self.seed}/{int(self._epoch)}/{row['start']}/{row['piece_id']}")
+    def _hidden(self, ids: torch.Tensor, targets: torch.Tensor, name: str) -> torch.Tensor:
+        """Which of the targets of one row are masked, shape (size,): k of them, k uniform in 1..all, or one kind."""
+        generator = named_generator(f"kind {name}")
+        if self.kinds and torch.rand((), generator=generator) < _SHARE_OF_KINDS:
+            hidden = targets & self.kinds[torch.randint(len(self.kinds), (), generator=generator)][ids]
+            if hidden.any():
+                return hidden
+        return draw_named_mask(targets[None], name)[0]
 
 
 class MaskedPianoTrainer(PianoTrainer):

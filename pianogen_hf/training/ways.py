@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from pianogen_hf.errors import ArgumentError
@@ -41,6 +42,7 @@ class Batches:
         length: steps of a training example.
         kinds: class of the kind of music of each piece that has one, by `piece_id`.
         seed: of what is drawn.
+        mask_kinds: of each kind of tokens that a masked model is to fill in, which ids are of it.
     """
 
     config: PreTrainedConfig
@@ -48,11 +50,14 @@ class Batches:
     length: int
     kinds: Mapping[str, int]
     seed: int
+    mask_kinds: Sequence[torch.Tensor] = ()
 
 
 COLLATORS: dict[str, Callable[[Batches], Any]] = {
     NEXT_TOKEN: lambda batches: ChunkCollator(batches.pad_token_id),
-    ANY_ORDER: lambda batches: MaskingCollator(batches.pad_token_id, batches.config.mask_token_id, batches.seed),
+    ANY_ORDER: lambda batches: MaskingCollator(
+        batches.pad_token_id, batches.config.mask_token_id, batches.seed, batches.mask_kinds
+    ),
     NEXT_EVENT: lambda batches: EventCollator(batches.pad_token_id),
     NEXT_NOTE: lambda batches: RowCollator(),
     NOTE_AMONG_GIVEN: lambda batches: ArrangingCollator(
@@ -85,6 +90,8 @@ def way_of_training(
     objective = objective_of(model)
     if args.label_smoothing_factor and objective != NEXT_TOKEN:
         raise ArgumentError("label_smoothing_factor is for models that predict the next token: leave it out")
+    if args.mask_kinds and objective != ANY_ORDER:
+        raise ArgumentError("mask_kinds is for masked models: say is_causal: false in a piano_encoder's model_config")
     pad_token_id = tokenizer.config_settings().get("pad_token_id")
     if batching != PIECE:
         if getattr(model.config, "memory_length", None) is None:
@@ -92,5 +99,15 @@ def way_of_training(
         if args.gradient_checkpointing:
             raise ArgumentError("gradient_checkpointing would read a memory that has moved on: leave it out")
         return partial(MemoryTrainer, batching=batching), SegmentCollator(pad_token_id)
-    batches = Batches(model.config, pad_token_id, chunk_length, kinds, args.seed)
+    mask_kinds = [_ids_of_kind(tokenizer, each) for each in args.mask_kinds or ()]
+    batches = Batches(model.config, pad_token_id, chunk_length, kinds, args.seed, mask_kinds)
     return TRAINERS[objective], COLLATORS[objective](batches)
+
+
+def _ids_of_kind(tokenizer: Any, kind: str) -> torch.Tensor:
+    """Which ids are of a kind, by what stands before the last underscore of a token, bool of shape (vocab_size,)."""
+    kinds = [str(each).rpartition("_")[0] for each in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+    if kind not in kinds:
+        known = ", ".join(sorted({each for each in kinds if each}))
+        raise ArgumentError(f"mask_kinds: {type(tokenizer).__name__} has no tokens of kind {kind!r}, but {known}")
+    return torch.tensor([each == kind for each in kinds])
