@@ -25,6 +25,11 @@ FIELD_MODELS = [pg.MultitrackMusicForCausalLM]  # of ids that tell the fields of
 CAUSAL_MODELS = [each for each in CAUSAL_MODELS if each not in FIELD_MODELS]
 
 
+def own_tokenizer(model_class):
+    """The tokenizer of a model that reads rows: no other one's ids fit it."""
+    return pg.MultitrackMusicTokenizer(num_beats=8) if model_class in FIELD_MODELS else ROW_TOKENIZERS[0]()
+
+
 def tiny_model(model_class, vocab_size=64, **settings):
     """A model of the class that runs in milliseconds."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

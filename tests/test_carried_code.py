@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 import without_package
-from models_and_tokenizers import CAUSAL_MODELS, MASKED_MODELS, MODELS, ROW_MODELS, TOKENIZERS, some_notes, tiny_model
+from models_and_tokenizers import (
+    CAUSAL_MODELS,
+    FIELD_MODELS,
+    ID_ROW_MODELS,
+    MASKED_MODELS,
+    MODELS,
+    ROW_MODELS,
+    TOKENIZERS,
+    own_tokenizer,
+    some_notes,
+    tiny_model,
+)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedModel
 from transformers import pipeline as make_pipeline
 
@@ -50,6 +61,11 @@ def folders(tmp_path_factory):
         made[name] = str(root / f"{kind.__name__}.rows")
         for part in (tiny_model(kind, 130), pg.ContinuousNotesFeatureExtractor()):
             part.save_pretrained(made[name])
+    for kind in (*ID_ROW_MODELS, *FIELD_MODELS):
+        name, tokenizer = f"{kind.__name__}-events", own_tokenizer(kind)
+        made[name] = str(root / name)
+        for part in (build(kind, tokenizer), tokenizer):
+            part.save_pretrained(made[name])
     made["bundled"] = str(shutil.copytree(pg.BACH_MODEL, root / "1-bundled"))
     add_code(made["bundled"])
     return made
@@ -67,7 +83,7 @@ def prompt(tmp_path_factory):
 @pytest.fixture(scope="module")
 def kinds(folders):
     """One folder of each model."""
-    return [name for name in folders if name.endswith(("JSBTokenizer", "bundled", "rows"))]
+    return [name for name in folders if name.endswith(("JSBTokenizer", "bundled", "rows", "events"))]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from models_and_tokenizers import CAUSAL_MODELS, TOKENIZERS, tiny_model
+from models_and_tokenizers import CAUSAL_MODELS, FIELD_MODELS, ID_ROW_MODELS, TOKENIZERS, own_tokenizer, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.errors import PianogenError
@@ -128,10 +128,15 @@ def test_a_folder_that_is_no_whole_model_is_refused_in_one_line(copy, what):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("tokenizer_class", TOKENIZERS, ids=lambda each: each.__name__)
-@pytest.mark.parametrize("model_class", CAUSAL_MODELS[:1], ids=lambda each: each.__name__)
-def test_everything_that_a_model_and_a_tokenizer_save_goes_up(tmp_path, model_class, tokenizer_class):
-    tokenizer = tokenizer_class()
+@pytest.mark.parametrize(
+    ("model_class", "tokenizer"),
+    [
+        *((CAUSAL_MODELS[0], each()) for each in TOKENIZERS),
+        *((each, own_tokenizer(each)) for each in (*ID_ROW_MODELS, *FIELD_MODELS)),
+    ],
+    ids=lambda each: getattr(each, "__name__", type(each).__name__),
+)
+def test_everything_that_a_model_and_a_tokenizer_save_goes_up(tmp_path, model_class, tokenizer):
     tiny_model(model_class, len(tokenizer)).save_pretrained(tmp_path, max_shard_size="40KB")
     tokenizer.save_pretrained(tmp_path)
     saved = {path.name for path in tmp_path.iterdir()}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import SpaceCard
-from models_and_tokenizers import TOKENIZERS, some_notes, tiny_model
+from models_and_tokenizers import FIELD_MODELS, ID_ROW_MODELS, TOKENIZERS, own_tokenizer, some_notes, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.apps.space import folder as space_folder
@@ -65,16 +65,23 @@ def test_what_is_left_of_training_is_not_copied(tmp_path):
     assert "license" not in front_matter(folder), "nothing tells the model's licence"
 
 
-@pytest.mark.parametrize("tokenizer_class", TOKENIZERS, ids=lambda each: each.__name__)
-def test_the_copied_model_is_all_that_generating_needs(tokenizer_class, tmp_path):
+@pytest.mark.parametrize(
+    ("model_class", "tokenizer"),
+    [
+        *((pg.MusicTransformerForCausalLM, each()) for each in TOKENIZERS),
+        *((each, own_tokenizer(each)) for each in (*ID_ROW_MODELS, *FIELD_MODELS)),
+    ],
+    ids=lambda each: getattr(each, "__name__", type(each).__name__),
+)
+def test_the_copied_model_is_all_that_generating_needs(model_class, tokenizer, tmp_path):
     torch.manual_seed(0)
-    tokenizer = tokenizer_class()
-    if tokenizer_class is pg.RemiTokenizer:  # has a file of its own once byte pairs are learnt
+    if isinstance(tokenizer, pg.RemiTokenizer):  # has a file of its own once byte pairs are learnt
         tokenizer.train_bpe([some_notes(seed) for seed in range(4)], len(tokenizer) + 5)
-    tiny_model(pg.MusicTransformerForCausalLM, len(tokenizer)).save_pretrained(tmp_path / "model")
+    settings = {"event_blocks": tokenizer.event_blocks} if model_class in ID_ROW_MODELS else {}
+    tiny_model(model_class, len(tokenizer), **settings).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     copy = write_space(tmp_path / "page", tmp_path / "model", vendored=False) / "model"
-    assert (copy / "miditok.json").exists() == (tokenizer_class is pg.RemiTokenizer)
+    assert (copy / "miditok.json").exists() == isinstance(tokenizer, pg.RemiTokenizer)
     (result,) = continue_notes(*load_model(copy), Length(notes=3), seed=0, do_sample=True)
     assert len(result.new) == 3
 

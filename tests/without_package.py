@@ -43,8 +43,10 @@ def answers(folder, prompt, **how):
     if "custom_pipelines" in json.loads(Path(folder, "config.json").read_text()):
         made = hf.pipeline("midi-generation", model=folder, **how)(prompt, max_new_tokens=12, seed=1)
         music = [made["midi"].hex(), made["new_notes"]]
-    base = hf.AutoModel.from_pretrained(folder, **how)
-    told = {"classes": [type(each).__name__ for each in (model, base, model.config, reader)]}
+    parts = [model, model.config, reader]
+    if "AutoModel" in getattr(model.config, "auto_map", ["AutoModel"]):
+        parts.append(hf.AutoModel.from_pretrained(folder, **how))
+    told = {"classes": [type(each).__name__ for each in parts]}
     told["music"] = music
     torch.manual_seed(0)
     if hasattr(reader, "sampling_rate"):
@@ -58,6 +60,11 @@ def answers(folder, prompt, **how):
     inputs = reader(Path(prompt), return_tensors="pt")
     ids = inputs["input_ids"]
     told["logits"] = model(**inputs).logits[0, -1].tolist()
+    if ids.ndim == 3:
+        rows = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, seed=1)[0]
+        told["written"] = rows.tolist()
+        told["read back"] = reader(reader.to_midi(rows))["input_ids"]
+        return told
     if hasattr(model, "refill"):
         written = model.refill(ids, torch.arange(ids.shape[1])[None] > 12, steps=3)
     else:
