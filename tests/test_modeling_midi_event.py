@@ -225,3 +225,44 @@ def test_rows_of_another_width_are_refused():
         make_model()(torch.zeros(1, 4, 7, dtype=torch.long))
     assert "rows of 8 ids" in pg.JSBTokenizer().model_fault(make_model())
     assert TOKENIZER.model_fault(make_model()) is None
+
+
+def test_what_is_allowed_is_drawn_however_unlikely_it_is():
+    """The original masks probabilities, which are all 0 here, and divides by their sum."""
+    logits = torch.full((1, 50), 1000.0)
+    logits[0, 7:9] = -1000.0
+    allowed = torch.zeros(1, 50, dtype=torch.bool)
+    allowed[0, 7:9] = True
+    draw = IdDraw(1.0, 0.98, 20, torch.Generator().manual_seed(0))
+    assert {int(draw(logits.masked_fill(~allowed, -torch.inf))) for _ in range(50)} == {7, 8}
+
+
+def test_music_is_continued_without_notes_that_nobody_hears():
+    """The original may write a duration of 0, which its decoder leaves out, and a velocity of 0, which is a release."""
+    model = make_model()
+    with torch.no_grad():
+        model.net_token.norm.weight.zero_()  # all ids are equally likely, but for those of a bias
+        model.lm_head.register_parameter("bias", torch.nn.Parameter(torch.zeros(len(TOKENIZER))))
+        wanted = [*TOKENIZER.silent_ids, TOKENIZER.convert_tokens_to_ids("note")]
+        model.lm_head.bias[wanted] = 20
+    rows = model.generate(max_new_tokens=5, min_new_tokens=5, seed=0)[0]
+    assert len(TOKENIZER.decode_notes(rows)) == 0  # what the model likes best
+    result = pg.continue_notes(model, TOKENIZER, notes=10, prompt=some_notes(), seed=0)[0]
+    assert len(result.new) >= 10 and (result.new["duration_tick"] > 0).all() and (result.new["velocity"] > 0).all()
+
+
+def test_vocabulary_may_grow_in_both_nets():
+    model = make_model()
+    model.resize_token_embeddings(len(TOKENIZER) + 3)
+    assert len(model.net.embed_tokens.weight) == len(model.net_token.embed_tokens.weight) == len(TOKENIZER) + 3
+    rows = rows_of()
+    rows[0, 2, 1] = len(TOKENIZER) + 2
+    assert model(rows).logits.shape[-1] == model.config.vocab_size == len(TOKENIZER) + 3
+
+
+def test_states_are_given_where_the_configuration_asks_for_them():
+    model = make_model()
+    model.config.output_hidden_states = True
+    assert len(model(rows_of()).hidden_states) == 3
+    with pytest.raises(ValueError, match="in the place of inputs_embeds"):
+        model(rows_of(), inputs_embeds=torch.zeros(1, 8, 32))

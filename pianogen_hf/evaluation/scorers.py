@@ -203,7 +203,7 @@ class EventScorer:
         labels = torch.where(labels[..., None] == IGNORED, IGNORED, rows)
         outputs = self.model(input_ids=rows, attention_mask=mask, labels=labels, use_cache=False)
         targets = labels[:, 1:]
-        is_known = outputs.right | (targets == IGNORED) | (targets == self.pad)
+        is_known = outputs.right.bool() | (targets == IGNORED) | (targets == self.pad)
         return outputs.nats, self._kind_of_id[rows[:, 1:]], is_known.all(-1) & (targets[..., 0] != IGNORED)
 
 

@@ -39,7 +39,7 @@ class MidiEventOutput(ModelOutput):
         loss: Scalar: nats per predicted id. With labels only.
         nats: Negative log-likelihood of the ids of row `i + 1`, shape `(batch, length - 1, ids_per_row)`, 0 where there
             is nothing to predict. With labels only.
-        right: Whether the likeliest id was right, bool of the same shape. With labels only.
+        right: 1 where the likeliest id was right, else 0, int64 of the same shape. With labels only.
         logits: Of the ids of row `i + 1`, each given the rows before and the ids before it in the row, shape
             `(batch, length - 1, ids_per_row, vocab_size)`.
         last_hidden_state: Of the outer net, shape `(batch, length, hidden_size)`.
@@ -95,6 +95,17 @@ class MidiEventForCausalLM(CarriesCode, GeneratesEvents, PreTrainedModel, Genera
         """The embedding of the ids of rows; the inner net has another."""
         return self.net.embed_tokens
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put another in its place."""
+        self.net.embed_tokens = value  # type: ignore[assignment]
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in transformers, and the embedding of the inner net with it."""
+        embedding = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        if new_num_tokens is not None:
+            self.net_token.resize_token_embeddings(self.config.vocab_size)
+        return embedding
+
     def get_output_embeddings(self) -> nn.Module:
         """The output layer, which no embedding is tied to."""
         return self.lm_head
@@ -144,7 +155,7 @@ class MidiEventForCausalLM(CarriesCode, GeneratesEvents, PreTrainedModel, Genera
             is_padding = labels[:, 1:].eq(self.config.pad_token_id)  # type: ignore[arg-type]
             targets = labels[:, 1:].masked_fill(is_padding, IGNORED)
             nats = F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten(), reduction="none")
-            nats, right = nats.view(targets.shape), logits.argmax(-1) == targets
+            nats, right = nats.view(targets.shape), (logits.argmax(-1) == targets).long()
             total = num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum()
             loss = nats.sum() / total
 
@@ -169,6 +180,9 @@ class MidiEventForCausalLM(CarriesCode, GeneratesEvents, PreTrainedModel, Genera
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states of events by the outer net, shape `(batch, length, hidden_size)`; see [`forward`]."""
+        for name in ("output_attentions", "output_hidden_states"):  # the nets have configurations of their own
+            if getattr(self.config, name, False):
+                kwargs.setdefault(name, True)
         if position_ids is None and attention_mask is not None:  # padding on the left takes no place
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         return self.net(
