@@ -57,7 +57,10 @@ WITHOUT_IDS = dict.fromkeys(
 )
 # The same of models that read rows of ids.
 OF_ID_ROWS = {"test_inputs_embeds": "rows of ids are read, and written id by id: their sum would not do"}
-OF_FIELDS = dict.fromkeys(WITHOUT_IDS, "rows of codes are read, with a table of embeddings for each of six fields")
+OF_FIELDS = {
+    **dict.fromkeys(WITHOUT_IDS, "rows of codes are read, with a table of embeddings for each of six fields"),
+    "test_retain_grad": "logits of rows are six tensors, one for each field",
+}
 _BATCH, _LENGTH, _VOCAB = 2, 16, 64
 
 
