@@ -104,7 +104,10 @@ def run(line: str, home: Path) -> int | None:
             if any(word.startswith(("--fill", "--accompany", "--vary", "--explain")) for word in words)
             else ["--seconds", "1"]
         )
-    return main([*words, *SMALLER.get(name, "").replace(": ", ":").replace(", ", ",").split(), *lengths])
+    smaller = SMALLER.get(name, "")
+    if name == "train" and any(word.endswith("v7-xl.yaml") for word in words):
+        smaller = smaller.replace(json.dumps(_TINY), json.dumps({**_TINY, "memory_length": 64}))
+    return main([*words, *smaller.replace(": ", ":").replace(", ", ",").split(), *lengths])
 
 
 LINES = sorted({line.partition("  #")[0].strip() for _, line in COMMANDS})  # several documents show the same
