@@ -1,6 +1,6 @@
 """Every command that README and docs show is run, in order, at tiny sizes: none of them ends in an error.
 
-Others than ours, and those that ask the Hub, are left to `test_docs.py`, which holds them against their parsers.
+Others than ours, and those that ask the Hub or npm, are left to `test_docs.py`, which holds them against their parsers.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ def workplace(tmp_path_factory):
         yield home
 
 
-def _asks_the_hub(words: list[str]) -> bool:
+def _asks_a_network(words: list[str]) -> bool:
+    """The Hub, or npm for the runtime of a page without a server."""
     pushes = "push" in words and "--dry_run" not in words
-    return pushes or "--revision" in words or any("hub=" in word for word in words)
+    return pushes or "--static" in words or "--revision" in words or any("hub=" in word for word in words)
 
 
 def _is_not_here(words: list[str], home: Path) -> bool:
@@ -92,7 +93,7 @@ def _is_not_here(words: list[str], home: Path) -> bool:
 def run(line: str, home: Path) -> int | None:
     """Exit code of a documented line; None for one that is not ours to run."""
     words = words_of(line, home)
-    if words is None or _asks_the_hub(words) or _is_not_here(words, home):
+    if words is None or _asks_a_network(words) or _is_not_here(words, home):
         return None
     name = " ".join(words[:2]) if words[0] == "data" else words[0]
     lengths: list[str] = []

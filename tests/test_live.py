@@ -256,6 +256,33 @@ def test_while_somebody_plays_each_note_is_read_once():
     assert sum(room.rows_read) < 2 * 20 + 5
 
 
+def test_with_guidance_too_what_was_heard_is_read_before_the_hand_over():
+    """What is asked makes a second reading of every row; it must not wait for the hand-over."""
+    room = Room(hand_over="key", density=8.0)
+    assert room.engine.knobs.controls().is_guided
+    room.play(*range(50, 70))
+    room.run(0.3)
+    assert sum(room.rows_read) < 2 * (2 * 20 + 5)
+    room.rows_read.clear()
+    room.engine.hand_over()
+    room.engine.work()
+    assert sum(room.rows_read) <= 4
+
+
+def test_a_knob_that_is_turned_in_a_pause_is_obeyed_without_reading_all_at_the_hand_over():
+    room = Room(hand_over="key")
+    room.play(*range(50, 70))
+    room.run(0.3)
+    room.rows_read.clear()
+    room.engine.turn_knobs(loudness=100)
+    room.run(0.3)
+    assert sum(room.rows_read) >= 20  # without what is asked
+    room.rows_read.clear()
+    room.engine.hand_over()
+    room.engine.work()
+    assert sum(room.rows_read) <= 4
+
+
 # Answers --------------------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 import socket
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from models_and_tokenizers import TOKENIZERS, some_notes
+from pages import loudest, wait_until
 from test_live import ENCODER, make_model, still_sounding
 
 import pianogen_hf as pg
@@ -29,8 +29,9 @@ import uvicorn
 import websockets
 from websockets.sync.client import connect
 
+from pianogen_hf.apps.player.files import TONE_PITCHES
 from pianogen_hf.apps.player.play import PlayPage
-from pianogen_hf.apps.player.server import MAX_MESSAGE, TONE_PITCHES, Gate, ServerError, is_loopback, listen
+from pianogen_hf.apps.player.server import MAX_MESSAGE, Gate, ServerError, is_loopback, listen
 from pianogen_hf.apps.player.show import show_app, timed_tokens
 from pianogen_hf.commands import show as show_command
 from pianogen_hf.generation.live import LiveEngine
@@ -38,7 +39,6 @@ from pianogen_hf.generation.live_turns import LiveKnobs
 from pianogen_hf.workflows.play import LiveSession, load_player
 
 HAS_SOUND = all(importlib.util.find_spec(name) for name in ("midirenderer", "pretty_midi"))
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Served:
@@ -338,18 +338,6 @@ def test_wrong_options_of_show_are_one_line(tmp_path, capsys):
 # In a browser ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--autoplay-policy=no-user-gesture-required", "--disable-sync"]
-    with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def opened(browser, page) -> Iterator[Any]:
     """The page of a session, which must complain of nothing."""
@@ -364,23 +352,6 @@ def opened(browser, page) -> Iterator[Any]:
     yield tab
     tab.close()
     assert not faults
-
-
-def wait_until(tab: Any, expression: str) -> None:
-    """Playwright's own would evaluate text in the page, which the page's policy forbids."""
-    end = time.monotonic() + 60
-    while not tab.evaluate(expression):
-        assert time.monotonic() < end, expression
-        tab.wait_for_timeout(50)
-
-
-def loudest(tab: Any, seconds: float) -> float:
-    """The loudest moment of the audio graph's output."""
-    most, end = 0.0, time.monotonic() + seconds
-    while time.monotonic() < end:
-        most = max(most, tab.evaluate("pianogen.piano.peak()"))
-        tab.wait_for_timeout(30)
-    return most
 
 
 @pytest.mark.slow

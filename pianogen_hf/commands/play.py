@@ -81,6 +81,11 @@ def make_parser() -> argparse.ArgumentParser:
     way.add_argument("--loudness", type=float, metavar="VELOCITY", help="mean velocity, 1 to 127")
     way.add_argument("--key", help="such as 'C minor'")
     way.add_argument("--kind", choices=("classical", "jazz", "score"), help="of music")
+    way.add_argument(
+        "--guidance_scale",
+        type=float,
+        help="how much is made of density, register, loudness, key and kind (default: 2); 1: little, in half the time",
+    )
     page = parser.add_argument_group("the page (extra `play`)")
     page.add_argument("--page", action="store_true", help="open the page although MIDI ports are given")
     page.add_argument("--port", type=not_negative, default=0, help="of the page (default: any that is free)")
@@ -103,6 +108,8 @@ def main(argv: list[str] | None = None) -> int:
     from pianogen_hf.workflows.play import play
 
     values = {name: getattr(args, name) for name in _KNOBS}
+    if args.guidance_scale is not None:
+        values["guidance_scale"] = args.guidance_scale
     knobs = LiveKnobs(**values, pause_sec=args.pause, pedal=args.pedal, key=args.hand_over_key, key_name=args.key)
     play(
         model=args.model,

@@ -235,6 +235,7 @@ class LiveEngine:
                 self._end_turn(self.now())
                 self._phrase_from = self.now()
             self.knobs = knobs
+            self._version += 1  # other controls may ask for another reading
             self._tell("knobs", knobs=asdict(knobs))
             self._tell_state()
 
@@ -496,7 +497,8 @@ class LiveEngine:
                 return self._writing(turn, now)
             return None
         if self._read_version != self._version:
-            return Job(self._epoch, self._version, None, *self._heard(None, now), lookahead_sec=self._lookahead(None))
+            heard, controls = self._heard(None, now), self.knobs.controls()  # guided rows are read twice: now, not then
+            return Job(self._epoch, self._version, None, *heard, lookahead_sec=self._lookahead(None), controls=controls)
         return None
 
     def _lookahead(self, turn: Turn | None) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pianogen_hf.generation.live_notes import LiveNote
 from pianogen_hf.generation.new_notes import GenerationError
 from pianogen_hf.generation.note_stream import Controls, Processor
-from pianogen_hf.generation.note_verbs import asked
+from pianogen_hf.generation.note_verbs import GUIDANCE_SCALE, asked
 from pianogen_hf.generation.processors import warped
 
 MODES = ("answer", "accompany", "loop")
@@ -36,7 +36,8 @@ class LiveKnobs:
         loudness: mean velocity.
         key_name: such as "C minor".
         kind: "classical", "jazz" or "score".
-        guidance_scale: how much is made of what is asked; see `Controls`.
+        guidance_scale: how much is made of what is asked; see `Controls`. While something is asked, other values than 1
+            take twice the time.
         thru: whether what is played is sent on to the port.
 
     Raises:
@@ -57,7 +58,7 @@ class LiveKnobs:
     loudness: float | None = None
     key_name: str | None = None
     kind: str | None = None
-    guidance_scale: float = 1.0
+    guidance_scale: float = GUIDANCE_SCALE
     thru: bool = False
 
     def __post_init__(self) -> None:
@@ -79,8 +80,7 @@ class LiveKnobs:
 
     def controls(self) -> Controls:
         """What is asked of the model."""
-        wish = asked(self.density, self.register, self.loudness, self.key_name, self.kind)
-        return replace(wish, guidance_scale=self.guidance_scale)
+        return asked(self.density, self.register, self.loudness, self.key_name, self.kind, self.guidance_scale)
 
 
 @dataclass(eq=False)

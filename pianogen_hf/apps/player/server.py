@@ -13,7 +13,6 @@ import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,12 +26,11 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from pianogen_hf.apps.player.files import STATIC, TONE_PITCHES, TONE_SEC
 from pianogen_hf.errors import PianogenError, one_line
 from pianogen_hf.rendering.audio import AudioError, render_tones
 
-STATIC = Path(__file__).parent / "static"
 MAX_MESSAGE = 2**16  # bytes of a message through the socket
-TONE_PITCHES, TONE_SEC = tuple(range(24, 108, 4)), 4.0  # of the sound in the page
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'",

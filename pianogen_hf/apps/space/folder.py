@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,9 @@ _MODEL_FILES = (
     "README.md",
     "LICENSE*",
 )
-_FILES, _FOLDERS = ("app.py", "requirements.txt", "README.md"), ("model", "pianogen_hf")  # what a Space is made of
+# What a Space is made of, with a server and without one.
+_FILES = ("app.py", "requirements.txt", "README.md", "index.html", "sounds.json", "sounds.wav")
+_FOLDERS = ("model", "pianogen_hf", "static")
 _SHORT_DESCRIPTION_LENGTH = 60  # what the Hub takes
 
 
@@ -85,6 +89,23 @@ def write_space(
         SpaceError: if the folder is taken or can't be written to, or the description is too long.
     """
     folder = Path(folder)
+    with whole_folder(folder, overwrite, short_description) as written:
+        _write(written, model, version, vendored, title=title, short_description=short_description)
+    return folder
+
+
+@contextmanager
+def whole_folder(folder: Path, overwrite: bool, short_description: str) -> Iterator[Path]:
+    """A folder to write a Space into, whose files are moved to their place when all are written.
+
+    Args:
+        folder: their place.
+        overwrite: whether it may hold files: those of the same names are replaced, others stay.
+        short_description: what the Space's card is to say.
+
+    Raises:
+        SpaceError: if the folder is taken or can't be written to, or the description is too long.
+    """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not overwrite)):
         raise SpaceError(f"{folder} is there already: give another folder, or --overwrite to replace its files")
     if len(short_description) > _SHORT_DESCRIPTION_LENGTH:
@@ -92,12 +113,11 @@ def write_space(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as written:
-            _write(Path(written), model, version, vendored, title=title, short_description=short_description)
+            yield Path(written)
             for each in sorted(Path(written).iterdir()):
                 _replace(each, folder / each.name)
     except OSError as error:
         raise SpaceError(f"{folder} can't be written: {error.strerror or error}") from error
-    return folder
 
 
 def push_space(folder: str | os.PathLike, repo_id: str) -> str:
@@ -166,13 +186,14 @@ def _front_matter(model: str | os.PathLike, is_local: bool, title: str | None, s
         python_version="3.11",
         app_file="app.py",
         short_description=short_description,
-        license=_license(Path(model, "README.md")) if is_local else "apache-2.0",
+        license=license_of(Path(model, "README.md")) if is_local else "apache-2.0",
         models=None if is_local else [str(model)],
         tags=["music", "midi", "piano", "pianogen_hf"],
     )
 
 
-def _license(card: Path) -> str | None:
+def license_of(card: Path) -> str | None:
+    """The licence that a model card names; None if there is none."""
     try:
         return ModelCard.load(card).data.license
     except (OSError, ValueError, AttributeError):  # no card, or none that can be read: nothing is claimed

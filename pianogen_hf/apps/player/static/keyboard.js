@@ -7,6 +7,9 @@ const BLACK = new Set([1, 3, 6, 8, 10]);
 const PLACES = ["KeyA", "KeyW", "KeyS", "KeyE", "KeyD", "KeyF", "KeyT", "KeyG", "KeyY", "KeyH", "KeyU", "KeyJ", "KeyK",
   "KeyO", "KeyL", "KeyP", "Semicolon"];
 
+// Whether an element wants the computer's keys for itself; a slider that was moved does not.
+export const takesKeys = (target) => target.matches('select, input:not([type="range"])');
+
 export class Keyboard {
   // `element`: where the keys go; `onMessage`: called with the bytes of MIDI messages.
   constructor(element, onMessage, low = 36, high = 96) {
@@ -67,7 +70,7 @@ export class Keyboard {
       window.addEventListener(kind, (event) => this.release(`pointer ${event.pointerId}`));
     }
     window.addEventListener("keydown", (event) => {
-      if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+      if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || takesKeys(event.target)) return;
       const place = PLACES.indexOf(event.code);
       if (place >= 0) this.press(event.code, this.first + place, 80);
       if (event.code === "KeyZ") this.first = Math.max(this.first - 12, 24);

@@ -1,15 +1,13 @@
-// The page of `pianogen play`: what is played goes to the server, what the model plays comes from it a little ahead.
+// The page on which a person plays with the model: what is played goes to a session (`ServerSession`, `BrowserSession`),
+// and what the model plays comes from it a little ahead.
 
-import { Keyboard } from "./keyboard.js";
+import { Keyboard, takesKeys } from "./keyboard.js";
 import { Player } from "./player.js";
 import { Roll, pitchName } from "./roll.js";
 import { Piano } from "./sound.js";
 
-const PARAMETERS = new URLSearchParams(location.search);
-const TOKEN = encodeURIComponent(PARAMETERS.get("token") ?? "");
 const KEPT_ROWS = 60, KEPT_SEC = 40;
 const element = (id) => document.getElementById(id);
-const address = (path) => `${path}?token=${TOKEN}`;
 
 const piano = new Piano();
 const roll = new Roll(element("roll"));
@@ -17,17 +15,15 @@ const tones = new Map(); // of the player, by pitch
 const planned = new Map(); // of the model, by id of the note
 let sustained = false;
 const ringing = []; // tones that the pedal holds
-let offset = Infinity; // of this page's clock from the server's
-let socket = null;
+let offset = Infinity; // of this page's clock from the session's
+let session = null;
 let lastOnset = 0; // of the latest row
 
 const pageNow = () => performance.now() / 1000;
-const serverNow = () => (Number.isFinite(offset) ? pageNow() - offset : 0);
+const sessionNow = () => (Number.isFinite(offset) ? pageNow() - offset : 0);
 const say = (text) => { element("message").textContent = text; };
 
-function send(message) {
-  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
-}
+const send = (message) => session.send(message);
 
 // What the player plays ------------------------------------------------------------------------------------------
 
@@ -57,15 +53,15 @@ const keyboard = new Keyboard(element("keyboard"), (bytes) => {
   send({ type: "midi", bytes });
 });
 
-// What the server tells ------------------------------------------------------------------------------------------
+// What the session tells -----------------------------------------------------------------------------------------
 
 function onNote(event) {
   const { id, voice, onset, pitch, velocity } = event;
   roll.add(id, { voice, onset, pitch, velocity, offset: event.offset ?? null });
   if (voice === 0) return;
-  const when = piano.now + (onset - serverNow());
+  const when = piano.now + (onset - sessionNow());
   const tone = piano.play(pitch, velocity, when);
-  piano.stop(tone, piano.now + (event.offset - serverNow()));
+  piano.stop(tone, piano.now + (event.offset - sessionNow()));
   planned.set(id, tone);
   if (event.row) showRow(event.row, voice);
   lastOnset = onset;
@@ -92,7 +88,7 @@ function showRow([shift, pitch, velocity, duration], voice) {
 
 function end(id, second) {
   const tone = planned.get(id);
-  if (tone) piano.stop(tone, piano.now + Math.max(second - serverNow(), 0));
+  if (tone) piano.stop(tone, piano.now + Math.max(second - sessionNow(), 0));
   planned.delete(id);
 }
 
@@ -134,25 +130,21 @@ const handlers = {
   state: ({ state }) => { showState(state); say(""); },
   knobs: ({ knobs }) => showKnobs(knobs),
   error: ({ message }) => say(message),
-  pong: () => {},
-};
-
-function connect() {
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/session?token=${TOKEN}`);
-  socket.onopen = () => say("");
-  socket.onmessage = ({ data }) => {
-    const event = JSON.parse(data);
-    if (event.type === "hello") offset = Infinity;
-    // The quickest message tells most about how the clocks differ.
-    if (event.now !== undefined) offset = Math.min(offset, pageNow() - event.now);
-    handlers[event.type]?.(event);
-  };
-  socket.onclose = () => {
+  lost: ({ message }) => {
     showState("disconnected");
     piano.silence();
-    say("The server is gone: start pianogen play again, or wait.");
-    setTimeout(connect, 1500);
-  };
+    say(message);
+  },
+};
+
+function onEvent(event) {
+  if (event.type === "hello") {
+    offset = Infinity;
+    say("");
+  }
+  // The quickest message tells most about how the clocks differ.
+  if (event.now !== undefined) offset = Math.min(offset, pageNow() - event.now);
+  handlers[event.type]?.(event);
 }
 
 // Knobs and buttons ----------------------------------------------------------------------------------------------
@@ -164,6 +156,7 @@ const RANGES = {
   density: { text: (value) => `${value}/s`, none: 0, word: "free" },
   loudness: { text: String, none: 0, word: "free" },
   register: { text: (value) => pitchName(Number(value)), none: 30, word: "free" },
+  guidance_scale: { text: String, none: null },
 };
 
 function showRange(name) {
@@ -195,7 +188,10 @@ for (const name of ["C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", 
   for (const mode of ["major", "minor"]) element("key_name").append(new Option(`${name} ${mode}`, `${name} ${mode}`));
 }
 for (const name of ["hand_over", "side", "key_name"]) {
-  element(name).addEventListener("change", () => turn({ [name]: element(name).value || null }));
+  element(name).addEventListener("change", () => {
+    turn({ [name]: element(name).value || null });
+    element(name).blur(); // keys are to play again
+  });
 }
 for (const button of element("modes").children) button.onclick = () => turn({ mode: button.dataset.mode });
 const handOver = () => { piano.resume(); send({ type: "hand_over" }); };
@@ -204,12 +200,12 @@ element("hand-over").onclick = handOver;
 element("stop").onclick = stop;
 element("undo").onclick = () => send({ type: "undo" });
 element("record").onclick = () => { send({ type: "record" }); say("Recording from here."); };
-element("save").href = address("session.mid");
+element("save").onclick = () => { element("save").href = session.fileAddress("session.mid"); };
 element("midi").onclick = () => keyboard
   .connectMidi((names) => say(names.length ? `MIDI: ${names.join(", ")}` : "No MIDI piano is connected."))
   .catch((error) => say(error.message));
 window.addEventListener("keydown", (event) => {
-  if (event.target.matches("input, select") || event.repeat) return;
+  if (takesKeys(event.target) || event.repeat) return;
   if (event.code === "Space") { event.preventDefault(); handOver(); }
   if (event.code === "Escape") stop();
 });
@@ -223,15 +219,12 @@ const player = new Player(piece.querySelector("canvas"), piano, (second, isPlayi
   element("piece-fill").disabled = !player.roll.selection;
 });
 
-async function ask(path, options) {
+async function patiently(promise) {
   say("");
   piece.inert = true;
   document.body.style.cursor = "progress";
   try {
-    const answer = await fetch(address(path), { method: "POST", ...options });
-    const found = await answer.json();
-    if (!answer.ok) throw new Error(found.message);
-    return found;
+    return await promise;
   } catch (error) {
     say(error.message);
     if (!piece.hidden) element("piece-time").textContent = error.message;
@@ -244,7 +237,7 @@ async function ask(path, options) {
 
 async function open(file) {
   if (!file) return;
-  const found = await ask("piece", { body: await file.arrayBuffer() });
+  const found = await patiently(session.openPiece(await file.arrayBuffer()));
   if (!found) return;
   stop();
   element("piece-name").textContent = file.name;
@@ -254,7 +247,7 @@ async function open(file) {
 
 async function change(verb, values = {}) {
   const from = player.roll.selection?.[0] ?? 0;
-  const found = await ask("verb", { body: JSON.stringify({ verb, ...values }) });
+  const found = await patiently(session.changePiece({ verb, ...values }));
   if (!found) return;
   player.load(found.notes);
   player.seek(Math.max(from - 1, 0));
@@ -273,8 +266,11 @@ element("piece-fill").onclick = () => change("fill", { start: player.roll.select
 element("piece-below").onclick = () => change("accompany", { side: "below" });
 element("piece-above").onclick = () => change("accompany", { side: "above" });
 element("piece-undo").onclick = () => change("undo");
-element("piece-save").href = address("piece.mid");
-element("piece-continue").onclick = async () => { if (await ask("verb", { body: '{"verb": "continue"}' })) close(); };
+element("piece-save").onclick = () => { element("piece-save").href = session.fileAddress("piece.mid"); };
+element("piece-continue").onclick = async () => {
+  piano.resume();
+  if (await patiently(session.changePiece({ verb: "continue" }))) close();
+};
 window.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
 window.addEventListener("dragleave", () => document.body.classList.remove("dropping"));
 window.addEventListener("drop", (event) => {
@@ -286,7 +282,7 @@ window.addEventListener("drop", (event) => {
 // Pictures -------------------------------------------------------------------------------------------------------
 
 function draw() {
-  const now = serverNow();
+  const now = sessionNow();
   roll.forgetBefore(now - KEPT_SEC);
   roll.draw(now);
   const sounding = new Map();
@@ -298,10 +294,19 @@ function draw() {
   requestAnimationFrame(draw);
 }
 
-setInterval(() => send({ type: "ping" }), 1000);
-fetch(address("sounds.json")).then((answer) => answer.json()).then(async (about) => {
-  if (!about.pitches || !(await piano.load(address("sounds.wav"), about))) say("Sound of a simple synthesizer: pip install \"pianogen_hf[audio]\" for a piano.");
-});
-connect();
-draw();
-window.pianogen = { piano, roll, player, keyboard, serverNow }; // for whoever looks at the page from outside
+async function loadTones() {
+  const about = await (await fetch(session.address("sounds.json"))).json();
+  if (about.pitches && (await piano.load(session.address("sounds.wav"), about))) return;
+  say('Sound of a simple synthesizer: pip install "pianogen_hf[audio]" for a piano.');
+}
+
+// Begin, with a session that stands for the model.
+export function openPage(itsSession) {
+  session = itsSession;
+  for (const name of ["fill", "below", "above", "undo", "save"]) element(`piece-${name}`).hidden = !session.changesPieces;
+  loadTones();
+  session.begin(onEvent);
+  draw();
+}
+
+window.pianogen = { piano, roll, player, keyboard, sessionNow }; // for whoever looks at the page from outside

@@ -1,0 +1,6 @@
+// What the page of `pianogen space --static` begins with.
+
+import { BrowserSession } from "./browser_session.js";
+import { openPage } from "./play.js";
+
+openPage(new BrowserSession());
