@@ -260,6 +260,7 @@ def test_with_guidance_too_what_was_heard_is_read_before_the_hand_over():
     """What is asked makes a second reading of every row; it must not wait for the hand-over."""
     room = Room(hand_over="key", density=8.0)
     assert room.engine.knobs.controls().is_guided
+    room.run(1.0)
     room.play(*range(50, 70))
     room.run(0.3)
     assert sum(room.rows_read) < 2 * (2 * 20 + 5)

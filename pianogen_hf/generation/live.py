@@ -497,8 +497,9 @@ class LiveEngine:
                 return self._writing(turn, now)
             return None
         if self._read_version != self._version:
-            heard, controls = self._heard(None, now), self.knobs.controls()  # guided rows are read twice: now, not then
-            return Job(self._epoch, self._version, None, *heard, lookahead_sec=self._lookahead(None), controls=controls)
+            # As it will be read when it is the model's turn: with what is asked, and nothing before the first note.
+            heard, controls = self._heard(None, now), self.knobs.controls()
+            return Job(self._epoch, self._version, None, *heard, now, lookahead_sec=0.0, controls=controls)
         return None
 
     def _lookahead(self, turn: Turn | None) -> float:

@@ -18,10 +18,13 @@ from huggingface_hub import SpaceCard, SpaceCardData
 from pianogen_hf.apps.player.files import STATIC, TONE_PITCHES, TONE_SEC
 from pianogen_hf.apps.space.folder import license_of, whole_folder
 from pianogen_hf.apps.space.onnxruntime_web import PACKAGE, VERSION
+from pianogen_hf.generation.note_stream import KEY_WEIGHT
 from pianogen_hf.generation.note_verbs import check_takes_given
 from pianogen_hf.generation.onnx.halving import halved, upper_halves
 from pianogen_hf.generation.onnx.note_graph import build_note_graph
+from pianogen_hf.models.key_finding import log_profile
 from pianogen_hf.models.modeling_note_transformer import NoteTransformerForCausalLM, NoteTransformerRotaryEmbedding
+from pianogen_hf.models.note_controls import key_of_class
 from pianogen_hf.rendering.audio import AudioError, render_tones
 
 # Nothing comes from elsewhere, and nothing goes there. The second source of scripts lets WebAssembly be compiled.
@@ -107,6 +110,8 @@ def _write_model(folder: Path, name: str, model: NoteTransformerForCausalLM) -> 
         "heads.safetensors": saved_heads(heads),
     }
     config: dict[str, Any] = {key: getattr(model.config, key) for key in _CONFIG}
+    config["key_profiles"] = [log_profile(*key_of_class(key)).tolist() for key in range(1, 25)]
+    config["key_weight"] = KEY_WEIGHT
     config |= {"head_dim": model.config.head_dim, "frequencies": _frequencies(model)}
     config["files"] = {key: len(content) for key, content in files.items()}
     _write_all(folder, {**files, "config.json": json.dumps(config, indent=1).encode()})

@@ -67,6 +67,11 @@ export class Controls {
     if (has("kind")) this.classes[KIND] = 1 + KINDS.indexOf(wish.kind);
   }
 
+  // Class of a key, 0 for none.
+  get key() {
+    return this.classes[KEY];
+  }
+
   // Whether what is asked is to be held against a model of which nothing is asked (classifier-free guidance).
   get isGuided() {
     return this.guidanceScale !== 1 && this.classes.some((each) => each > 0);

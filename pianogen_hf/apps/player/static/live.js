@@ -436,7 +436,7 @@ export class LiveEngine {
     }
     if (this.readVersion === version) return null;
     const [past, given] = this.#heard(null, now);
-    const times = { beginSec: 0, lookaheadSec: 0, helpedFromSec: -Infinity };
+    const times = { beginSec: now, lookaheadSec: 0, helpedFromSec: -Infinity };
     const order = { isWriting: false, past, given, ...times, wish: this.#wish(), processors: [] };
     return { turn: null, version, order };
   }

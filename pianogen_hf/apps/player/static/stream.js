@@ -39,7 +39,12 @@ export class LiveStream {
   // Take these notes for all that was heard so far, and is given.
   hear(past, given = [], isBeginning = true) {
     Object.assign(this, { past, given, isBeginning, written: [] });
-    this.pastEnd = past.length ? past.at(-1)[ONSET] : given.length ? given[0][ONSET] : this.beginSec;
+    this.pastEnd = past.length ? past.at(-1)[ONSET] : this.#beginning();
+  }
+
+  // Where the row of the beginning lies: at the first note, or where new music begins if that is earlier.
+  #beginning() {
+    return Math.min(this.beginSec, ...[this.past, this.given].filter((notes) => notes.length).map((notes) => notes[0][ONSET]));
   }
 
   // Onset of the last note.
@@ -95,7 +100,7 @@ export class LiveStream {
         scores = scores.map((score, index) =>
           ((index === END_CLASS ? mayEnd : mayBegin(index)) && !refused.has(index) ? score : -Infinity));
       }
-      for (const process of [(_, all) => all, ...this.processors]) {
+      for (const process of [(...asked) => this.#towardKey(...asked), ...this.processors]) {
         scores = process(column, scores, onset);
         if (!scores.some(Number.isFinite)) throw new NothingLeft();
       }
@@ -106,6 +111,13 @@ export class LiveStream {
       }
       return drawn;
     };
+  }
+
+  // The processor of a key that is asked for: pitches that are rare in it become less likely.
+  #towardKey(column, scores) {
+    const { key_profiles: profiles, key_weight: weight } = this.model.config;
+    if (column !== PITCH || !this.controls.key) return scores;
+    return scores.map((score, pitch) => score + Math.fround(weight * profiles[this.controls.key - 1][pitch % 12]));
   }
 
   // What the model reads --------------------------------------------------------------------------------------------
@@ -172,7 +184,7 @@ export class LiveStream {
     const [inSight, shown] = [written, given].map((notes) => notes.filter((note) => note[ONSET] >= this.oldest));
     const kept = inSight.length ? inSight : written.slice(-1);
     if (!kept.length || (this.isBeginning && this.oldest <= onsets[0])) {
-      kept.unshift([onsets.length ? onsets[0] : this.beginSec, this.model.config.bos_token_id, 0, 0]);
+      kept.unshift([this.#beginning(), this.model.config.bos_token_id, 0, 0]);
     }
     return this.#arranged(kept, shown);
   }
