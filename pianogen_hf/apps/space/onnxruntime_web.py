@@ -1,4 +1,4 @@
-"""ONNX Runtime for browsers (onnxruntime-web, by Microsoft, MIT licence), as npm has it: one version, with its hashes."""
+"""ONNX Runtime for browsers (onnxruntime-web by Microsoft, MIT licence), as npm has it: one version, by its hashes."""
 
 from __future__ import annotations
 

@@ -309,4 +309,4 @@ export function openPage(itsSession) {
   draw();
 }
 
-window.pianogen = { piano, roll, player, keyboard, sessionNow }; // for whoever looks at the page from outside
+window.pianogen = { piano, roll, player, keyboard, sessionNow, get session() { return session; } }; // for whoever looks at the page from outside
