@@ -3,18 +3,16 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 from models_and_tokenizers import some_notes
+from pages import loudest, wait_until
 
 import pianogen_hf
 from pianogen_hf.rendering.comparison_page import comparison_page, note_rows
 from pianogen_hf.rendering.loss_curves import save_loss_curves
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = '</script><b onclick="x">&'
 CURVE = {"notes": [10.0, 1000.0, 20000.0], "seconds": [0.5, 30.0, 61.0], "bits": [24.0, 12.0, 9.5]}
 EMPTY = {"notes": [], "seconds": [], "bits": []}
@@ -71,40 +69,37 @@ def test_a_page_without_real_music_does_not_speak_of_any(page):
     assert "side by side" in page and "real music" not in page and "trained on" not in page
 
 
-DRIVER = """
-<script>
-const said = [];
-window.addEventListener("error", (event) => said.push("error: " + event.message));
-const button = document.querySelectorAll("button")[1], slider = document.querySelectorAll("input")[1];
-const other = document.querySelectorAll("button")[0];
-const note = () => said.push(`${button.textContent} ${Number(slider.value) > 0.2} ${other.textContent}`);
-note();
-button.click();
-setTimeout(() => { note(); other.click(); }, 700);
-setTimeout(() => { note(); other.click(); note(); }, 1200);
-setTimeout(() => {
-  const pen = document.querySelectorAll("canvas")[1].getContext("2d");
-  const pixels = pen.getImageData(0, 0, pen.canvas.width, pen.canvas.height).data;
-  const colours = new Set();
-  for (let i = 0; i < pixels.length; i += 4) colours.add(pixels.slice(i, i + 4).join());
-  said.push(colours.size > 5 ? "drawn" : "blank");
-  document.body.innerHTML = "<pre id=said>" + said.join("|") + "</pre>";
-}, 1500);
-</script>
-"""
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-def test_a_browser_plays_one_piece_at_a_time_and_moves_the_cursor(page, tmp_path):
+@pytest.mark.slow
+def test_a_browser_plays_one_piece_at_a_time_and_moves_the_cursor(page, browser, tmp_path):
     path = tmp_path / "page.html"
-    path.write_text(page.replace("</body>", DRIVER + "</body>"), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--autoplay-policy=no-user-gesture-required"]
-    command = [CHROMIUM, *options, "--virtual-time-budget=5000", "--dump-dom", path.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    (said,) = re.findall(r'<pre id="said">(.*?)</pre>', shown)
-    # Before, while the second piece plays, while the first one does instead, and when all is silent.
-    assert said.split("|") == ["Play false Play", "Stop true Play", "Play true Stop", "Play true Play", "drawn"]
+    path.write_text(page, encoding="utf-8")
+    tab = browser.new_page()
+    faults: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.goto(path.as_uri())
+    first, second = (tab.locator(".piece").nth(number) for number in range(2))
+    assert first.locator("output").inner_text().startswith("0:00 / 0:0")
+    second.locator("button").click()
+    wait_until(tab, "Number(document.querySelectorAll('.piece input')[1].value) > 0.2")
+    assert loudest(tab, 0.5) > 0.01
+    assert [each.locator("button").inner_text() for each in (first, second)] == ["Play", "Stop"]
+    first.locator("button").click()
+    wait_until(tab, "document.querySelectorAll('.piece button')[1].textContent === 'Play'")
+    assert tab.evaluate("pianogen.players.map((each) => each.isPlaying)") == [True, False]
+    first.locator("button").click()
+    wait_until(tab, "pianogen.players.every((each) => !each.isPlaying)")
+    box = second.locator("canvas").bounding_box()
+    tab.mouse.click(box["x"] + box["width"] / 2, box["y"] + 20)
+    wait_until(tab, "Math.abs(pianogen.players[1].position / pianogen.players[1].seconds - 0.5) < 0.05")
+    colours = tab.evaluate("""() => {
+      const canvas = document.querySelectorAll("canvas")[1];
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      const colourAt = (pixel) => data.slice(4 * pixel, 4 * pixel + 4).join();
+      return new Set(Array.from({ length: data.length / 4 }, (_, pixel) => colourAt(pixel))).size;
+    }""")
+    assert colours > 5 and not faults
+    tab.screenshot(path=tmp_path / "comparison.png")
+    tab.close()
 
 
 # Curves ---------------------------------------------------------------------------------------------------------------

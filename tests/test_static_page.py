@@ -89,7 +89,7 @@ def test_the_card_makes_a_static_space_and_names_the_licences(tmp_path):
 def test_a_graph_in_halves_computes_the_same():
     model = tiny().bfloat16().float()
     exporter = NoteExporter(model)
-    full = onnx.load_from_string(exporter.graph())
+    full = onnx.load_from_string(exporter.graphs()["model"])
     small = halved(full)
     assert small.ByteSize() < 0.65 * full.ByteSize()
     rows, (given, ids) = np.array([[0, 128, 0, 0], [0.5, 60, 64, 1.0]]), (np.zeros(2, bool), np.zeros((2, 7), np.int64))
@@ -100,7 +100,7 @@ def test_a_graph_in_halves_computes_the_same():
 
 def test_weights_with_more_digits_stay_as_they_are():
     exporter = NoteExporter(tiny())
-    graph = onnx.load_from_string(exporter.graph())
+    graph = onnx.load_from_string(exporter.graphs()["model"])
     assert not any(each.op_type == "Cast" for each in halved(graph).graph.node)
     assert all(
         torch.equal(each, torch.from_numpy(exporter.heads[name]))
@@ -427,7 +427,7 @@ def test_greedy_notes_are_python_s(opened, wish, controls, has_given, number):
     rows = placed(encoder, pg.read_midi(Path(__file__).parents[1] / "docs" / "prelude.mid"))
     past, given = rows[:60], rows[60:90] + np.array([8.0, 0, 0, 0]) if has_given else rows[:0]
     times = [past[-1, 0], None, past[-1, 0]] if has_given else [0.0, 0.0, -1.0]
-    stream = LiveStream(exporter.open(exporter.graph()))
+    stream = LiveStream(exporter.open(exporter.graphs()))
     stream.controls = controls
     stream.begin_sec, stream.lookahead_sec, stream.helped_from_sec = (
         np.inf if each is None else each for each in times

@@ -1,14 +1,16 @@
 """A comparison as one HTML page that needs nothing but a browser: tables, curves, and music to look at and to hear.
 
-Notes stand in the page as JSON; they are drawn on canvases and played by a small synthesizer of the Web Audio API.
+Notes stand in the page as JSON; the player of `pianogen play` and `pianogen show` (`static/`) draws and plays them.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from jinja2 import Environment
 from pianogen_hf.tokenizers.notes import Notes
 
 _TEMPLATE = "comparison_page.html"
+PLAYER = Path(str(files(__package__).joinpath("static")))  # its JavaScript
+_MODULES = ("roll.js", "sound.js", "player.js")  # each after those that it imports
 
 
 def comparison_page(
@@ -52,6 +56,7 @@ def comparison_page(
         groups=[
             {**group, "pieces": [_facts_of(piece, next(numbers)) for piece in group["pieces"]]} for group in groups
         ],
+        player="\n".join(_in_one_script(PLAYER / name) for name in _MODULES),
         # Inside <script> only a closing tag could end the text; an escaped < is the same JSON.
         data=json.dumps([note_rows(piece["notes"]) for piece in pieces], separators=(",", ":")).replace("<", "\\u003c"),
     )
@@ -64,6 +69,11 @@ def note_rows(notes: Notes) -> list[list[int]]:
     onset, offset = notes.onset_sec - notes.onset_sec.min(), notes.offset_sec - notes.onset_sec.min()
     columns = (1000 * onset, 1000 * (offset - onset), notes["pitch"], notes["velocity"])
     return np.stack([np.rint(column).astype(int) for column in columns], axis=1).tolist()
+
+
+def _in_one_script(module: Path) -> str:
+    """A module without what joins it to others, for a page of one file."""
+    return re.sub(r"^(?:import .*\n|export )", "", module.read_text(encoding="utf-8"), flags=re.M)
 
 
 def _facts_of(piece: Mapping[str, Any], number: int) -> dict[str, Any]:

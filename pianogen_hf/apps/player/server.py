@@ -127,7 +127,7 @@ def make_app(gate: Gate, page: str, routes: Sequence[BaseRoute], host: str = "12
     app = Starlette(
         routes=[
             Route("/", gate.guarded(index)),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Mount("/static", StaticFiles(directory=STATIC, packages=[("pianogen_hf.rendering", "static")])),
             *sounds.routes(gate),
             *routes,
         ],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import SpaceCard, SpaceCardData
 
-from pianogen_hf.apps.player.files import STATIC, TONE_PITCHES, TONE_SEC
+from pianogen_hf.apps.player.files import STATIC, STATIC_FOLDERS, TONE_PITCHES, TONE_SEC
 from pianogen_hf.apps.space.folder import license_of, whole_folder
 from pianogen_hf.apps.space.onnxruntime_web import PACKAGE, VERSION
 from pianogen_hf.generation.note_stream import KEY_WEIGHT
@@ -92,7 +92,9 @@ def write_static_page(
 
 
 def _write_page(folder: Path, title: str) -> None:
-    shutil.copytree(STATIC, folder / "static", ignore=shutil.ignore_patterns(*_NOT_OF_THIS_PAGE))
+    for each in STATIC_FOLDERS:
+        unneeded = shutil.ignore_patterns(*_NOT_OF_THIS_PAGE)
+        shutil.copytree(each, folder / "static", ignore=unneeded, dirs_exist_ok=True)
     page = (STATIC / "play.html").read_text(encoding="utf-8")
     page = page.replace("with_server.js", "without_server.js")
     page = page.replace("<title>Play with the model</title>", f"<title>{_escaped(title)}</title>")

@@ -8,11 +8,13 @@ export class Piano {
     this.master = new GainNode(this.context, { gain: 0.8 });
     this.analyser = new AnalyserNode(this.context, { fftSize: 2048 });
     this.master.connect(new DynamicsCompressorNode(this.context)).connect(this.analyser).connect(this.context.destination);
+    // Without samples: a struck string, roughly, as the sum of its first partials.
+    this.partials = this.context.createPeriodicWave(new Float32Array(5), Float32Array.of(0, 1, 0.38, 0.16, 0.07));
     this.samples = null;
     this.sounding = new Set();
   }
 
-  // Fetch the tones; without them plain oscillators play. `about`: {pitches, seconds} of the file.
+  // Fetch the tones; without them a simple synthesizer plays. `about`: {pitches, seconds} of the file.
   async load(url, about) {
     const answer = await fetch(url);
     if (!answer.ok) return false;
@@ -34,15 +36,15 @@ export class Piano {
     const at = Math.max(when, this.now);
     const gain = new GainNode(this.context, { gain: (velocity / 127) ** 1.6 });
     const filter = new BiquadFilterNode(this.context, { type: "lowpass", frequency: 1200 + 90 * velocity });
-    const source = this.samples ? this.#tone(pitch, at) : this.#oscillator(pitch, at);
-    source.connect(filter).connect(gain).connect(this.master);
+    const source = this.samples ? this.#tone(pitch, at, filter) : this.#string(pitch, at, filter);
+    filter.connect(gain).connect(this.master);
     const voice = { source, gain, at, pitch };
     this.sounding.add(voice);
     source.onended = () => this.sounding.delete(voice);
     return voice;
   }
 
-  #tone(pitch, at) {
+  #tone(pitch, at, target) {
     const { buffer, pitches, seconds } = this.samples;
     let nearest = 0;
     pitches.forEach((each, index) => {
@@ -50,12 +52,17 @@ export class Piano {
     });
     const rate = 2 ** ((pitch - pitches[nearest]) / 12);
     const source = new AudioBufferSourceNode(this.context, { buffer, playbackRate: rate });
+    source.connect(target);
     source.start(at, nearest * seconds, seconds - 0.02);
     return source;
   }
 
-  #oscillator(pitch, at) {
-    const source = new OscillatorNode(this.context, { type: "triangle", frequency: 440 * 2 ** ((pitch - 69) / 12) });
+  // It dies away, a high one sooner.
+  #string(pitch, at, target) {
+    const frequency = 440 * 2 ** ((pitch - 69) / 12), decay = new GainNode(this.context, { gain: 0.8 });
+    const source = new OscillatorNode(this.context, { frequency, periodicWave: this.partials });
+    decay.gain.setTargetAtTime(0, at, Math.min(0.35 + 520 / frequency, 4));
+    source.connect(decay).connect(target);
     source.start(at);
     source.stop(at + 6);
     return source;

@@ -3,11 +3,15 @@
 import { Roll } from "./roll.js";
 
 const AHEAD_SEC = 0.25;
+const isDark = matchMedia("(prefers-color-scheme: dark)");
 
 export class Player {
-  // `canvas`: of the roll; `piano`: what sounds; `onTime`: called with the second on every picture.
-  constructor(canvas, piano, onTime = () => {}) {
+  // `canvas`: of the roll; `piano`: what sounds; `onTime`: called with the second whenever the picture is drawn;
+  // `isWhole`: whether the roll shows all of the piece, or some seconds that move with what is heard.
+  constructor(canvas, piano, onTime = () => {}, isWhole = false) {
     this.roll = new Roll(canvas, 14);
+    this.isWhole = isWhole;
+    this.drawn = ""; // what the picture shows
     this.piano = piano;
     this.onTime = onTime;
     this.notes = [];
@@ -34,6 +38,8 @@ export class Player {
     this.notes.forEach((note, index) => this.roll.add(index, note));
     this.seconds = this.notes.reduce((most, note) => Math.max(most, note.offset), 0);
     this.position = 0;
+    this.drawn = "";
+    if (this.isWhole) this.roll.secondsPerScreen = Math.max(this.seconds, 0.01);
   }
 
   play() {
@@ -76,10 +82,12 @@ export class Player {
         this.position = this.seconds;
       }
     }
-    if (this.roll.canvas.clientWidth) {
-      this.roll.draw(this.position, 0.3);
-      this.onTime(this.position, this.isPlaying);
-    }
+    const { clientWidth, clientHeight } = this.roll.canvas;
+    const shown = [this.position, this.isPlaying, this.seconds, this.roll.selection, clientWidth, clientHeight, isDark.matches].join();
+    if (!clientWidth || shown === this.drawn) return;
+    this.drawn = shown;
+    this.roll.draw(this.position, this.isWhole ? this.position / this.roll.secondsPerScreen : 0.3);
+    this.onTime(this.position, this.isPlaying);
   }
 
   // A click goes there; a drag chooses a stretch.
