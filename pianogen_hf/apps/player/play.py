@@ -27,6 +27,7 @@ _MAX_SEC, _MAX_NOTES = 1800, 30_000  # of a piece
 _MAX_WAITING = 2000  # events for a page that does not take them
 _NONSENSE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)  # what wrong JSON leads to
 _SHOWN_NOTES = 400  # of a session, to a page that is opened later
+_ASKED = ("density", "register", "loudness", "kind", "guidance_scale")  # knobs that the verbs have, too
 
 
 class PlayPage:
@@ -148,7 +149,7 @@ class PlayPage:
         piece, new = self._pieces[-1]
         verb, engine = wish.get("verb"), self.engine
         knobs = engine.knobs
-        options: dict[str, Any] = {name: getattr(knobs, name) for name in ("density", "register", "loudness", "kind")}
+        options: dict[str, Any] = {name: getattr(knobs, name) for name in _ASKED}
         options |= {"temperature": knobs.temperature, "top_p": knobs.top_p, "key": knobs.key_name}
         if verb == "undo":
             self._pieces = self._pieces[:-1] or self._pieces

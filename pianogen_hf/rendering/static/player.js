@@ -39,7 +39,15 @@ export class Player {
     this.seconds = this.notes.reduce((most, note) => Math.max(most, note.offset), 0);
     this.position = 0;
     this.drawn = "";
-    if (this.isWhole) this.roll.secondsPerScreen = Math.max(this.seconds, 0.01);
+    if (this.isWhole) this.#fit();
+  }
+
+  // Let the roll show all notes, and hardly more.
+  #fit() {
+    const pitches = this.notes.length ? this.notes.map((note) => note.pitch) : [60];
+    const low = Math.min(...pitches) - 2, high = Math.max(...pitches) + 2, missing = Math.max(24 - (high - low), 0);
+    [this.roll.low, this.roll.high] = [low - Math.floor(missing / 2), high + Math.ceil(missing / 2)];
+    this.roll.secondsPerScreen = Math.max(this.seconds, 0.01);
   }
 
   play() {
