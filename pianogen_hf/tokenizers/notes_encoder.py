@@ -127,11 +127,16 @@ class NotesEncoder:
         return None
 
 
-@functools.cache  # reading the files takes longer than all else that is saved with a checkpoint
 def code_stands_alone(part: type) -> bool:
     """Whether the file of a class, copied beside its siblings, could be imported: what transformers does with it."""
     path = getattr(sys.modules.get(part.__module__), "__file__", None)
-    waiting, seen = [Path(path)] if path else [], set()
+    return path is None or _imports_siblings_alone(Path(path))
+
+
+@functools.cache  # reading the files takes longer than all else that is saved with a checkpoint
+def _imports_siblings_alone(path: Path) -> bool:
+    """Whether a file, and all that it imports from its package, import from nowhere but their own folder."""
+    waiting, seen = [path], set()
     while waiting:
         file = waiting.pop()
         if file in seen:
