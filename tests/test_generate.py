@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 import pianogen_hf as pg
 from pianogen_hf.commands.generate import main
-from pianogen_hf.workflows.generate import _read_prompt
+from pianogen_hf.workflows.generate import _read_prompt, _say_what_was_left_out
 
 HAS_AUDIO = all(importlib.util.find_spec(name) for name in ("midirenderer", "pretty_midi"))
 
@@ -303,7 +303,9 @@ def test_one_line_says_what_of_a_prompt_was_left_out(tmp_path, capsys):
     parts.table["track"] = parts.table["channel"] = [0, 1, 2]
     pg.write_midi(parts, tmp_path / "rich.mid")
     prompt = str(tmp_path / "rich.mid")
-    assert len(_read_prompt(prompt, "piano")) == 1
+    notes = _read_prompt(prompt, "piano")
+    assert len(notes) == 1
+    _say_what_was_left_out(prompt, notes)
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "1 notes taken" in said
     assert "1 notes of other instruments" in said and "1 drum notes" in said

@@ -12,6 +12,7 @@ from models_and_tokenizers import loosened, some_notes, tiny_model
 from safetensors.torch import load_file, save_file
 
 import pianogen_hf as pg
+from pianogen_hf.commands.generate import main as generate
 from pianogen_hf.commands.train import main as train
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.errors import ArgumentError
@@ -135,6 +136,15 @@ def test_a_prompt_is_continued_by_its_instruments_or_others(trained):
     assert pg.continue_notes(model, tokenizer, seconds=2, seed=1, top_k=5)[0].new.end_sec <= 2.01
     with pytest.raises(ValueError, match="num_beams"):
         pg.continue_notes(model, tokenizer, notes=2, num_beams=3)
+
+
+def test_a_prompt_comes_back_with_its_drums_of_which_nothing_is_said(trained, tmp_path, capsys):
+    pg.write_midi(with_drums(7), tmp_path / "band.mid")
+    options = ["--model", str(trained), "--prompt", str(tmp_path / "band.mid"), "--programs", "all", "--notes", "2"]
+    assert generate([*options, "--seed", "1", "--output", str(tmp_path / "out.mid")]) == 0
+    assert "drum" not in capsys.readouterr().out
+    written = pg.read_midi(tmp_path / "out.mid", programs=None, drums=True)
+    assert written["is_drum"].sum() >= 8 and {0, 40} <= set(written["program"][~written["is_drum"]].tolist())
 
 
 def test_labels_leave_out_padding_and_what_is_context():

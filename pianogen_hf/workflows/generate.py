@@ -97,6 +97,8 @@ def generate(
         loaded, encoder = load_engine(name, engine, revision)
     if prompt is not None and programs == "all" and encoder.keeps_instruments:
         notes = read_midi(prompt, None, drums=True)
+    if notes is not None:
+        _say_what_was_left_out(str(prompt), notes)
     bar_format = "Generating |{bar}| {n:.0f}% {elapsed}"
     index = None if no_copies_of is None else _index_of(no_copies_of)
     faults = _faults(max_tries, index, max_run)
@@ -213,9 +215,12 @@ def _read_prompt(path: str, programs: str) -> Notes:
     notes = read_midi(path, PIANO_PROGRAMS if programs == "piano" else None)
     if len(notes) == 0:
         raise ArgumentError(f"{path} has {_why_empty(notes)}")
+    return notes
+
+
+def _say_what_was_left_out(path: str, notes: Notes) -> None:
     if notes.remarks:
         print(f"{path}: {len(notes)} notes taken; left out or mended: {notes.remarks_line}")
-    return notes
 
 
 def _why_empty(notes: Notes) -> str:
