@@ -247,7 +247,7 @@ def figures(args: argparse.Namespace) -> dict[str, Any]:
         "chords": (pg.continue_notes(model, encoder, prompt=prelude, bars=4, chords=chords, **options)[0], False),
         "end": (pg.end_notes(model, encoder, prelude, bars=3, **options)[0], False),
         "fill": (pg.fill_notes(model, encoder, prelude, bars=(3, 4), **options)[0], True),
-        "vary": (pg.vary_notes(model, encoder, prelude, bars=(3, 6), strength=0.5, **options)[0], True),
+        "vary": (pg.vary_notes(model, encoder, prelude, bars=(3, 6), strength=0.5, **{**options, "seed": 1})[0], True),
         "accompany": (pg.accompany_notes(model, encoder, right, "below", **options)[0], True),
         "harmonise": (pg.harmonise_notes(*load_model(args.chorale_model), soprano, seed=7)[0], True),
         "harmonise_v8": (pg.harmonise_notes(model, encoder, soprano, **options)[0], True),

@@ -17,7 +17,8 @@ from transformers.utils import logging
 
 import pianogen_hf as pg
 from pianogen_hf.commands.generate import main
-from pianogen_hf.workflows.generate import _read_prompt, _say_what_was_left_out
+from pianogen_hf.workflows.generate import _say_what_was_left_out
+from pianogen_hf.workflows.prompt import read_prompt
 
 HAS_AUDIO = all(importlib.util.find_spec(name) for name in ("midirenderer", "pretty_midi"))
 
@@ -303,7 +304,7 @@ def test_one_line_says_what_of_a_prompt_was_left_out(tmp_path, capsys):
     parts.table["track"] = parts.table["channel"] = [0, 1, 2]
     pg.write_midi(parts, tmp_path / "rich.mid")
     prompt = str(tmp_path / "rich.mid")
-    notes = _read_prompt(prompt, "piano")
+    notes = read_prompt(prompt, "piano")
     assert len(notes) == 1
     _say_what_was_left_out(prompt, notes)
     said = capsys.readouterr().out

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +33,31 @@ def in_a_folder_with_a_prompt(monkeypatch, tmp_path):
 
 def run(model_dir, *argv: object) -> int:
     return main(["--model", str(model_dir), "--prompt", "prompt.mid", *map(str, argv)])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "fill prompt.mid --bars 90 99",
+        "fill prompt.mid --seconds -3 2",
+        "vary prompt.mid --strength 2",
+        "vary prompt.mid --bars 4 2",
+        "continue prompt.mid --from_bar 0",
+        "continue prompt.mid --from_seconds 99",
+        "harmonise text.mid",
+        "accompany nowhere.mid",
+        "continue prompt.mid --until 9 --seconds 3",
+        "continue prompt.mid --seconds -5",
+    ],
+)
+def test_a_mistake_is_told_before_anything_heavy_is_loaded(words, tmp_path):
+    (tmp_path / "text.mid").write_text("no music")
+    code = (
+        "import sys; from pianogen_hf.commands.generate import main; "
+        "code = main(sys.argv[1:]); sys.exit(9 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_a_gap_is_filled_and_all_else_stays(model_dir):

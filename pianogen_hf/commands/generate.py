@@ -11,6 +11,7 @@ from typing import Any
 from pianogen_hf.commands.generate_options import parse
 from pianogen_hf.errors import UsageError, reports_errors
 from pianogen_hf.folders import check_writable
+from pianogen_hf.workflows.prompt import check_passage, read_prompt
 
 _HANDED_ON = (
     "model",
@@ -134,11 +135,17 @@ def _checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UsageError('--wav needs packages that are not installed: pip install "pianogen_hf[audio]"')
     if args.engine != "torch" and find_spec("onnxruntime") is None:
         raise UsageError('--engine needs a package that is not installed: pip install "pianogen_hf[onnx]"')
+    if args.vary is not None and not 0 <= args.vary <= 1:
+        raise UsageError(f"strength lies between 0 (nothing is new) and 1 (everything is), not {args.vary:g}")
     _check_verb(args)
     if args.engine != "torch" and args.num_beams > 1:
         raise UsageError("--num_beams needs --engine torch: the fast engines sample")
     for path in output_paths(args):
         _check_writable(path, args.prompt)
+    if args.prompt is not None:
+        where = {"gaps": args.fill, "bars": args.fill_bars or getattr(args, "passage", None)}
+        place = {"from_seconds": args.from_seconds, "from_bar": args.from_bar}
+        check_passage(read_prompt(args.prompt, args.programs), **where, **place)
     return args
 
 

@@ -122,6 +122,7 @@ def continue_notes(
     controls = asked(density, register, loudness, key, kind, guidance_scale)
     if takes_given(model):
         assert isinstance(tokenizer, ContinuousNotesFeatureExtractor)
+        length.end_tick(base, start_tick)  # refuses what no file can hold before anything else is said
         if prompt is not None:
             _say_what_is_heard(model, len(_prompt_steps(tokenizer, base)) - 1, on_message)
         samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))

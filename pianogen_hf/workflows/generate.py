@@ -26,9 +26,10 @@ from pianogen_hf.generation.transposing import in_c
 from pianogen_hf.generation.varying import vary_notes
 from pianogen_hf.rendering.audio import save_wav
 from pianogen_hf.rendering.piano_roll import save_piano_roll
-from pianogen_hf.tokenizers.midi import PIANO_PROGRAMS, MidiError, read_midi, write_midi
+from pianogen_hf.tokenizers.midi import MidiError, read_midi, write_midi
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.workflows.loading import load_engine, load_model
+from pianogen_hf.workflows.prompt import read_prompt
 
 _AROUND_SEC = 5.0  # of a prompt that a picture shows before and after what is new
 _SECONDS = 30.0  # of music, where nobody says how much
@@ -87,7 +88,7 @@ def generate(
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading weights: ours is that of the music
-    notes = None if prompt is None else _read_prompt(prompt, programs)
+    notes = None if prompt is None else read_prompt(prompt, programs)
     name = model or BUNDLED_MODEL
     loaded: Any  # every kind has what generation asks of a model
     encoder: Any
@@ -211,25 +212,9 @@ def _start_sec(piece: Notes, from_seconds: float | None, from_bar: int | None) -
     return from_seconds if from_bar is None else bar_start_sec(piece, from_bar)
 
 
-def _read_prompt(path: str, programs: str) -> Notes:
-    notes = read_midi(path, PIANO_PROGRAMS if programs == "piano" else None)
-    if len(notes) == 0:
-        raise ArgumentError(f"{path} has {_why_empty(notes)}")
-    return notes
-
-
 def _say_what_was_left_out(path: str, notes: Notes) -> None:
     if notes.remarks:
         print(f"{path}: {len(notes)} notes taken; left out or mended: {notes.remarks_line}")
-
-
-def _why_empty(notes: Notes) -> str:
-    """What a file without usable notes has, and what helps; `--programs all` is no help against drums."""
-    others, drums = (notes.remarks.get(name, 0) for name in ("notes of other instruments", "drum notes"))
-    if others:
-        return f"only other instruments ({others} notes): give a prompt with piano notes, or --programs all"
-    why = f"only drums ({drums} notes)" if drums else "no notes"
-    return f"{why}: give a prompt with notes of a piano"
 
 
 def _write(result: Continuation, path: Path, png: str | None, wav: bool, drawn: Notes) -> None:
