@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from models_and_tokenizers import some_notes
 
@@ -60,11 +61,16 @@ class Reached(Exception):
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder in which everything lies that the documents speak of."""
-    pg.write_midi(some_notes(), tmp_path / "my.mid")
+    scale = pg.Notes.from_columns(
+        onset_tick=np.arange(256) * 240, duration_tick=[240] * 256, pitch=[60, 62, 64, 65] * 64
+    )
+    for name in ("my.mid", "melody.mid", "band.mid"):
+        pg.write_midi(scale, tmp_path / name)  # longer than all passages that are spoken of
     pg.write_midi(some_notes(), tmp_path / "midi" / "a.mid")
     for folder in ("runs/mine", "chunks", "data/mine"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for folder in ("configs", "docs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
