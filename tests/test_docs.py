@@ -79,7 +79,7 @@ def workplace(tmp_path, monkeypatch):
 def words_of(line, folder):
     """The arguments of `pianogen` for a line as a shell would take it; None for other programs."""
     words = shlex.split(line, comments=True)
-    if not words or words[0] in OTHERS:
+    if not words or words[0] in OTHERS or words[:2] == ["python", "-m"]:
         return None
     if words[0] == "accelerate":
         words = words[next(place for place, word in enumerate(words) if word.endswith(".py")) :]
