@@ -47,13 +47,14 @@ class MemoryLayer(DynamicSlidingWindowLayer):
             Keys and values of memory and segment, shape `(batch, num_heads, kept + length, head_dim)`.
         """
         keys, values = super().update(key_states, value_states)
+        assert self.keys is not None and self.values is not None
         self.keys, self.values = self.keys.detach(), self.values.detach()
         return keys, values
 
     @property
     def kept(self) -> int:
         """How many tokens it holds."""
-        return self.keys.shape[-2] if self.is_initialized and self.keys.numel() else 0
+        return self.keys.shape[-2] if self.keys is not None and self.keys.numel() else 0
 
     def begin_segment(self, begins: torch.Tensor | None) -> None:
         """Count from here on only what is kept, so that a mask is as long as memory and segment together.
@@ -182,6 +183,8 @@ class SegmentMemory(Cache):
     Args:
         config: With `memory_length`; `knn_layer` has a store.
     """
+
+    layers: list[Any]  # each a `MemoryLayer`
 
     def __init__(self, config: MusicTransformerConfig):
         length = config.memory_length

@@ -97,7 +97,7 @@ class Segments(torch.utils.data.Dataset):
         self.chunks = chunks
         walks = _pieces(chunks) if batching == CONTIGUOUS else _parts(len(chunks), num_rows)
         self.sampler = WalkSampler(walks, num_rows, seed)
-        self._nothing = {name: [] if name == "input_ids" else 0 for name in chunks.column_names}
+        self._nothing: dict[str, Any] = {name: [] if name == "input_ids" else 0 for name in chunks.column_names}
 
     @property
     def total_dataset_length(self) -> int:

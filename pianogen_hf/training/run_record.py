@@ -17,8 +17,16 @@ from pianogen_hf.training.arguments import Arguments
 
 RUN_RECORD = "run.json"
 # A run with another of these is another run.
-_FIXED = ("model_type", "model_name_or_path", "tokenizer", "tokenizer_config", "bpe_vocab_size", "action_vocab_size")
-_FIXED += ("optim", "minutes")
+_FIXED = (
+    "model_type",
+    "model_name_or_path",
+    "tokenizer",
+    "tokenizer_config",
+    "bpe_vocab_size",
+    "action_vocab_size",
+    "optim",
+    "minutes",
+)
 # With another of these there is no place in the data that the run has reached.
 _OF_DATA: tuple[str, ...] = (
     "chunk_length",

@@ -98,6 +98,7 @@ def way_of_training(
             raise ArgumentError(f"batching {batching} is for models with a memory: set memory_length in model_config")
         if args.gradient_checkpointing:
             raise ArgumentError("gradient_checkpointing would read a memory that has moved on: leave it out")
+        assert pad_token_id is not None  # what has a memory reads tokens
         return partial(MemoryTrainer, batching=batching), SegmentCollator(pad_token_id)
     mask_kinds = [_ids_of_kind(tokenizer, each) for each in args.mask_kinds or ()]
     batches = Batches(model.config, pad_token_id, chunk_length, kinds, args.seed, mask_kinds)

@@ -63,9 +63,9 @@ class OnnxEventEngine(GeneratesEvents):
         Raises:
             EngineError: If there is no such model, or it was not exported with this precision.
         """
-        paths = [exported_file(name, precision, stem) for stem in STEMS]
-        with opening(paths[0].parent):
-            return cls(*paths, MidiEventConfig.from_pretrained(str(name)), **kwargs)
+        base, token = (exported_file(name, precision, stem) for stem in STEMS)
+        with opening(base.parent):
+            return cls(base, token, MidiEventConfig.from_pretrained(str(name)), **kwargs)
 
     def train(self, mode: bool = True) -> None:
         """Nothing: what was exported does not learn."""

@@ -9,6 +9,7 @@ positions so far, and their number tells the position of the first new one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from transformers import LlamaConfig
 from pianogen_hf.generation.onnx.builder import GraphBuilder
 from pianogen_hf.models.configuration_midi_event import MidiEventConfig
 
-_MASKED = np.float32(-3e38)
+_MASKED = np.array(-3e38, np.float32)
 
 
 def build_event_graph(
@@ -124,9 +125,9 @@ class _LlamaBuilder(GraphBuilder):
         queries = self._column(self._op("Range", [first, end, one]))
         keys = self._op("Range", [self._constant("zero", np.array(0)), end, one])
         is_hidden = self._op("Greater", [keys, queries])
-        nothing = self._constant("nothing", np.float32(0))
+        nothing = self._constant("nothing", np.array(0, np.float32))
         mask = self._op("Where", [is_hidden, self._constant("masked", _MASKED), nothing])
-        theta = self.config.rope_parameters["rope_theta"]  # type: ignore[index]
+        theta: Any = self.config.rope_parameters["rope_theta"]  # type: ignore[index]
         frequencies = 1 / theta ** (np.arange(0, self.head_dim, 2, dtype=np.float32) / np.float32(self.head_dim))
         rates = self._constant("rates", np.tile(frequencies.astype(np.float32), 2))
         angles = self._op("Mul", [self._op("Cast", [queries], to=TensorProto.FLOAT), rates])
@@ -141,7 +142,7 @@ class _LlamaBuilder(GraphBuilder):
             for kind, new in (("key", key), ("value", value))
         )
         scores = self._op("MatMul", [query, self._op("Transpose", [key], perm=[0, 1, 3, 2])])
-        scores = self._op("Mul", [scores, self._constant("scale", np.float32(self.head_dim**-0.5))])
+        scores = self._op("Mul", [scores, self._constant("scale", np.array(self.head_dim**-0.5, np.float32))])
         shares = self._op("Softmax", [self._op("Add", [scores, mask])], axis=-1)
         heard = self._op("Transpose", [self._op("MatMul", [shares, value])], perm=[0, 2, 1, 3])
         flat = self._constant("flat", np.array([0, 0, self.config.hidden_size]))

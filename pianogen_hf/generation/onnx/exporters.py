@@ -171,7 +171,8 @@ class EventExporter:
 
     def open(self, graphs: Graphs) -> OnnxEventEngine:
         """See there."""
-        return OnnxEventEngine(*(graphs[stem] for stem in STEMS), self.model.config)
+        base, token = (graphs[stem] for stem in STEMS)
+        return OnnxEventEngine(base, token, self.model.config)
 
     def file_beside(self) -> None:
         """Nothing."""
