@@ -17,7 +17,8 @@ from pianogen_hf.workflows.loading import load_model
 SAVED = Path(__file__).parent / "saved_run"
 # Greedy, from nothing; taken down when that version had just saved them.
 BUNDLED_TOKENS = [1, *[36, 31, 28, 24] * 6]
-LOSSES = {3: 3.471576690673828, 4: 3.4245400428771973}  # of the steps that it went on with
+# Of the steps that it went on with, in bfloat16: where a machine computes in float32, they are 0.0006 away.
+LOSSES = {3: 3.471576690673828, 4: 3.4245400428771973}
 
 
 @pytest.mark.parametrize(("folder", "tokens"), [(pg.BACH_MODEL, BUNDLED_TOKENS), (SAVED / "checkpoint-2", [1] * 25)])
@@ -37,6 +38,6 @@ def test_it_goes_on_where_that_version_would_have_gone_on(tmp_path, monkeypatch,
     assert "the data are not those" not in capsys.readouterr().out
     state = json.loads((tmp_path / "run/checkpoint-4/trainer_state.json").read_text())
     losses = {row["step"]: row["loss"] for row in state["log_history"] if row["step"] in LOSSES and "loss" in row}
-    assert losses == pytest.approx(LOSSES, abs=1e-4)
+    assert losses == pytest.approx(LOSSES, abs=1e-3)
     provenance = json.loads((tmp_path / "run/provenance.json").read_text())
     assert len(provenance["runs"]) == 1, "the same run goes on"

@@ -566,7 +566,7 @@ def test_music_goes_on_from_a_bar_and_what_rings_on_stays():
         ({"start_sec": 99.0}, "not within"),
         ({"start_sec": float("nan")}, "not within"),
         ({"start_sec": 1.0, "from_bar": 2}, "by seconds or by a bar"),
-        ({"prompt": None, "from_bar": 2}, "in a prompt"),
+        ({"prompt": None, "from_bar": 2}, "to continue a prompt"),
     ],
 )
 def test_a_place_to_go_on_from_must_lie_in_the_prompt(options, message):

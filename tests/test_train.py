@@ -619,7 +619,7 @@ def test_an_output_folder_that_can_not_be_moved_aside_is_a_mistake(finished, opt
 
 
 def test_ctrl_c_before_training_is_one_line(options, tmp_path, capsys, monkeypatch):
-    def stopped(*args):
+    def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pianogen_hf.workflows.split.load_pieces", stopped)

@@ -40,7 +40,7 @@ from pianogen_hf.models.time_classes import NUM_TIME_CLASSES, first_step, middle
 ONSET = 0  # column of placed notes; the others are those of rows
 _AHEAD_SHARE = 0.375  # of the window, for notes that are given ahead
 _KEPT_SHARE = 0.5  # of the window, for what was written before, when it is full
-KEY_WEIGHT = 0.3  # of the profile of a key that is asked for: benchmarks/note_transformer.md
+KEY_WEIGHT = 0.15  # of the profile of a key that is asked for, times guidance_scale: benchmarks/note_transformer.md
 _FAR_SEC = 1e12
 _CLASSES = torch.arange(NUM_TIME_CLASSES)
 _FIRST_STEPS = first_step(_CLASSES).numpy()
@@ -321,8 +321,9 @@ class NoteStream:
         """The processor of a key that is asked for."""
         if column != PITCH or not self.controls.key:
             return scores
-        rarity = log_profile(*key_of_class(self.controls.key))
-        return scores + np.float32(KEY_WEIGHT) * rarity[np.arange(len(scores)) % 12].astype(np.float32)
+        weight = KEY_WEIGHT * self.controls.guidance_scale
+        rarity = weight * log_profile(*key_of_class(self.controls.key))
+        return scores + rarity[np.arange(len(scores)) % 12].astype(np.float32)
 
     def _last_met(self) -> float:
         """Onset of the last given note that the model has met."""

@@ -115,8 +115,9 @@ export class LiveStream {
 
   // The processor of a key that is asked for: pitches that are rare in it become less likely.
   #towardKey(column, scores) {
-    const { key_profiles: profiles, key_weight: weight } = this.model.config;
     if (column !== PITCH || !this.controls.key) return scores;
+    const { key_profiles: profiles, key_weight } = this.model.config;
+    const weight = key_weight * this.controls.guidanceScale;
     return scores.map((score, pitch) => score + Math.fround(weight * profiles[this.controls.key - 1][pitch % 12]));
   }
 
