@@ -106,6 +106,8 @@ class LiveEngine:
         on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.model, self.encoder, self.knobs = model, encoder, knobs or LiveKnobs()
+        # What the model may hear: more than a window, which then begins at the same note for a while.
+        self._num_recent = 2 * model.config.max_position_embeddings
         self.output, self.keyboard = Output(port, channel, max_late_sec), Keyboard()
         self.num_failures = 0
         self.listeners = [] if on_event is None else [on_event]
@@ -545,9 +547,8 @@ class LiveEngine:
 
     def _heard(self, turn: Turn | None, now: float) -> tuple[np.ndarray, np.ndarray]:
         """What the model hears as written and as given, each of shape (num, 4)."""
-        recent = self.model.config.max_position_embeddings
         now = now if turn is None else min(turn.begin, now)  # what is still held then has lasted until then
-        played, others = self.keyboard.notes[-recent:], self._others[-recent:]
+        played, others = self.keyboard.notes[-self._num_recent :], self._others[-self._num_recent :]
         if self.knobs.mode == "accompany":
             written = [note for note in played if note.onset < self._phrase_from] + others
             given = [note for note in played if note.onset >= self._phrase_from]
@@ -562,7 +563,7 @@ class LiveEngine:
         return self._rows([note for note in (*played, *others) if note.onset < turn.end], now), turn.given
 
     def _rows(self, notes: list[LiveNote], now: float, open_sec: float | None = None) -> np.ndarray:
-        notes = sorted(notes, key=lambda note: note.onset)[-self.model.config.max_position_embeddings :]
+        notes = sorted(notes, key=lambda note: note.onset)[-self._num_recent :]
         return placed(self.encoder, heard_notes(notes, now, open_sec))
 
     def _usual_sec(self, notes: list[LiveNote]) -> float:

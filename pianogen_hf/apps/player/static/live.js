@@ -99,6 +99,7 @@ export class LiveEngine {
   constructor(model, onEvent, clock = () => performance.now() / 1000) {
     Object.assign(this, { model, onEvent, clock, knobs: { ...KNOBS }, keys: new Keys() });
     this.origin = clock();
+    this.numRecent = 2 * model.windowSize; // more than a window: so it begins at the same note for a while
     this.others = []; // notes of the model and of the loop, in the order in which they begin
     this.waiting = new Set(); // notes whose time has not come
     this.turn = this.loop = null;
@@ -476,7 +477,7 @@ export class LiveEngine {
   // What the model hears as written and as given.
   #heard(turn, now) {
     now = turn ? Math.min(turn.begin, now) : now; // what is still held then has lasted until then
-    const played = this.keys.notes.slice(-this.model.windowSize), others = this.others.slice(-this.model.windowSize);
+    const played = this.keys.notes.slice(-this.numRecent), others = this.others.slice(-this.numRecent);
     if (this.knobs.mode === "accompany") {
       const given = played.filter((note) => note.onset >= this.phraseFrom);
       const written = [...played.filter((note) => note.onset < this.phraseFrom), ...others];
@@ -493,7 +494,7 @@ export class LiveEngine {
 
   // Notes as they sounded; what still sounds is taken to end now, or to last for `openSec`.
   #rows(notes, now, openSec = null) {
-    const latest = notes.sort((one, other) => one.onset - other.onset).slice(-this.model.windowSize);
+    const latest = notes.sort((one, other) => one.onset - other.onset).slice(-this.numRecent);
     const ended = latest.map((note) => ({ ...note, end: note.end ?? (openSec === null ? now : note.onset + openSec) }));
     return placed(ended, this.model.rate);
   }
