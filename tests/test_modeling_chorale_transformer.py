@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from models_and_tokenizers import loosened
 
 import pianogen_hf as pg
 from pianogen_hf.models.modeling_chorale_transformer import (
@@ -28,10 +29,7 @@ def places_of(ids, position=None):
 def make_model(seed=0):
     torch.manual_seed(seed)
     model = pg.ChoraleTransformerForCausalLM(CONFIG).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return loosened(model, 0.2)
 
 
 def test_the_latest_cell_of_each_voice_the_next_voice_last():

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from models_and_tokenizers import TOKENIZERS, some_notes
-from pages import loudest, wait_until
+from pages import loudest, saved_session, wait_until, watched_tab
 from test_live import ENCODER, make_model, still_sounding
 
 import pianogen_hf as pg
@@ -341,11 +341,7 @@ def test_wrong_options_of_show_are_one_line(tmp_path, capsys):
 @pytest.fixture
 def opened(browser, page) -> Iterator[Any]:
     """The page of a session, which must complain of nothing."""
-    tab = browser.new_page(viewport={"width": 1280, "height": 800})
-    tab.set_default_timeout(60_000)
-    faults: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    tab, faults = watched_tab(browser, 60_000)
     tab.route("**/*", lambda route: route.continue_() if page.host in route.request.url else route.abort())
     tab.goto(page.address)
     tab.wait_for_selector("#state[data-state=listening]")
@@ -371,10 +367,7 @@ def test_keys_are_heard_answered_seen_and_saved(opened, tmp_path):
     voices = opened.evaluate(voices_of)
     assert voices.count(0) == before + 4 and 1 in voices
     opened.wait_for_selector("#state[data-state=listening]")
-    with opened.expect_download() as download:
-        opened.click("#save")
-    download.value.save_as(tmp_path / "session.mid")
-    piece = pg.read_midi(tmp_path / "session.mid")
+    piece = saved_session(opened, tmp_path)
     assert piece["pitch"][piece["channel"] == 0].tolist()[-4:] == [60, 64, 67, 72]
     assert (piece["channel"] == 1).any()
     picture = opened.screenshot(path=tmp_path / "play.png")

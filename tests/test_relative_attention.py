@@ -453,7 +453,7 @@ def test_flex_attention_follows_the_same_definition(monkeypatch, num_distances, 
     padding = padding_mask(11, 0, 3)
     mask = flex_mask(2, 7, 11, 4, 0, function, padding[:, 0, 0], "cpu")
     assert isinstance(mask, BlockMask)
-    actual = flex_relative_attention(*inputs, mask, SCALING)
+    actual = flex_relative_attention(*inputs, mask, SCALING, inputs[0])
     torch.testing.assert_close(actual, naive(*inputs, padding, window), atol=1e-5, rtol=1e-5)
 
 

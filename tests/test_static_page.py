@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from models_and_tokenizers import loosened, some_notes, tiny_model
-from pages import loudest, wait_until
+from pages import loudest, saved_session, wait_until, watched_tab
 from safetensors.torch import load
 
 import pianogen_hf as pg
@@ -368,11 +368,7 @@ def hosted(tmp_path_factory) -> Iterator[Host]:
 @pytest.fixture
 def opened(browser, hosted) -> Iterator[Any]:
     """The page, which must complain of nothing and ask nobody else."""
-    tab = browser.new_page(viewport={"width": 1280, "height": 800})
-    tab.set_default_timeout(120_000)
-    faults: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    tab, faults = watched_tab(browser, 120_000)
     tab.on(
         "request",
         lambda request: (
@@ -465,10 +461,7 @@ def test_a_phrase_is_answered_heard_seen_and_saved(opened, tmp_path):
     assert loudest(opened, 1.0) > 0.01
     opened.screenshot(path=tmp_path / "static.png")
     opened.wait_for_selector("#state[data-state=listening]")
-    with opened.expect_download() as download:
-        opened.click("#save")
-    download.value.save_as(tmp_path / "session.mid")
-    piece = pg.read_midi(tmp_path / "session.mid")
+    piece = saved_session(opened, tmp_path)
     assert piece["pitch"][piece["channel"] == 0].tolist() == [60, 64, 67, 72]
     answered = piece.where(piece["channel"] == 1)
     assert len(answered) and answered.onset_sec.min() > piece.onset_sec[piece["channel"] == 0].max()
@@ -489,10 +482,7 @@ def test_a_file_is_gone_on_with(opened, tmp_path):
     opened.wait_for_selector("#state[data-state=answering]")
     opened.wait_for_selector(".row.voice-1")
     opened.wait_for_selector("#state[data-state=listening]")
-    with opened.expect_download() as download:
-        opened.click("#save")
-    download.value.save_as(tmp_path / "session.mid")
-    piece = pg.read_midi(tmp_path / "session.mid")
+    piece = saved_session(opened, tmp_path)
     assert (piece["channel"] == 0).sum() == len(some_notes()) and (piece["channel"] == 1).any()
 
 

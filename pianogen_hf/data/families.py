@@ -47,10 +47,8 @@ MIN_HAND_KINDS = 5  # in a gram of what is above or below middle C: with 4, hand
 MIN_SHARE = 0.03  # of the smaller piece's grams
 MIN_LINE_SHARE = 0.05  # of the grams of its lines, which hold fewer notes and are more alike
 MIN_PLACES = 5  # windows of the chain that do not overlap
-FEW_LINE_SHARE, FEW_LINE_PLACES = (
-    0.065,
-    4,
-)  # what is enough, too, of lines; in 5.6 million pairs one false one has 0.058
+# What is enough, too, of lines: in 5.6 million pairs one false one has a share of 0.058.
+FEW_LINE_SHARE, FEW_LINE_PLACES = 0.065, 4
 SHORT_SHARE, SHORT_PLACES = 0.5, 2  # what is enough, too: half of a piece that is too short to have many places
 FULL_NOTES = 1000  # pieces up to this length keep all grams
 KEPT_ONE_IN = 4  # longer ones keep this part

@@ -504,9 +504,6 @@ class LiveEngine:
             return Job(self._epoch, self._version, None, *heard, now, lookahead_sec=0.0, controls=controls)
         return None
 
-    def _lookahead(self, turn: Turn | None) -> float:
-        return math.inf if turn is not None and len(turn.given) else 0.0
-
     def _writing(self, turn: Turn, now: float) -> Job | None:
         """The next note of a turn."""
         past, given = self._heard(turn, now)
@@ -529,7 +526,7 @@ class LiveEngine:
             given,
             begin,
             self._latest(turn, begin),
-            self._lookahead(turn),
+            math.inf if len(turn.given) else 0.0,
             turn.begin if len(turn.given) else -math.inf,
             replace(controls, gap_end_sec=turn.end) if len(turn.given) else controls,
             (*processors, warped(self.knobs.temperature, self.knobs.top_p)),

@@ -70,7 +70,6 @@ class LiveKnobs:
             ("pedal", 0, 119),
             ("key", 0, 127),
             ("answer_sec", 0.5, 120),
-            ("guidance_scale", 0, 10),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

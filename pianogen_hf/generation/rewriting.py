@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessor
 
 from pianogen_hf.generation.new_notes import GenerationError
+from pianogen_hf.generation.search import widened
 from pianogen_hf.models.objectives import ANY_ORDER, objective_of
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.tokenization_note_duration import NoteDurationTokenizer
@@ -84,10 +85,8 @@ class _OneKind(LogitsProcessor):
             if kind == "pitch"
             else (tokenizer.first_duration_id + 1, tokenizer.max_duration)
         )
-        self.is_other = (ids < first) | (ids >= first + count)
+        self.is_of_kind = (ids >= first) & (ids < first + count)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Scores, shape (batch, vocab_size), minus infinity for all others."""
-        is_other = torch.ones(scores.shape[-1], dtype=torch.bool)
-        is_other[: len(self.is_other)] = self.is_other
-        return scores.masked_fill(is_other.to(scores.device), -torch.inf)  # type: ignore[return-value]
+        return scores.masked_fill(~widened(self.is_of_kind, scores), -torch.inf)  # type: ignore[return-value]

@@ -14,6 +14,7 @@ from pianogen_hf.generation.chords import ChordTrack, chord_penalty, chords_name
 from pianogen_hf.generation.new_notes import GenerationError
 from pianogen_hf.generation.note_stream import Processor
 from pianogen_hf.generation.processors import pitches_within
+from pianogen_hf.generation.search import widened
 from pianogen_hf.models.modeling_note_transformer import PITCH
 from pianogen_hf.models.note_controls import CONTROL_SIZES, KEY, key_of_class
 from pianogen_hf.tokenizers.notes import Notes
@@ -126,9 +127,7 @@ class PitchesLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
         """Scores, shape (rows, num_ids)."""
-        missing = scores.shape[-1] - len(self.is_wrong)
-        wrong = torch.nn.functional.pad(self.is_wrong, (0, missing)).to(scores.device)
-        left = scores.masked_fill(wrong, -torch.inf)
+        left = scores.masked_fill(widened(self.is_wrong, scores), -torch.inf)
         return torch.where(left.isfinite().any(-1, keepdim=True), left, scores)
 
 

@@ -79,7 +79,7 @@ class CreativityLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
         """Log-probabilities, shape (rows, num_ids)."""
-        is_rest = _widened(self.is_rest, scores)
+        is_rest = widened(self.is_rest, scores)
         log_probs = scores.log_softmax(-1)
         rests = log_probs.masked_fill(~is_rest, -torch.inf).logsumexp(-1, keepdim=True).exp().double()
         others = log_probs.masked_fill(is_rest, -torch.inf).logsumexp(-1, keepdim=True).exp().double()
@@ -106,7 +106,7 @@ class KindTopKLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> Any:
         """Scores, shape (rows, num_ids)."""
         for mask, number in self.masks:
-            own = _widened(mask, scores)
+            own = widened(mask, scores)
             inside = scores.masked_fill(~own, -torch.inf)
             least = inside.topk(min(number, scores.shape[-1]), dim=-1).values[:, -1:]
             scores = scores.masked_fill(own & (scores < least), -torch.inf)  # type: ignore[assignment]
@@ -128,7 +128,7 @@ class KindTemperatureLogitsProcessor(LogitsProcessor):
         """Log-probabilities, shape (rows, num_ids)."""
         log_probs = scores.log_softmax(-1)
         for mask, temperature in self.masks:
-            own = _widened(mask, scores)
+            own = widened(mask, scores)
             inside = log_probs.masked_fill(~own, -torch.inf)
             total = inside.logsumexp(-1, keepdim=True)
             shared = (inside / temperature).log_softmax(-1) + total
@@ -183,8 +183,8 @@ class MaskPLogitsProcessor(LogitsProcessor):
         return scores.masked_fill(lost.gather(-1, places.argsort(-1)), -torch.inf)
 
 
-def _widened(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """A mask of tokens for scores of as many or more, on their device."""
+def widened(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """A mask of tokens for scores of as many or more, on their device; those beyond it are not in it."""
     missing = scores.shape[-1] - len(mask)
     return torch.nn.functional.pad(mask, (0, missing)).to(scores.device)
 

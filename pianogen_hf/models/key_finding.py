@@ -7,6 +7,8 @@ correlates best with the histogram of pitch classes; here with the profiles of T
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 _MAJOR = (0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400)
@@ -37,6 +39,7 @@ def key_of(pitch: np.ndarray, duration: np.ndarray) -> tuple[int, bool]:
     return tonic, bool(is_minor)
 
 
+@cache
 def log_profile(tonic: int, is_minor: bool) -> np.ndarray:
     """How much rarer each pitch class is in a key than the one that is heard most often, log of the ratio, shape (12,).
 

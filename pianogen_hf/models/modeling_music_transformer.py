@@ -181,9 +181,11 @@ class MusicTransformerAttention(nn.Module):
 
         content_query, position_query = self.relative_embedding.queries(query_states)
         implementation = self.config._attn_implementation
-        positions: dict = {"relative_embedding": self.relative_embedding, "relative_distance": relative_distance}
-        if content_query is not position_query:
-            positions["position_query"] = position_query
+        positions: dict = {
+            "relative_embedding": self.relative_embedding,
+            "position_query": position_query,
+            "relative_distance": relative_distance,
+        }
         if implementation != RELATIVE_ATTENTION:
             # Other functions add the bias after scaling the products of queries and keys, hence the scaled queries.
             scaled = position_query * self.scaling

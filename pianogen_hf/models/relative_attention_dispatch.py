@@ -47,7 +47,7 @@ def flex_relative_attention(
     embedding: torch.Tensor,
     block_mask: BlockMask,
     scaling: float,
-    position_query: torch.Tensor | None = None,
+    position_query: torch.Tensor,
 ) -> torch.Tensor:
     """The definition of `blockwise_relative_attention` for FlexAttention; order, window and padding are in the mask.
 
@@ -60,14 +60,13 @@ def flex_relative_attention(
         embedding: Shape `(num_heads, max_relative_distance, head_dim)`, distance 0 first.
         block_mask: From `relative_attention_mask`.
         scaling: Factor of the queries.
-        position_query: What embeddings are multiplied with, shape as `query`; `None` for `query` itself.
+        position_query: What embeddings are multiplied with, shape as `query`.
 
     Returns:
         Shape `(batch, num_heads, num_queries, head_dim)`.
     """
     past, farthest = key.shape[2] - query.shape[2], embedding.shape[1] - 1
-    positions = query if position_query is None else position_query
-    bias = torch.einsum("bhqd,hmd->bhqm", positions * scaling, embedding.to(query.dtype))
+    bias = torch.einsum("bhqd,hmd->bhqm", position_query * scaling, embedding.to(query.dtype))
 
     def add_bias(score, batch, head, query_index, key_index):
         return score + bias[batch, head, query_index, (query_index + past - key_index).clamp(0, farthest)]
@@ -161,8 +160,8 @@ def relative_attention_forward(
     attention_mask: torch.Tensor | BlockMask | None,
     scaling: float,
     relative_embedding: Any,
+    position_query: torch.Tensor,
     dropout: float = 0.0,
-    position_query: torch.Tensor | None = None,
     relative_distance: torch.Tensor | None = None,
     sliding_window: int | None = None,
     **kwargs,
@@ -177,8 +176,8 @@ def relative_attention_forward(
         attention_mask: From `relative_attention_mask`, or a mask of four dimensions.
         scaling: Factor of the products of queries and keys.
         relative_embedding: Module whose `table` gives the embeddings and which, when called, gives the dense bias.
+        position_query: What embeddings are multiplied with, shape as `query`: `query` itself where they are learned.
         dropout: Dropout probability of the attention weights.
-        position_query: What embeddings are multiplied with, shape as `query`; `None` for `query` itself.
         relative_distance: Distances, where they do not follow from the order; see `keys_end_with_queries`.
         sliding_window: How many keys a query sees at most.
         **kwargs: Unused; part of the attention interface.
@@ -187,7 +186,6 @@ def relative_attention_forward(
         The output, shape `(batch, query_length, num_heads, head_dim)`, and no attention weights.
     """
     inputs = (query, key, value)
-    position_query = query if position_query is None else position_query
     if isinstance(attention_mask, BlockMask):
         table = relative_embedding.table(key.shape[2])
         output = flex_relative_attention(*inputs, table, attention_mask, scaling, position_query)

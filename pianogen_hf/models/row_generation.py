@@ -133,13 +133,18 @@ class CachedWindow:
         length, context = rows.shape[1], self.config.max_position_embeddings
         fed = rows[:, -1:]
         if self.past_key_values is None or length - self.start > context:
-            self.start = 0 if length <= context else length - max(context // 2, 1)
+            self.start = window_start(length, context)
             self.past_key_values, fed = DynamicCache(config=self.config), rows[:, self.start :]
         outputs = self.decode(
             fed, attention_mask=attention_mask[:, self.start :], past_key_values=self.past_key_values, use_cache=True
         )
         assert outputs.last_hidden_state is not None
         return outputs.last_hidden_state[:, -1]
+
+
+def window_start(length: int, context: int) -> int:
+    """Where a window from scratch begins: at the first row, or at the latest half of the context."""
+    return 0 if length <= context else length - max(context // 2, 1)
 
 
 def check_sampling(attention_mask: torch.Tensor | None, max_new_tokens: int, temperature: float, top_p: float) -> None:

@@ -19,9 +19,8 @@ from torch.utils.data import Sampler
 from pianogen_hf.training.arguments import CONTIGUOUS
 from pianogen_hf.training.collator import ChunkCollator
 
-Segment = tuple[
-    int | None, bool
-]  # index of a chunk (None: nothing, where a row has no piece left), and whether it begins
+# Index of a chunk (None: nothing, where a row has no piece left), and whether a piece begins with it.
+Segment = tuple[int | None, bool]
 
 
 class WalkSampler(Sampler[Segment]):

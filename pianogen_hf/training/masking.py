@@ -73,11 +73,12 @@ class MaskingCollator:
 
     def _hidden(self, ids: torch.Tensor, targets: torch.Tensor, name: str) -> torch.Tensor:
         """Which of the targets of one row are masked, shape (size,): k of them, k uniform in 1..all, or one kind."""
-        generator = named_generator(f"kind {name}")
-        if self.kinds and torch.rand((), generator=generator) < _SHARE_OF_KINDS:
-            hidden = targets & self.kinds[int(torch.randint(len(self.kinds), (), generator=generator))][ids]
-            if hidden.any():
-                return hidden
+        if self.kinds:
+            generator = named_generator(f"kind {name}")
+            if torch.rand((), generator=generator) < _SHARE_OF_KINDS:
+                hidden = targets & self.kinds[int(torch.randint(len(self.kinds), (), generator=generator))][ids]
+                if hidden.any():
+                    return hidden
         return draw_named_mask(targets[None], name)[0]
 
 

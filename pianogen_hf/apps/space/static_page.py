@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _write_page(folder: Path, title: str) -> None:
         shutil.copytree(each, folder / "static", ignore=unneeded, dirs_exist_ok=True)
     page = (STATIC / "play.html").read_text(encoding="utf-8")
     page = page.replace("with_server.js", "without_server.js")
-    page = page.replace("<title>Play with the model</title>", f"<title>{_escaped(title)}</title>")
+    page = page.replace("<title>Play with the model</title>", f"<title>{escape(title, quote=False)}</title>")
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     page = page.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{policy}')
     (folder / "index.html").write_text(page, encoding="utf-8")
@@ -176,10 +177,6 @@ def _write_all(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 _RUNTIME_LICENSE = """MIT License

@@ -15,6 +15,7 @@ import torch
 from pianogen_hf.generation.onnx.session import exported_file, open_session, opening
 from pianogen_hf.models.configuration_midi_event import MidiEventConfig
 from pianogen_hf.models.event_generation import GeneratesEvents
+from pianogen_hf.models.row_generation import window_start
 
 STEMS = ("model_base", "model_token")  # of the two files, which are called as the original's
 
@@ -140,7 +141,7 @@ class _Events:
             raise ValueError("the engine takes no padding: give prompts of one length")
         length, fed = rows.shape[1], rows[:, -1:]
         if self.cache is None or length - self.start > self.context:
-            self.start = 0 if length <= self.context else length - max(self.context // 2, 1)
+            self.start = window_start(length, self.context)
             self.cache, fed = _Cache(self.engine.base, len(rows)), rows[:, self.start :]
         return torch.from_numpy(self.cache.run(x=fed.numpy())[:, -1])
 
