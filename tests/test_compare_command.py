@@ -18,7 +18,8 @@ import pianogen_hf as pg
 from pianogen_hf.commands import main
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.training.arguments import parse_arguments, parse_stages
-from pianogen_hf.workflows.compare.job import Budget, Job
+from pianogen_hf.workflows.compare.job import Budget, Job, Matching
+from pianogen_hf.workflows.compare.plan import common_split, plan_job
 from pianogen_hf.workflows.compare.runner import _Progress
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +116,22 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(recipes, cache_dir, tmp_pa
         assert "measure, train, evaluate" in line
     assert "broken left out: unknown tokenizer" in shown and "minutes" in shown
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("optim", "scaled"), [("adamw_torch", True), ("muon", False)])
+def test_the_learning_rate_goes_with_the_width_of_a_model_but_not_that_of_muon(tmp_path, optim, scaled):
+    recipe = {**RECIPES["continuous"], "optim": optim, "learning_rate": 0.01, "per_device_train_batch_size": 4}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(recipe))
+    for number in range(12):
+        pg.write_midi(some_notes(seed=number), tmp_path / "midi" / f"{number}.mid")
+    places = ["--source", f"folder={tmp_path / 'midi'}", "--cache_dir", str(tmp_path / "cache")]
+    split = common_split(places, tmp_path, is_dry=True)
+    matching = Matching(parameters=100_000, notes_per_step=200)
+    job = plan_job(str(tmp_path / "x.yaml"), places, [], split, matching, Budget(tokens=5000))
+    width, own_width = job.sizes["hidden_size"], job.own_sizes["hidden_size"]
+    assert width != own_width
+    expected = 0.01 * own_width / width if scaled else 0.01
+    assert job.phases[0].settings["learning_rate"] == pytest.approx(expected, rel=0.01)
 
 
 def job_of(**changes):

@@ -152,7 +152,7 @@ def _facts(request: Request, manifest: dict[str, Any], side: str) -> dict[str, s
         "size": f"{matching.parameters:,} parameters, embeddings included; layers {matching.layers or 'of the recipe'}"
         f", heads {matching.heads or 'of the recipe'}",
         "batch": f"about {matching.notes_per_step:,} notes in a step; warm-up in the recipe's share of the steps; the "
-        "recipe's learning rate times its width over the width here",
+        "recipe's learning rate times its width over the width here (Muon: the recipe's)",
         "seed": str(request.settings["seed"]),
     }
 

@@ -21,7 +21,7 @@ from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.data.manifest import read_manifest, write_manifest
 from pianogen_hf.errors import ArgumentError, DataError
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
-from pianogen_hf.training.arguments import JsonMap, ModelArguments, PianoTrainingArguments, parse_arguments
+from pianogen_hf.training.arguments import MUON, JsonMap, ModelArguments, PianoTrainingArguments, parse_arguments
 from pianogen_hf.training.matching import SizeError, match_parameters, meta_model, parameters_of, sizes_of
 from pianogen_hf.training.recipe import as_options, read_yaml
 from pianogen_hf.workflows.compare.job import Budget, Job, Matching, Phase
@@ -123,9 +123,11 @@ def plan_job(
     encoder = make_tokenizer(model_args, split)
     settings, own, matched = _matched(path, model_args, encoder, data_args.chunk_length, matching)
     tokens_per_note = _tokens_per_note(encoder, split)
-    rate = 1.0 if _gives(extra, "learning_rate") else _rate_factor(own, matched.config)
     phases = []
     for stage, (_, stage_data, training) in zip(stages, parsed, strict=True):
+        # A step of Muon is as large at any width (Bernstein and Newhouse 2024): its rate holds for all of them.
+        is_fixed = training.optim == MUON or _gives(extra, "learning_rate")
+        rate = 1.0 if is_fixed else _rate_factor(own, matched.config)
         examples = make_chunks(stage_data, split, encoder)["train"]
         wanted_tokens = matching.notes_per_step * tokens_per_note
         phases.append(_phase(stage, training, examples, encoder.input_name, wanted_tokens, rate))
