@@ -22,8 +22,9 @@ from pianogen_hf.generation.note_verbs import (
     held_keys,
     key_named,
     placed,
+    usual_density,
 )
-from pianogen_hf.models.modeling_note_transformer import END_CLASS
+from pianogen_hf.models.modeling_note_transformer import DURATION, END_CLASS
 from pianogen_hf.models.note_controls import PITCH_NAMES
 from pianogen_hf.tokenizers.notes import NOTE_DTYPE, PEDAL_DTYPE
 
@@ -292,6 +293,18 @@ def test_whatever_the_part_it_stays_as_it_is(part, side):
     assert all(row in rows for row in part.table.tolist()) and len(rows) == len(part) + len(result.new) > len(part)
 
 
+@pytest.mark.parametrize(("side", "usual"), [("below", 1.35 * 4**0.37), ("above", 3.15 * 4**0.33)])
+def test_an_accompaniment_is_asked_to_be_as_dense_as_is_usual_beside_such_a_part(side, usual):
+    part = some_notes(num_notes=32)
+    rows = placed(ENCODER, part)
+    assert usual_density(rows, side, 0.0, len(part) / 4) == pytest.approx(usual)
+    assert usual_density(rows, side, 1e5, 1e6) is None  # nothing stands there to go by
+    end = float((rows[:, ONSET] + rows[:, DURATION]).max())
+    by_hand = accompany(part, side, density=usual_density(rows, side, 0.0, end), end_sec=end)[0]
+    assert np.array_equal(accompany(part, side, end_sec=end)[0].new.table, by_hand.new.table)
+    assert not np.array_equal(accompany(part, side, density=40, end_sec=end)[0].new.table, by_hand.new.table)
+
+
 @pytest.mark.parametrize(
     ("part", "side", "message"),
     [(PIECE, "beside", "below or above"), (pg.Notes(np.zeros(0, NOTE_DTYPE)), "below", "nothing to accompany")],
@@ -417,7 +430,7 @@ def test_controls_that_mean_nothing_are_one_line(wrong):
 
 @pytest.mark.parametrize("verb", [continue_, fill, accompany])
 def test_controls_reach_the_model(verb):
-    plain = verb()[0].notes
+    plain = verb(guidance_scale=0.0)[0].notes  # an accompaniment is always asked for some density
     everything = {"density": 8.0, "register": 60, "loudness": 40, "key": "C minor", "kind": "jazz"}
     written = [verb(**everything, guidance_scale=scale)[0].notes for scale in (0.0, GUIDANCE_SCALE, 9.0)]
     assert written[0] == plain and plain not in written[1:] and written[1] != written[2]
