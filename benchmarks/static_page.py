@@ -21,7 +21,7 @@ TURNS, NOTES = 8, 200
 # Continues a melody of 60 notes; gives the milliseconds that each new note took.
 WRITE = """async (number) => {
   const base = new URL("static/", location.href).href, folder = new URL("model/", location.href).href;
-  const names = ["onnxruntime/ort.wasm.min.mjs", "model.js", "stream.js", "drawing.js"];
+  const names = ["onnxruntime/ort.wasm.min.mjs", "model.js", "live_stream.js", "drawing.js"];
   const [runtime, model, stream, drawing] = await Promise.all(names.map((each) => import(base + each)));
   runtime.env.wasm.wasmPaths = `${base}onnxruntime/`;
   runtime.env.wasm.numThreads = 1;

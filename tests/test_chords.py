@@ -139,7 +139,7 @@ def share_on_chords(new, names, start_sec, bar_sec=2.0):
 def test_new_notes_lie_over_the_chords_whatever_the_verb(model):
     piece, names = some_notes(num_notes=40), ["Cm7", "Fm7", "G7"]
     chords = " | ".join(names)
-    options = {"seed": 0, "chords": chords}
+    options = {"seed": 1, "chords": chords}
     for result, start in (
         (pg.continue_notes(model, ENCODER, prompt=piece, seconds=8.0, **options)[0], None),
         (pg.fill_notes(model, ENCODER, piece, 2.0, 6.0, **options)[0], 2.0),

@@ -269,6 +269,8 @@ def test_going_on_from_a_piece_puts_it_into_the_session(page, played):
         ("verb", b"[]"),
         ("verb", {"verb": "dance"}),
         ("verb", {"verb": "fill"}),
+        ("verb", {"verb": "fill", "start": 1, "end": 2, "seed": -1}),
+        ("verb", {"verb": "fill", "start": 1, "end": 2, "seed": "seven"}),
         ("verb", {"verb": "fill", "start": "a", "end": 3}),
         ("verb", {"verb": "fill", "start": 1e9, "end": 2e9}),
         ("verb", {"verb": "accompany", "side": "../../etc"}),

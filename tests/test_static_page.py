@@ -23,13 +23,17 @@ import pianogen_hf as pg
 from pianogen_hf.apps.space import onnxruntime_web
 from pianogen_hf.apps.space.onnxruntime_web import FILES, RuntimeMissingError, runtime_files
 from pianogen_hf.commands.space import main
+from pianogen_hf.generation import note_stream, search
+from pianogen_hf.generation.continuation import end_notes
+from pianogen_hf.generation.drawing import choose
+from pianogen_hf.generation.filling import fill_notes
 from pianogen_hf.generation.live_notes import PLAYER, LiveNote, as_live, heard_notes
 from pianogen_hf.generation.live_stream import LiveStream
 from pianogen_hf.generation.live_turns import LiveKnobs
-from pianogen_hf.generation.note_stream import Controls
-from pianogen_hf.generation.note_verbs import asked, placed
+from pianogen_hf.generation.note_stream import Controls, NoteStream
+from pianogen_hf.generation.note_verbs import accompany_notes, asked, placed
 from pianogen_hf.generation.processors import beside, not_sounding, warped
-from pianogen_hf.models.note_controls import PITCH_NAMES
+from pianogen_hf.models.note_controls import PITCH_NAMES, control_values
 from pianogen_hf.models.time_classes import NUM_TIME_CLASSES, first_step, middle_step, time_class
 from pianogen_hf.workflows.loading import load_model
 
@@ -285,6 +289,7 @@ def test_files_are_read_as_python_reads_them(parts):
             atol=1e-9,
         )
         assert np.allclose([each[:2] for each in pedals], found["pedals"])
+        assert ask(parts, "notes.js", "m.onGrid(value)", found["notes"]) == placed(ENCODER, pg.read_midi(data)).tolist()
 
 
 @pytest.mark.slow
@@ -335,15 +340,34 @@ def test_what_may_be_drawn_is_what_python_allows(parts):
 
 
 @pytest.mark.slow
-def test_draws_follow_the_probabilities(parts):
-    scores = np.log([0.1, 0.2, 0.7, 1e-30]).tolist() + [None]
-    expression = """(() => {
-      const scores = value.map((score) => score ?? -Infinity), counts = value.map(() => 0);
-      for (let each = 0; each < 20000; each++) counts[m.draw(scores, Math.random)]++;
-      return counts;
+def test_a_seed_gives_torch_s_random_numbers(parts):
+    for seed in (0, 1, 7, 2**32 - 1, 2**32 + 7):
+        generator = torch.Generator().manual_seed(seed)
+        expected = torch.cat([torch.rand(1, dtype=torch.float64, generator=generator) for _ in range(1500)])
+        found = ask(parts, "random.js", "Array.from({ length: 1500 }, m.seeded(value))", seed)
+        assert found == expected.tolist()
+
+
+@pytest.mark.slow
+def test_the_same_number_draws_the_same_class(parts):
+    scores = np.random.default_rng(0).normal(0, 3, (2000, 9)).astype(np.float32)
+    scores[:, 8] = -np.inf
+    generator = torch.Generator().manual_seed(3)
+    expected = [choose(each, generator) for each in scores]
+    expression = """(async () => {
+      const random = (await import("./static/random.js")).seeded(3);
+      return value.map((scores) => m.choose(Float32Array.of(...scores, -Infinity), random));
     })()"""
-    shares = np.array(ask(parts, "drawing.js", expression, scores)) / 20_000
-    assert np.allclose(shares, [0.1, 0.2, 0.7, 0, 0], atol=0.02)
+    assert ask(parts, "drawing.js", f"await {expression}", scores[:, :8].tolist()) == expected
+
+
+@pytest.mark.slow
+def test_what_notes_are_like_is_what_python_hears(parts):
+    config = parts.evaluate("async () => (await fetch('./model/config.json')).json()")
+    for seed in range(12):
+        rows = placed(ENCODER, some_notes(seed, (3, 9, 15, 40)[seed % 4], (40 + 2 * seed, 80)))
+        found = ask(parts, "classes.js", "m.classesOf(...value)", [rows.tolist(), config])
+        assert found == control_values(rows, rows[:, 0]).tolist()
 
 
 # In a browser: the page -----------------------------------------------------------------------------------------------
@@ -383,7 +407,7 @@ def opened(browser, hosted) -> Iterator[Any]:
 
 WRITE = """async ([past, given, wish, times, number]) => {
   const base = new URL("static/", location.href).href, folder = new URL("model/", location.href).href;
-  const names = ["onnxruntime/ort.wasm.min.mjs", "model.js", "stream.js", "classes.js", "drawing.js"];
+  const names = ["onnxruntime/ort.wasm.min.mjs", "model.js", "live_stream.js", "classes.js", "drawing.js"];
   const modules = await Promise.all(names.map((each) => import(base + each)));
   const [runtime, model, stream, classes, drawing] = modules;
   runtime.env.wasm.wasmPaths = `${base}onnxruntime/`;
@@ -447,6 +471,118 @@ def test_greedy_notes_are_python_s(opened, wish, controls, has_given, number):
             break
 
 
+# What can be done with a piece: the plan, its rows, and the piece with them.
+CHANGE = """async ([bytes, [name, ...options], wish, seed, choice]) => {
+  const base = new URL("static/", location.href).href, folder = new URL("model/", location.href).href;
+  const names = ["onnxruntime/ort.wasm.min.mjs", "model.js", "note_stream.js", "classes.js", "drawing.js"];
+  const modules = await Promise.all([...names, "random.js", "midi.js", "piece.js"].map((each) => import(base + each)));
+  const [runtime, model, stream, classes, drawing, random, midi, piece] = modules;
+  runtime.env.wasm.wasmPaths = `${base}onnxruntime/`;
+  runtime.env.wasm.numThreads = 1;
+  const fetched = async (each) => (await fetch(folder + each)).arrayBuffer();
+  const config = await (await fetch(`${folder}config.json`)).json();
+  const graph = new Uint8Array(await fetched("model.onnx"));
+  const opened = await model.NoteModel.open(runtime, graph, await fetched("heads.safetensors"), config);
+  const before = midi.readMidi(Uint8Array.from(bytes).buffer);
+  const plan = piece[name](before, ...options, config.sampling_rate);
+  const notes = new stream.NoteStream(opened, random.seeded(seed));
+  const times = { gapEndSec: plan.gapEndSec, endSec: plan.pieceEndSec };
+  notes.controls = new classes.Controls({ ...wish, ...times }, config.control_sizes);
+  notes.processors = [...plan.processors, ["warped", choice]].map(drawing.processor);
+  const rows = await piece.written(notes, plan);
+  return [rows, piece.withNew(before, rows, plan, 0).notes];
+}"""
+
+
+@pytest.fixture
+def watched(monkeypatch) -> tuple[list[np.ndarray], list[float]]:
+    """Notes that Python's streams write from now on, and how near each came to being another one."""
+    notes: list[np.ndarray] = []
+    nearest: list[float] = []
+    found: list[float] = []
+    write = NoteStream.write
+
+    def watched_write(stream: NoteStream, *args: Any) -> Any:
+        found.clear()
+        notes.append(write(stream, *args))
+        nearest.append(min(found))
+        return notes[-1]
+
+    def watched_choose(scores: np.ndarray, generator: torch.Generator) -> int:
+        shares = np.exp((scores - scores.max()).astype(np.float64))
+        number = torch.rand((), dtype=torch.float64, generator=generator.clone_state()).item()
+        found.append(float(np.abs(shares.cumsum() / shares.sum() - number)[shares > 0].min()))
+        return choose(scores, generator)
+
+    def watched_warped(temperature: float, top_p: float) -> Any:
+        process = warped(temperature, top_p)
+
+        def watch(column: int, scores: np.ndarray, onset: float) -> np.ndarray:
+            if temperature == 0:
+                found.append(float(np.diff(np.sort(scores)[-2:])[0]))
+            return process(column, scores, onset)
+
+        return watch
+
+    monkeypatch.setattr(NoteStream, "write", watched_write)
+    monkeypatch.setattr(note_stream, "choose", watched_choose)
+    monkeypatch.setattr(search, "warped", watched_warped)
+    return notes, nearest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plan", "change", "wish", "asked_for", "choice", "least"),
+    [
+        (["fillPlan", 4.0, 10.0], fill_notes, {}, {}, {}, 20),
+        (
+            ["fillPlan", 4.0, 10.0],
+            fill_notes,
+            {"density": 5, "loudness": 50, "register": 66, "keyName": "C minor", "kind": "classical"},
+            {"density": 5, "loudness": 50, "register": 66, "key": "C minor", "kind": "classical"},
+            {},
+            10,
+        ),
+        (["accompanyPlan", "below"], accompany_notes, {}, {}, {}, 10),
+        (["accompanyPlan", "above"], accompany_notes, {}, {}, {"temperature": 1.0, "top_p": 0.95}, 10),
+        (["fillPlan", 4.0, 10.0], fill_notes, {"density": 8}, {"density": 8}, {"temperature": 0.9, "top_p": 0.9}, 20),
+        (["endPlan", 40], end_notes, {}, {}, {"temperature": 1.0, "top_p": 0.98}, 200),
+    ],
+    ids=["fill", "fill as asked", "accompany below", "accompany above, seed", "fill as asked, seed", "end, seed"],
+)
+def test_a_piece_becomes_what_python_makes_of_it(opened, watched, plan, change, wish, asked_for, choice, least):
+    model, encoder = load_model(pg.PIANO_MODEL)
+    exporter = NoteExporter(model.cpu())
+    whole = pg.read_midi(Path(__file__).parents[1] / "docs" / "prelude.mid")
+    (name, *options), seed = plan, 7
+    piece = whole.where(whole.onset_sec < (6 if name == "accompanyPlan" else 20))
+    choice = choice or {"temperature": 0.0, "top_p": 1.0}
+    arguments = {
+        "fillPlan": lambda: {"start_sec": options[0], "end_sec": options[1]},
+        "accompanyPlan": lambda: {"side": options[0]},
+        "endPlan": lambda: {"seconds": options[0]},
+    }[name]()
+    fast = exporter.open(exporter.graphs())
+    result = change(fast, encoder, piece, **arguments, **asked_for, **choice, seed=seed)[0]
+    expected, nearest = watched
+    expected = expected[:-1] if len(expected) > len(result.new) else expected  # the last one may be taken back
+    chosen = {"temperature": choice["temperature"], "topP": choice["top_p"]}
+    data = [list(pg.notes_to_midi_bytes(piece)), plan, {"guidanceScale": 2, **wish}, seed, chosen]
+    rows, notes = opened.evaluate(CHANGE, data)
+    assert len(rows) >= least
+    for place, (row, other) in enumerate(zip(rows, expected, strict=False)):
+        if not np.array_equal(row, other):
+            # Another order of summation may turn over a tie, after which all is different.
+            assert nearest[place] < NEAR, f"note {place} differs"
+            assert place > least / 2
+            return
+    table = np.stack([result.notes.onset_sec, result.notes.duration_sec, result.notes["pitch"]], -1)
+    found = np.array([[note["onset"], note["offset"] - note["onset"], note["pitch"]] for note in notes])
+    assert len(rows) >= len(expected) - 1 and len(found) == len(table)
+    order, other = (np.lexsort((each[:, 0], each[:, 2])) for each in (table, found))
+    assert np.allclose(table[order], found[other], atol=0.005)  # ticks there, milliseconds here
+
+
 @pytest.mark.slow
 def test_a_phrase_is_answered_heard_seen_and_saved(opened, tmp_path):
     opened.wait_for_selector("#state[data-state=listening]")
@@ -477,13 +613,97 @@ def test_a_file_is_gone_on_with(opened, tmp_path):
     opened.locator("#answer_sec").fill("2")
     opened.set_input_files("#file", tmp_path / "mine.mid")
     opened.wait_for_selector("#piece:not([hidden])")
-    assert opened.locator("#piece-fill").is_hidden() and opened.locator("#piece-save").is_hidden()
     opened.click("#piece-continue")
     opened.wait_for_selector("#state[data-state=answering]")
     opened.wait_for_selector(".row.voice-1")
     opened.wait_for_selector("#state[data-state=listening]")
     piece = saved_session(opened, tmp_path)
     assert (piece["channel"] == 0).sum() == len(some_notes()) and (piece["channel"] == 1).any()
+
+
+@pytest.mark.slow
+def test_a_file_is_filled_accompanied_ended_undone_and_saved(opened, tmp_path):
+    whole = pg.read_midi(Path(__file__).parents[1] / "docs" / "prelude.mid")
+    piece = whole.where(whole.onset_sec < 10)
+    pg.write_midi(piece, tmp_path / "mine.mid")
+    opened.wait_for_selector("#state[data-state=listening]")
+    opened.locator("#answer_sec").fill("4")
+    opened.set_input_files("#file", tmp_path / "mine.mid")
+    opened.wait_for_selector("#piece:not([hidden])")
+    opened.locator("#piece-seed").fill("5")
+
+    def changed(button: str) -> list[list[float]]:
+        """The piece after a click, and only then."""
+        before = opened.evaluate("window.shown = pianogen.player.notes")
+        opened.click(button)
+        wait_until(opened, "window.shown !== pianogen.player.notes")
+        notes = opened.evaluate("pianogen.player.notes")
+        assert notes != before
+        return [[note["onset"], note["pitch"], note["voice"]] for note in notes]
+
+    roll = opened.locator("#piece canvas").bounding_box()
+    opened.mouse.move(roll["x"] + roll["width"] * 0.5, roll["y"] + 50)
+    opened.mouse.down()
+    opened.mouse.move(roll["x"] + roll["width"] * 0.7, roll["y"] + 50, steps=5)
+    opened.mouse.up()
+    start, end = opened.evaluate("pianogen.player.roll.selection")
+    filled = changed("#piece-fill")
+    new = [each for each in filled if each[2] == 1]
+    assert new and all(start - 0.01 <= onset < end for onset, _, _ in new)
+    assert len(filled) - len(new) == ((piece.onset_sec < start) | (piece.onset_sec >= end)).sum()
+    opened.screenshot(path=tmp_path / "filled.png")
+    assert all(voice == 0 for _, _, voice in changed("#piece-undo"))
+    opened.evaluate("(span) => { pianogen.player.roll.selection = span; }", [start, end])
+    assert changed("#piece-fill") == filled, "the same seed writes the same notes"
+    accompanied = changed("#piece-below")
+    with opened.expect_download() as download:
+        opened.click("#piece-save")
+    download.value.save_as(tmp_path / "piece.mid")
+    saved = pg.read_midi(tmp_path / "piece.mid")
+    assert len(saved) == len(accompanied) and (saved["channel"] == 1).sum() == len(accompanied) - len(filled)
+    ended = changed("#piece-end")
+    assert max(each[0] for each in ended) > max(each[0] for each in accompanied)
+    opened.click("#piece-close")
+    assert opened.locator("#piece").is_hidden()
+
+
+BACKGROUND = """
+  const [interval, timeout] = [window.setInterval, window.setTimeout];
+  window.setInterval = (call, ms) => interval(call, Math.max(ms, 1000));
+  window.setTimeout = (call, ms) => timeout(call, Math.max(ms ?? 0, 1000));
+  window.requestAnimationFrame = () => 0;
+  Object.defineProperty(document, "hidden", { get: () => true });
+"""
+
+
+@pytest.mark.slow
+def test_what_a_browser_slows_in_the_background_slows_no_session(browser, hosted):
+    tab, faults = watched_tab(browser, 120_000)
+    tab.add_init_script(BACKGROUND)  # as browsers do it
+    tab.goto(hosted.address)
+    tab.wait_for_selector("#state[data-state=listening]")
+    tab.evaluate("""() => {
+      const { engine } = pianogen.session, tick = engine.tick.bind(engine), add = pianogen.roll.add.bind(pianogen.roll);
+      window.ticks = 0;
+      window.aheads = [];
+      engine.tick = () => { window.ticks++; tick(); };
+      pianogen.roll.add = (id, note) => {
+        if (note.voice === 1) window.aheads.push(note.onset - pianogen.sessionNow());
+        add(id, note);
+      };
+    }""")
+    tab.locator("#answer_sec").fill("3")
+    for key in "adgk":
+        tab.keyboard.down(key)
+        tab.wait_for_timeout(150)
+        tab.keyboard.up(key)
+    tab.wait_for_selector("#state[data-state=answering]")
+    tab.wait_for_selector("#state[data-state=listening]")
+    assert tab.evaluate("window.ticks") > 60, "the timer of the page would have come to four"
+    aheads = tab.evaluate("window.aheads")
+    assert len(aheads) > 2 and np.median(aheads) > 0, "most notes are told before they begin"
+    tab.close()
+    assert not faults
 
 
 @pytest.mark.slow

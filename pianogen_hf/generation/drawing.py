@@ -1,5 +1,8 @@
 """Drawing from logits in numpy, with torch's random numbers.
 
+Two ways: `draw` takes as many numbers as there are classes, and is what transformers' own sampling would have drawn;
+`choose` takes one, which another language can draw, too: the page without a server does.
+
 It takes few operators: after a step of a model neither the code nor the data of torch's and transformers' are in the
 processor's caches, and that is what they cost.
 """
@@ -47,6 +50,27 @@ def draw(
         weights[~nucleus(weights, top_p)] = 0
     weights /= torch.empty(weights.shape).exponential_(generator=generator).numpy()
     return weights.argmax(-1)
+
+
+def choose(scores: np.ndarray, generator: torch.Generator | None = None) -> int:
+    """Draw one class with one random number: the first class up to which more than that share of all lies.
+
+    The number is uniform in [0, 1) with 53 bits, of the Mersenne Twister (Matsumoto and Nishimura 1998) that torch
+    seeds on the CPU. `random.js` has the same numbers for the same seed, so that a seed means the same notes there.
+
+    Args:
+        scores: Logits of which at least one is finite, float32, shape `(num_classes,)`.
+        generator: Source of randomness, on the CPU; None for torch's own.
+
+    Raises:
+        ValueError: If logits are not numbers.
+    """
+    largest = scores.max()
+    if not np.isfinite(largest):
+        raise ValueError("the model's logits are not finite: its weights are damaged, or all classes were forbidden")
+    sums = np.exp((scores - largest).astype(np.float64)).cumsum()
+    number = torch.rand((), dtype=torch.float64, generator=generator).item()
+    return int(np.searchsorted(sums, number * sums[-1], side="right"))
 
 
 def nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from pianogen_hf.generation.drawing import draw
+from pianogen_hf.generation.drawing import choose
 from pianogen_hf.models.configuration_note_transformer import NoteTransformerConfig
 from pianogen_hf.models.key_finding import log_profile
 from pianogen_hf.models.modeling_note_transformer import DURATION, END_CLASS, NUM_PITCHES, PITCH, TIME_SHIFT
@@ -192,7 +192,7 @@ class NoteStream:
         lookahead_sec: how long before its onset a given note is seen; by default as early as the window has room.
         controls: what is asked of the new notes.
         processors: change logits before anything is drawn from them.
-        generator: source of randomness, on the CPU.
+        generator: source of randomness, on the CPU; one number of it per field, see `choose`.
 
     Attributes:
         written: the new notes.
@@ -309,7 +309,7 @@ class NoteStream:
                 scores = process(column, scores, onset)
                 if not np.isfinite(scores).any():
                     raise _NothingLeft
-            drawn = int(draw(scores[None], generator=self.generator)[0])
+            drawn = choose(scores, self.generator)
             if column == TIME_SHIFT and drawn < NUM_TIME_CLASSES:
                 shifts.append(drawn)
                 onset += min(max(int(MIDDLE_STEPS[drawn]), bounds[0]), bounds[1]) / self._rate

@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from pianogen_hf.apps.player.server import Gate, body_of, listen, make_app, note_rows, refusal, run
 from pianogen_hf.errors import PianogenError, one_line
+from pianogen_hf.generation.continuation import end_notes
 from pianogen_hf.generation.filling import fill_notes
 from pianogen_hf.generation.note_verbs import accompany_notes
 from pianogen_hf.tokenizers.midi import notes_to_midi_bytes, read_midi
@@ -27,6 +28,7 @@ _MAX_SEC, _MAX_NOTES = 1800, 30_000  # of a piece
 _MAX_WAITING = 2000  # events for a page that does not take them
 _NONSENSE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)  # what wrong JSON leads to
 _SHOWN_NOTES = 400  # of a session, to a page that is opened later
+_ENDING_SEC = 15.0  # of a piece that is to come to its end, where nobody says how long
 _ASKED = ("density", "register", "loudness", "kind", "guidance_scale")  # knobs that the verbs have, too
 
 
@@ -135,7 +137,7 @@ class PlayPage:
         return self._shown()
 
     async def change_piece(self, request: Request) -> Response:
-        """Fill, accompany, undo, or go on live from the end of the piece."""
+        """Fill, accompany, end, undo, or go on live from the end of the piece."""
         async with self._is_busy:
             try:
                 if not self._pieces:
@@ -151,11 +153,16 @@ class PlayPage:
         knobs = engine.knobs
         options: dict[str, Any] = {name: getattr(knobs, name) for name in _ASKED}
         options |= {"temperature": knobs.temperature, "top_p": knobs.top_p, "key": knobs.key_name}
+        options["seed"] = _seed_of(wish)
         if verb == "undo":
             self._pieces = self._pieces[:-1] or self._pieces
         elif verb == "continue":
             engine.load(piece)
             engine.hand_over()
+        elif verb == "end":
+            seconds = knobs.answer_sec or _ENDING_SEC
+            result = end_notes(engine.model, engine.encoder, piece, seconds=seconds, **options)[0]
+            self._pieces.append((result.notes, new | _places(result.new)))
         elif verb == "fill":
             start, end = float(wish["start"]), float(wish["end"])
             result = fill_notes(engine.model, engine.encoder, piece, start, end, **options)[0]
@@ -175,6 +182,18 @@ class PlayPage:
     def _shown(self) -> Response:
         piece, new = self._pieces[-1]
         return JSONResponse({"notes": note_rows(piece, lambda tick, pitch: (tick, pitch) in new)})
+
+
+def _seed_of(wish: dict[str, Any]) -> int | None:
+    """The seed of a wish; None where it names none.
+
+    Raises:
+        ValueError: if it is none that counts in full, see `choose`.
+    """
+    seed = wish.get("seed")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError("a seed is a whole number from 0 to 4294967295")
+    return None if seed is None else int(seed)
 
 
 def _places(notes: Notes) -> frozenset[tuple[int, int]]:

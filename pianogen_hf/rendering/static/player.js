@@ -2,7 +2,7 @@
 
 import { Roll } from "./roll.js";
 
-const AHEAD_SEC = 0.25;
+const AHEAD_SEC = 0.25, HIDDEN_AHEAD_SEC = 2.5; // browsers let timers of a page in the background run once a second
 const isDark = matchMedia("(prefers-color-scheme: dark)");
 
 export class Player {
@@ -23,7 +23,8 @@ export class Player {
       requestAnimationFrame(step);
     };
     requestAnimationFrame(step);
-    setInterval(() => this.#schedule(), 80); // also where the page is in the background
+    setInterval(() => this.#schedule(), 80); // also where the page is in the background, where nothing is drawn
+    document.addEventListener("visibilitychange", () => this.#schedule());
   }
 
   // `notes`: rows [onset, duration (both in ms), pitch, velocity, voice].
@@ -74,7 +75,7 @@ export class Player {
 
   #schedule() {
     if (!this.isPlaying) return;
-    const until = this.piano.now - this.startedAt + AHEAD_SEC;
+    const until = this.piano.now - this.startedAt + (document.hidden ? HIDDEN_AHEAD_SEC : AHEAD_SEC);
     while (this.next < this.notes.length && this.notes[this.next].onset < until) {
       const note = this.notes[this.next++];
       const voice = this.piano.play(note.pitch, note.velocity, this.startedAt + note.onset);

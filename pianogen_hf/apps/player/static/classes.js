@@ -33,9 +33,11 @@ export const MIDDLE_STEPS = CLASSES.map((index) => firstStep(index) + (numSteps(
 
 // What can be asked ----------------------------------------------------------------------------------------------
 
-const DENSITY = 0, REGISTER = 1, LOUDNESS = 2, KEY = 3, KIND = 4, GAP_LEFT = 6;
+const DENSITY = 0, REGISTER = 1, LOUDNESS = 2, KEY = 3, KIND = 4, SECONDS_LEFT = 5;
+export const GAP_LEFT = 6;
 const SLOWEST = 0.5, LOWEST = 36, SHORTEST = 0.125; // notes per second, pitch, seconds
 const KINDS = ["classical", "jazz", "score"];
+const FEWEST_NOTES = 8; // that say something of density, register or loudness; a key takes twice as many
 const TONICS = { C: 0, D: 2, E: 4, F: 5, G: 7, A: 9, B: 11 };
 
 // Class of a key such as "C minor", "Bb major" or "F# minor".
@@ -51,18 +53,48 @@ export function secondsLeftClass(seconds, size) {
   return 1 + Math.min(rint(4 * octaves), size - 2);
 }
 
-// Classes of a wish: {density, register, loudness, keyName, kind, gapEndSec, guidanceScale}, null where nothing is asked.
+const bounded = (place, size) => 1 + Math.min(Math.max(rint(place), 0), size - 2);
+const densityClass = (perSecond, sizes) => bounded(3 * Math.log2(Math.max(perSecond, 1e-3) / SLOWEST), sizes[DENSITY]);
+const registerClass = (meanPitch, sizes) => bounded((meanPitch - LOWEST) / 3, sizes[REGISTER]);
+const loudnessClass = (meanVelocity, sizes) => bounded(meanVelocity / 5, sizes[LOUDNESS]);
+
+// What notes [onset, pitch, velocity, duration] are like, as classes; 0 where they are too few to say.
+export function classesOf(notes, { control_sizes: sizes, key_profiles: profiles }) {
+  const classes = new Array(sizes.length).fill(0), number = notes.length;
+  if (number < FEWEST_NOTES) return classes;
+  const seconds = notes.at(-1)[0] - notes[0][0];
+  const mean = (column) => notes.reduce((sum, note) => sum + note[column], 0) / number;
+  if (seconds > 1) classes[DENSITY] = densityClass((number - 1) / seconds, sizes);
+  classes[REGISTER] = registerClass(mean(1), sizes);
+  classes[LOUDNESS] = loudnessClass(mean(2), sizes);
+  if (number >= 2 * FEWEST_NOTES) classes[KEY] = 1 + nearestKey(notes, profiles);
+  return classes;
+}
+
+// The key whose profile goes best with how long each pitch class sounds; see models/key_finding.py.
+function nearestKey(notes, logProfiles) {
+  const sounding = new Array(12).fill(0);
+  for (const [, pitch, , duration] of notes) sounding[pitch % 12] += duration;
+  const fits = logProfiles.map((logs) => {
+    const profile = logs.map(Math.exp), mean = profile.reduce((sum, each) => sum + each, 0) / 12;
+    const norm = Math.hypot(...profile.map((each) => each - mean));
+    return profile.reduce((sum, each, pitchClass) => sum + ((each - mean) / norm) * sounding[pitchClass], 0);
+  });
+  return fits.indexOf(Math.max(...fits));
+}
+
+// Classes of a wish: {density, register, loudness, keyName, kind, endSec, gapEndSec, guidanceScale}, null where nothing is asked.
 export class Controls {
   constructor(wish, sizes) {
     this.sizes = sizes;
+    this.endSec = wish.endSec ?? null; // when the piece is to have died away
     this.gapEndSec = wish.gapEndSec ?? null;
     this.guidanceScale = wish.guidanceScale ?? 1;
     this.classes = new Array(sizes.length).fill(0);
-    const bounded = (place, control) => 1 + Math.min(Math.max(rint(place), 0), sizes[control] - 2);
     const has = (name) => wish[name] !== undefined && wish[name] !== null;
-    if (has("density")) this.classes[DENSITY] = bounded(3 * Math.log2(Math.max(wish.density, 1e-3) / SLOWEST), DENSITY);
-    if (has("register")) this.classes[REGISTER] = bounded((wish.register - LOWEST) / 3, REGISTER);
-    if (has("loudness")) this.classes[LOUDNESS] = bounded(wish.loudness / 5, LOUDNESS);
+    if (has("density")) this.classes[DENSITY] = densityClass(wish.density, sizes);
+    if (has("register")) this.classes[REGISTER] = registerClass(wish.register, sizes);
+    if (has("loudness")) this.classes[LOUDNESS] = loudnessClass(wish.loudness, sizes);
     if (has("keyName")) this.classes[KEY] = keyClass(wish.keyName);
     if (has("kind")) this.classes[KIND] = 1 + KINDS.indexOf(wish.kind);
   }
@@ -78,12 +110,13 @@ export class Controls {
   }
 
   withoutGuided() {
-    return new Controls({ gapEndSec: this.gapEndSec }, this.sizes);
+    return new Controls({ endSec: this.endSec, gapEndSec: this.gapEndSec }, this.sizes);
   }
 
   // Classes at a written onset.
   at(clock) {
     const ids = [...this.classes];
+    if (this.endSec !== null) ids[SECONDS_LEFT] = secondsLeftClass(this.endSec - clock, this.sizes[SECONDS_LEFT]);
     if (this.gapEndSec !== null) ids[GAP_LEFT] = secondsLeftClass(this.gapEndSec - clock, this.sizes[GAP_LEFT]);
     return ids;
   }

@@ -4,16 +4,14 @@ import { PITCH } from "./model.js";
 
 const NEAR_SEC = 0.03; // strikes of one key that lie nearer to each other than this are one
 
-// A class, drawn from logits of which at least one is finite. `random`: gives numbers in [0, 1).
-export function draw(scores, random) {
-  const most = Math.max(...scores);
-  let chosen = -1, best = -1;
-  scores.forEach((score, index) => {
-    if (score === -Infinity) return;
-    const value = Math.exp(score - most) / -Math.log(1 - random() || Number.MIN_VALUE);
-    if (value > best) [chosen, best] = [index, value];
-  });
-  return chosen;
+// A class, drawn with one number from logits of which at least one is finite, as `choose` of generation/drawing.py does.
+// `random`: gives numbers in [0, 1).
+export function choose(scores, random) {
+  const most = scores.reduce((one, other) => Math.max(one, other), -Infinity);
+  let sum = 0;
+  const sums = Float64Array.from(scores, (score) => (sum += Math.exp(Math.fround(score - most))));
+  const wanted = random() * sum;
+  return sums.findIndex((each) => each > wanted);
 }
 
 // Logits that differ from the free ones by `scale` times as much as those of a model that was asked for something do.

@@ -25,8 +25,13 @@ const ENDING_CONTROLS = [120, 123]; // all sounds, all notes
 
 const KNOBS = {
   mode: "answer", hand_over: "pause", pause_sec: 0.6, pedal: 67, key: 21, answer_sec: null, side: null, temperature: 1, top_p: 0.95,
-  density: null, register: null, loudness: null, key_name: null, guidance_scale: 2,
+  density: null, register: null, loudness: null, key_name: null, kind: null, guidance_scale: 2,
 };
+
+// What knobs ask of the model.
+export function wishOf({ density, register, loudness, key_name: keyName, kind, guidance_scale: guidanceScale }) {
+  return { density, register, loudness, keyName, kind, guidanceScale };
+}
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 let numNotes = 0;
@@ -438,7 +443,7 @@ export class LiveEngine {
     if (this.readVersion === version) return null;
     const [past, given] = this.#heard(null, now);
     const times = { beginSec: now, lookaheadSec: 0, helpedFromSec: -Infinity };
-    const order = { isWriting: false, past, given, ...times, wish: this.#wish(), processors: [] };
+    const order = { isWriting: false, past, given, ...times, wish: wishOf(this.knobs), processors: [] };
     return { turn: null, version, order };
   }
 
@@ -454,17 +459,13 @@ export class LiveEngine {
     const processors = [["warped", { temperature: knobs.temperature, topP: knobs.top_p }]];
     if (kept.length) processors.unshift(["notSounding", { kept }]);
     if (knobs.mode === "accompany" && knobs.side) processors.unshift(["beside", { given, side: knobs.side }]);
-    const wish = { ...this.#wish(), gapEndSec: turn.given.length ? turn.end : null };
+    const wish = { ...wishOf(this.knobs), gapEndSec: turn.given.length ? turn.end : null };
     return {
       isWriting: true, past, given, beginSec, beforeSec: this.#latest(turn, beginSec), wish, processors,
       lookaheadSec: turn.given.length ? Infinity : 0, helpedFromSec: turn.given.length ? turn.begin : -Infinity,
     };
   }
 
-  #wish() {
-    const { density, register, loudness, key_name: keyName, guidance_scale: guidanceScale } = this.knobs;
-    return { density, register, loudness, keyName, guidanceScale };
-  }
 
   // Before when the next note of a turn must begin; where that is after the turn, the turn may be over.
   #latest(turn, begin) {

@@ -10,15 +10,13 @@ const by = (...keys) => (one, other) => {
 };
 
 // Rows [onset in seconds, pitch, velocity, duration in seconds] on a grid, by onset and pitch.
-// `notes`: {onset, end, pitch, velocity}, times in seconds. Of two strikes of one key in a step the longer one is kept,
-// and a note ends where its key is struck again.
-export function placed(notes, rate = 100) {
+// `notes`: of a piece, {onset, end, pitch, velocity}, times in seconds. Of two strikes of one key in a step the longer one
+// is kept, and a note ends where its key is struck again.
+export function onGrid(notes, rate = 100) {
   const stepped = notes.map(({ onset, end, pitch, velocity }) => {
-    const first = milliseconds(onset), last = milliseconds(onset + Math.max(end - onset, 0.001));
-    const begin = rint(secondsOf(first) * rate);
-    return { first, last, onset: begin, offset: Math.max(rint(secondsOf(last) * rate), begin + 1), pitch, velocity };
+    const begin = rint(onset * rate);
+    return { onset: begin, offset: Math.max(rint(end * rate), begin + 1), pitch, velocity };
   });
-  stepped.sort(by(...["first", "pitch", "last", "velocity"].map((name) => (note) => note[name])));
   const kept = withoutDoubles(stepped);
   kept.sort(by((note) => note.onset, (note) => note.pitch));
   let step = 0, sum = 0;
@@ -27,6 +25,15 @@ export function placed(notes, rate = 100) {
     step = onset;
     return [rint(sum * rate) / rate, pitch, velocity, Math.fround(Math.min((offset - onset) / rate, MAX_WAIT_SEC))];
   });
+}
+
+// The same of notes that are being played, which are heard in milliseconds.
+export function placed(notes, rate = 100) {
+  const heard = notes.map(({ onset, end, pitch, velocity }) => {
+    const [first, last] = [milliseconds(onset), milliseconds(onset + Math.max(end - onset, 0.001))];
+    return { first, last, onset: secondsOf(first), end: secondsOf(last), pitch, velocity };
+  });
+  return onGrid(heard.sort(by(...["first", "pitch", "last", "velocity"].map((name) => (note) => note[name]))), rate);
 }
 
 const milliseconds = (seconds) => rint(seconds * 1000);

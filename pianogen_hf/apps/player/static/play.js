@@ -129,6 +129,7 @@ const handlers = {
   silence: onSilence,
   state: ({ state }) => { showState(state); say(""); },
   knobs: ({ knobs }) => showKnobs(knobs),
+  progress: ({ share }) => { element("piece-time").textContent = `writing: ${Math.floor(100 * share)} %`; },
   error: ({ message }) => say(message),
   lost: ({ message }) => {
     showState("disconnected");
@@ -169,7 +170,7 @@ function showKnobs(knobs) {
     element(name).value = knobs[name] ?? none;
     showRange(name);
   }
-  for (const name of ["hand_over", "side", "key_name"]) element(name).value = knobs[name] ?? "";
+  for (const name of ["hand_over", "side", "key_name", "kind"]) element(name).value = knobs[name] ?? "";
   for (const button of element("modes").children) button.ariaPressed = button.dataset.mode === knobs.mode;
   element("hand-over").disabled = knobs.mode === "accompany"; // it plays whenever you do
   element("hand-over").textContent = knobs.mode === "loop" ? "Begin or end the loop" : "Your turn, model";
@@ -187,7 +188,7 @@ for (const [name, { none }] of Object.entries(RANGES)) {
 for (const name of ["C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]) {
   for (const mode of ["major", "minor"]) element("key_name").append(new Option(`${name} ${mode}`, `${name} ${mode}`));
 }
-for (const name of ["hand_over", "side", "key_name"]) {
+for (const name of ["hand_over", "side", "key_name", "kind"]) {
   element(name).addEventListener("change", () => {
     turn({ [name]: element(name).value || null });
     element(name).blur(); // keys are to play again
@@ -246,8 +247,9 @@ async function open(file) {
 }
 
 async function change(verb, values = {}) {
-  const from = player.roll.selection?.[0] ?? 0;
-  const found = await patiently(session.changePiece({ verb, ...values }));
+  const from = verb === "end" ? player.seconds : player.roll.selection?.[0] ?? 0;
+  const seed = element("piece-seed").value === "" ? null : Number(element("piece-seed").value);
+  const found = await patiently(session.changePiece({ verb, seed, ...values }));
   if (!found) return;
   player.load(found.notes);
   player.seek(Math.max(from - 1, 0));
@@ -265,6 +267,7 @@ element("piece-close").onclick = close;
 element("piece-fill").onclick = () => change("fill", { start: player.roll.selection[0], end: player.roll.selection[1] });
 element("piece-below").onclick = () => change("accompany", { side: "below" });
 element("piece-above").onclick = () => change("accompany", { side: "above" });
+element("piece-end").onclick = () => change("end");
 element("piece-undo").onclick = () => change("undo");
 element("piece-save").onclick = () => { element("piece-save").href = session.fileAddress("piece.mid"); };
 element("piece-continue").onclick = async () => {
@@ -303,7 +306,6 @@ async function loadTones() {
 // Begin, with a session that stands for the model.
 export function openPage(itsSession) {
   session = itsSession;
-  for (const name of ["fill", "below", "above", "undo", "save"]) element(`piece-${name}`).hidden = !session.changesPieces;
   loadTones();
   session.begin(onEvent);
   draw();

@@ -3,7 +3,6 @@
 const TOKEN = encodeURIComponent(new URLSearchParams(location.search).get("token") ?? "");
 
 export class ServerSession {
-  changesPieces = true; // it fills and accompanies them
   #socket = null;
 
   // Call `onEvent` with whatever happens, now and for as long as the page is open.
@@ -28,7 +27,7 @@ export class ServerSession {
     return this.#ask("piece", bytes);
   }
 
-  // Let the model continue, fill or accompany the piece; gives {notes}.
+  // Let the model continue, end, fill or accompany the piece; gives {notes}.
   changePiece(wish) {
     return this.#ask("verb", JSON.stringify(wish));
   }

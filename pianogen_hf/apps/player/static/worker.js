@@ -1,11 +1,15 @@
-// The model's thread: it is handed a piece of work (see `Job` in live.js), and gives back what was drawn.
+// The model's thread: it is handed work with a number, does one after the other, and gives back what came of it. Work is a
+// step of a session (see `#nextJob` in live.js) or a plan for a piece (see piece.js).
 
 import * as runtime from "./onnxruntime/ort.wasm.min.mjs";
 
 import { Controls } from "./classes.js";
 import { processor } from "./drawing.js";
 import { NoteModel } from "./model.js";
-import { LiveStream } from "./stream.js";
+import { LiveStream } from "./live_stream.js";
+import { NoteStream } from "./note_stream.js";
+import { written } from "./piece.js";
+import { seeded } from "./random.js";
 
 runtime.env.wasm.wasmPaths = new URL("./onnxruntime/", import.meta.url).href;
 runtime.env.wasm.numThreads = 1; // more need headers that a static host does not send
@@ -41,7 +45,7 @@ async function load(folder) {
   postMessage({ type: "ready", config });
 }
 
-async function work(job) {
+async function live(job) {
   stream.beginSec = job.beginSec;
   stream.lookaheadSec = job.lookaheadSec;
   stream.helpedFromSec = job.helpedFromSec;
@@ -52,12 +56,23 @@ async function work(job) {
   return { drawn: await stream.write(false, job.beforeSec), isMore: false };
 }
 
-self.onmessage = async ({ data }) => {
+// Rows of new notes. `seed`: null, or a number that makes them repeatable.
+async function write({ plan, wish, seed, temperature, topP }, number) {
+  const { model } = stream, onPiece = new NoteStream(model, seed === null ? Math.random : seeded(seed));
+  onPiece.controls = new Controls({ ...wish, gapEndSec: plan.gapEndSec, endSec: plan.pieceEndSec }, model.config.control_sizes);
+  onPiece.processors = [...plan.processors, ["warped", { temperature, topP }]].map(processor);
+  return { rows: await written(onPiece, plan, (share) => postMessage({ type: "progress", number, share })) };
+}
+
+async function obey({ type, number, ...message }) {
   try {
-    if (data.type === "load") await load(data.folder);
-    else postMessage({ type: "done", ...(await work(data.job)) });
+    if (type === "load") await load(message.folder);
+    else postMessage({ type: "done", number, ...(await (type === "live" ? live(message.job) : write(message.job, number))) });
   } catch (error) {
-    if (stream !== null) stream = new LiveStream(stream.model);
-    postMessage({ type: "failed", message: error.message });
+    if (stream !== null && type === "live") stream = new LiveStream(stream.model);
+    postMessage({ type: "failed", number, message: error.message });
   }
-};
+}
+
+let last = Promise.resolve(); // a graph is run by one at a time
+self.onmessage = ({ data }) => { last = last.then(() => obey(data)); };
