@@ -22,9 +22,9 @@ from pianogen_hf.generation.note_verbs import (
     held_keys,
     key_named,
     placed,
-    usual_density,
 )
-from pianogen_hf.models.modeling_note_transformer import DURATION, END_CLASS
+from pianogen_hf.models.key_finding import key_of
+from pianogen_hf.models.modeling_note_transformer import END_CLASS
 from pianogen_hf.models.note_controls import PITCH_NAMES
 from pianogen_hf.tokenizers.notes import NOTE_DTYPE, PEDAL_DTYPE
 
@@ -294,15 +294,24 @@ def test_whatever_the_part_it_stays_as_it_is(part, side):
 
 
 @pytest.mark.parametrize(("side", "usual"), [("below", 1.35 * 4**0.37), ("above", 3.15 * 4**0.33)])
-def test_an_accompaniment_is_asked_to_be_as_dense_as_is_usual_beside_such_a_part(side, usual):
+def test_an_accompaniment_is_asked_to_be_as_dense_as_is_usual_and_in_the_key_of_the_part(side, usual):
     part = some_notes(num_notes=32)
-    rows = placed(ENCODER, part)
-    assert usual_density(rows, side, 0.0, len(part) / 4) == pytest.approx(usual)
-    assert usual_density(rows, side, 1e5, 1e6) is None  # nothing stands there to go by
-    end = float((rows[:, ONSET] + rows[:, DURATION]).max())
-    by_hand = accompany(part, side, density=usual_density(rows, side, 0.0, end), end_sec=end)[0]
-    assert np.array_equal(accompany(part, side, end_sec=end)[0].new.table, by_hand.new.table)
-    assert not np.array_equal(accompany(part, side, density=40, end_sec=end)[0].new.table, by_hand.new.table)
+    tonic, is_minor = key_of(part["pitch"], part.duration_sec)
+    key = f"{PITCH_NAMES[tonic]} {'minor' if is_minor else 'major'}"
+    other_key = f"{PITCH_NAMES[(tonic + 6) % 12]} major"
+
+    def written(**options):
+        return accompany(part, side, end_sec=len(part) / 4, **options)[0].new.table.tolist()
+
+    assert written() == written(density=usual, key=key)
+    assert written() != written(density=40) and written() != written(key=other_key)
+    over_chords = {"chords": "C | F"}  # which say what fits
+    assert written(**over_chords) != written(**over_chords, key=key)
+
+
+def test_nothing_is_usual_beside_a_passage_in_which_nothing_is_given():
+    part = some_notes(num_notes=8)  # of the first two seconds
+    assert len(accompany(part, start_sec=4.0, end_sec=8.0)[0].new)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pianogen_hf.generation.passages import span_of
 from pianogen_hf.generation.processors import beside, not_sounding
 from pianogen_hf.generation.rules import pitch_rules
 from pianogen_hf.generation.search import Search, field_processors, guards, search_of
-from pianogen_hf.models.note_controls import KINDS, PITCH_NAMES, key_class
+from pianogen_hf.models.note_controls import KEY, KINDS, PITCH_NAMES, control_values, key_class
 from pianogen_hf.models.objectives import NOTE_AMONG_GIVEN, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
     DURATION,
@@ -32,8 +32,8 @@ from pianogen_hf.tokenizers.notes import DRUM_CHANNEL, NOTE_DTYPE, Notes
 
 GUIDANCE_SCALE = 2.0  # 1 is too weak, 2.5 overshoots: benchmarks/note_transformer.md
 _FOREVER_SEC = 1e7  # more than any file can hold, and few enough for ticks
-# Notes a second of the part below or above middle C, from those of the other: factor and exponent, fitted to stretches of
-# 40 seconds of MAESTRO's validation pieces (234) and of POP909 (299), each set counted alike: benchmarks/LOG.md.
+# Notes a second below or above middle C, from those on the other side of it: factor and exponent, fitted to pieces of
+# MAESTRO and POP909: benchmarks/LOG.md.
 _USUAL_DENSITY = {"below": (1.35, 0.37), "above": (3.15, 0.33)}
 _END_SLACK = 0.15  # share of a wished length by which a piece may be longer or shorter when it ends by itself
 
@@ -406,7 +406,7 @@ def accompany_notes(
         density: notes a second of the new part; by default what is usual beside as many as the given part has.
         register: see `asked`, also for the others; they are asked of the new notes.
         loudness: see there.
-        key: see there.
+        key: see there; by default that of the given part, unless there are chords.
         kind: see there.
         guidance_scale: see there.
         on_progress: called with the share that is done, 0..1, never falling.
@@ -430,10 +430,11 @@ def accompany_notes(
     is_passage = not (start_sec is end_sec is bars is None)
     if end_sec is None and bars is None:
         end = max(float((given[:, ONSET] + given[:, DURATION]).max()), end)
-    if density is None:
-        density = usual_density(given, side, start, end)
     keys = held_keys(part)
-    controls = asked(density, register, loudness, key, kind, guidance_scale)
+    is_heard = (given[:, ONSET] >= start) & (given[:, ONSET] < end)
+    controls = _as_usual_beside(given[is_heard], side, end - start, has_chords=chords is not None)
+    wishes = asked(density, register, loudness, key, kind, guidance_scale)
+    controls = replace(wishes, density=density or controls.density, key=wishes.key or controls.key)
     samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))
     stream: dict[str, Any] = {"past": given[:0], "given": given, "begin_sec": start, "controls": controls}
     rows = samples.write(
@@ -445,20 +446,21 @@ def accompany_notes(
     return [replace(each, gap_end_sec=end if is_passage else math.inf) for each in results]
 
 
-def usual_density(given: np.ndarray, side: str, start_sec: float, end_sec: float) -> float | None:
-    """Notes a second of a part beside another one; None where nothing of that one stands in the passage.
+def _as_usual_beside(given: np.ndarray, side: str, seconds: float, has_chords: bool) -> Controls:
+    """What a part is like beside another: how dense, and in which key unless chords say that.
 
     Args:
-        given: the other part as `placed` gives it, shape (num, 4).
+        given: notes of the other part in the passage, shape (num, 4).
         side: where the part lies, "below" or "above".
-        start_sec: where the passage begins.
-        end_sec: where it ends, later.
+        seconds: length of the passage.
+        has_chords: whether chords are asked for.
     """
-    is_within = (given[:, ONSET] >= start_sec) & (given[:, ONSET] < end_sec)
-    if not is_within.any():
-        return None
+    if len(given) == 0:
+        return Controls()
     factor, exponent = _USUAL_DENSITY[side]
-    return float(np.clip(factor * (is_within.sum() / (end_sec - start_sec)) ** exponent, 0.5, 20.0))
+    density = float(np.clip(factor * (len(given) / seconds) ** exponent, 0.5, 20.0))
+    key = 0 if has_chords else int(control_values(given, given[:, ONSET])[KEY])
+    return Controls(density=density, key=key or None)
 
 
 def check_takes_given(model: Any) -> None:
