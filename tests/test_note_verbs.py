@@ -13,9 +13,11 @@ from models_and_tokenizers import loosened, some_notes, tiny_model
 
 import pianogen_hf as pg
 from pianogen_hf.generation.new_notes import GenerationError
+from pianogen_hf.generation.note_beam import Until
 from pianogen_hf.generation.note_stream import ONSET, Controls
 from pianogen_hf.generation.note_verbs import (
     GUIDANCE_SCALE,
+    Samples,
     added_to,
     asked,
     fill_gap,
@@ -609,3 +611,28 @@ def test_an_accompaniment_may_be_written_to_a_passage_alone():
     result = accompany(some_notes(num_notes=24, pitches=(58, 66)), bars=(2, 3))[0]
     assert result.new.onset_sec.min() >= 2 - 2e-3 and result.new.end_sec <= 6 + 2e-3
     assert result.prompt_end_sec == 2.0
+
+
+def test_a_sample_that_stays_short_is_written_again_and_the_longest_counts():
+    model = make_model(end=8.0)
+    until, shares = Until(0.0, 8.0, 0.5), []
+    stream = {"past": np.zeros((0, 4)), "given": np.zeros((0, 4))}
+    three = Samples(model, 3, 1).write(until, **stream)
+    assert len({len(rows) for rows in three}) > 1
+    (again,) = Samples(model, 1, 1, shares.append).write(until, fewest=10_000, **stream)
+    assert np.array_equal(again, max(three, key=len))
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    (enough,) = Samples(model, 1, 1).write(until, fewest=1, **stream)
+    assert np.array_equal(enough, three[0])
+
+
+def test_a_variation_in_which_only_a_few_notes_come_is_written_again(monkeypatch):
+    model = make_model(end=8.0)
+
+    def vary(**options):
+        return [len(pg.vary_notes(model, ENCODER, PIECE, 0.0, 8.0, seed=seed, **options)[0].new) for seed in range(6)]
+
+    again = vary()
+    monkeypatch.setattr("pianogen_hf.generation.varying._FEWEST", 0.0)
+    once = vary()
+    assert all(each >= before for each, before in zip(again, once, strict=True)) and sum(again) > sum(once)

@@ -35,6 +35,7 @@ _FOREVER_SEC = 1e7  # more than any file can hold, and few enough for ticks
 # Notes a second below or above middle C, from those on the other side of it: factor and exponent, fitted to pieces of
 # MAESTRO and POP909: benchmarks/LOG.md.
 _USUAL_DENSITY = {"below": (1.35, 0.37), "above": (3.15, 0.33)}
+_TRIES = 3  # of a sample that stays too short
 _END_SLACK = 0.15  # share of a wished length by which a piece may be longer or shorter when it ends by itself
 
 
@@ -210,7 +211,7 @@ class Samples:
             self.generator.seed()
         else:
             self.generator.manual_seed(seed)
-        self._finished = 0
+        self._finished, self._shown = 0, 0.0
 
     def write(
         self,
@@ -218,6 +219,7 @@ class Samples:
         number: int | None = None,
         processors: tuple[Processor, ...] = (),
         guard: Guard | None = None,
+        fewest: int = 1,
         **stream: Any,
     ) -> list[list[np.ndarray]]:
         """The new notes of every sample.
@@ -227,6 +229,7 @@ class Samples:
             number: how many samples to write; by default all that are still to come.
             processors: what may be drawn at all.
             guard: the same because of what a stream has written; beams go without it.
+            fewest: a sample with fewer notes is written again, up to three times in all, and the longest one counts.
             **stream: what each stream is made of besides.
 
         Raises:
@@ -249,12 +252,17 @@ class Samples:
             self.finish(number)
         else:
             for _ in range(number):
-                notes = fresh()
-                watching = (*([] if guard is None else [guard(notes)]), *guards(self.search, notes))
-                notes.processors = (*processors[:num_rules], *watching, *processors[num_rules:])
-                for _note in written_until(notes, until.end_sec, until.may_end_sec, until.num_notes):
-                    on_note(notes)
-                results.append(notes.written)
+                written: list[np.ndarray] = []
+                for _try in range(_TRIES):
+                    notes = fresh()
+                    watching = (*([] if guard is None else [guard(notes)]), *guards(self.search, notes))
+                    notes.processors = (*processors[:num_rules], *watching, *processors[num_rules:])
+                    for _note in written_until(notes, until.end_sec, until.may_end_sec, until.num_notes):
+                        on_note(notes)
+                    written = max(written, notes.written, key=len)
+                    if len(written) >= fewest:
+                        break
+                results.append(written)
                 self.finish()
         if len(results) < number or not all(results):
             raise GenerationError("no new note is possible here: give more room, or leave something out")
@@ -271,8 +279,9 @@ class Samples:
 
     def progress(self, share: float) -> None:
         """Tell how much of this sample is done, 0..1."""
-        if self.on_progress is not None:
-            self.on_progress((self._finished + min(max(share, 0.0), 1.0)) / self.number)
+        if self.on_progress is not None:  # a sample that is written again doesn't go back
+            self._shown = max(self._shown, (self._finished + min(max(share, 0.0), 1.0)) / self.number)
+            self.on_progress(self._shown)
 
 
 def continue_piece(
@@ -329,6 +338,7 @@ def fill_gap(
     processors: tuple[Processor, ...],
     is_kept: np.ndarray | None = None,
     guard: Guard | None = None,
+    fewest: int = 1,
 ) -> Continuation:
     """New notes between two points of a piece, in sight of both sides.
 
@@ -343,6 +353,7 @@ def fill_gap(
         processors: see [`NoteStream`].
         is_kept: which notes of `piece` are heard, bool, shape (num_notes,); by default all that begin outside the gap.
         guard: see `Samples.write`.
+        fewest: see there.
 
     Raises:
         GenerationError: if it stays empty.
@@ -360,6 +371,7 @@ def fill_gap(
         controls=replace(controls, gap_end_sec=end_sec),
         processors=(not_sounding(held_keys(base)), *processors),
         guard=guard,
+        fewest=fewest,
     )
     return added_to(base, rows[0], start_sec, end_sec)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from pianogen_hf.tokenizers.feature_extraction_continuous_notes import Continuou
 from pianogen_hf.tokenizers.notes import Notes
 
 _BEYOND = 7  # semitones
+_FEWEST = 0.6  # share of the notes that have gone: a variation with fewer is written again
 
 
 def vary_notes(
@@ -52,7 +54,8 @@ def vary_notes(
     """Write a passage anew, with some of its notes as they are.
 
     The share `strength` of its notes, drawn by chance, is left out, and new notes are written in sight of those that
-    stay and of what stands before and after the passage; below strength 1 hardly more than have gone. What is not asked
+    stay and of what stands before and after the passage; below strength 1 hardly more than have gone. Where only a few
+    come, and no density is asked, they are written again, up to three times in all. What is not asked
     for is asked to be as in the notes that go: how many a second, how high, how loud.
 
     Args:
@@ -111,7 +114,10 @@ def vary_notes(
         wished = _as_before(controls, notes.where(np.sort(going)), (start, end))
         onset_sec = notes.onset_sec[np.sort(going)]
         guard = None if strength == 1 else partial(no_crowd, onset_sec=onset_sec)
-        results.append(fill_gap(samples, encoder, notes, gap.base, start, end, wished, rules, gap.is_kept, guard))
+        fewest = 1 if density is not None else math.ceil(_FEWEST * len(going))
+        results.append(
+            fill_gap(samples, encoder, notes, gap.base, start, end, wished, rules, gap.is_kept, guard, fewest)
+        )
     return [replace(each, gap_end_sec=end) for each in results]
 
 
