@@ -307,6 +307,22 @@ def test_what_the_page_writes_python_reads(parts):
 
 
 @pytest.mark.slow
+def test_a_piece_is_written_in_its_own_time(parts):
+    tempos = [[0, [0xFF, 0x51, 3, 7, 0xA1, 0x20]], [300, [0xFF, 0x51, 3, 3, 0xD0, 0x90]]]
+    tempos.append([480, [0xFF, 0x58, 4, 3, 2, 24, 8]])
+    onsets = list(range(0, 900, 41))
+    notes = [{"voice": 0, "onset": tick, "offset": tick + 7, "pitch": 60, "velocity": 80} for tick in onsets]
+    written = "m.writeMidi(value[0], [], ['x'], { division: 96, signs: value[1], tickOf: (tick) => tick })"
+    data = ask(parts, "midi.js", f"[...{written}]", [notes, tempos])
+    again = """(({ notes, timing }) => [...m.writeMidi(notes.map((each) => ({ ...each, voice: 0 })), [], ["x"], timing)])
+      (m.readMidi(Uint8Array.from(value).buffer))"""
+    assert ask(parts, "midi.js", again, data) == data
+    piece = pg.read_midi(bytes(data))
+    assert piece["onset_tick"].tolist() == onsets and piece.ticks_per_quarter == 96
+    assert piece.tempos["tick"].tolist() == [0, 300] and piece.time_signatures.tolist() == [(480, 3, 4)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [b"", b"MThd", b"MThd" + bytes(40), b"RIFF" + bytes(3000), bytes(range(256)) * 8])
 def test_what_is_no_music_is_refused_in_a_line(parts, data):
     said = ask(
@@ -474,9 +490,8 @@ def test_greedy_notes_are_python_s(opened, wish, controls, has_given, number):
 # What can be done with a piece: the plan, its rows, and the piece with them.
 CHANGE = """async ([bytes, [name, ...options], wish, seed, choice]) => {
   const base = new URL("static/", location.href).href, folder = new URL("model/", location.href).href;
-  const names = ["onnxruntime/ort.wasm.min.mjs", "model.js", "note_stream.js", "classes.js", "drawing.js"];
-  const modules = await Promise.all([...names, "random.js", "midi.js", "piece.js"].map((each) => import(base + each)));
-  const [runtime, model, stream, classes, drawing, random, midi, piece] = modules;
+  const names = ["onnxruntime/ort.wasm.min.mjs", "model.js", "note_stream.js", "random.js", "midi.js", "piece.js"];
+  const [runtime, model, stream, random, midi, piece] = await Promise.all(names.map((each) => import(base + each)));
   runtime.env.wasm.wasmPaths = `${base}onnxruntime/`;
   runtime.env.wasm.numThreads = 1;
   const fetched = async (each) => (await fetch(folder + each)).arrayBuffer();
@@ -484,12 +499,9 @@ CHANGE = """async ([bytes, [name, ...options], wish, seed, choice]) => {
   const graph = new Uint8Array(await fetched("model.onnx"));
   const opened = await model.NoteModel.open(runtime, graph, await fetched("heads.safetensors"), config);
   const before = midi.readMidi(Uint8Array.from(bytes).buffer);
-  const plan = piece[name](before, ...options, config.sampling_rate);
+  const plan = piece[name](before, ...options, config);
   const notes = new stream.NoteStream(opened, random.seeded(seed));
-  const times = { gapEndSec: plan.gapEndSec, endSec: plan.pieceEndSec };
-  notes.controls = new classes.Controls({ ...wish, ...times }, config.control_sizes);
-  notes.processors = [...plan.processors, ["warped", choice]].map(drawing.processor);
-  const rows = await piece.written(notes, plan);
+  const rows = await piece.written(notes, plan, wish, choice);
   return [rows, piece.withNew(before, rows, plan, 0).notes];
 }"""
 
@@ -543,7 +555,7 @@ def watched(monkeypatch) -> tuple[list[np.ndarray], list[float]]:
             {},
             10,
         ),
-        (["accompanyPlan", "below"], accompany_notes, {}, {}, {}, 10),
+        (["accompanyPlan", "below"], accompany_notes, {"density": 4}, {"density": 4}, {}, 10),
         (["accompanyPlan", "above"], accompany_notes, {}, {}, {"temperature": 1.0, "top_p": 0.95}, 10),
         (["fillPlan", 4.0, 10.0], fill_notes, {"density": 8}, {"density": 8}, {"temperature": 0.9, "top_p": 0.9}, 20),
         (["endPlan", 40], end_notes, {}, {}, {"temperature": 1.0, "top_p": 0.98}, 200),
@@ -661,6 +673,10 @@ def test_a_file_is_filled_accompanied_ended_undone_and_saved(opened, tmp_path):
     download.value.save_as(tmp_path / "piece.mid")
     saved = pg.read_midi(tmp_path / "piece.mid")
     assert len(saved) == len(accompanied) and (saved["channel"] == 1).sum() == len(accompanied) - len(filled)
+    assert saved.ticks_per_quarter == piece.ticks_per_quarter and np.array_equal(saved.tempos, piece.tempos)
+    kept = piece.where((piece.onset_sec < start) | (piece.onset_sec >= end))
+    strikes = [set(zip(each["onset_tick"].tolist(), each["pitch"].tolist(), strict=True)) for each in (kept, saved)]
+    assert strikes[0] <= strikes[1]
     ended = changed("#piece-end")
     assert max(each[0] for each in ended) > max(each[0] for each in accompanied)
     opened.click("#piece-close")

@@ -34,7 +34,7 @@ GUIDANCE_SCALE = 2.0  # 1 is too weak, 2.5 overshoots: benchmarks/note_transform
 _FOREVER_SEC = 1e7  # more than any file can hold, and few enough for ticks
 # Notes a second below or above middle C, from those on the other side of it: factor and exponent, fitted to pieces of
 # MAESTRO and POP909: benchmarks/LOG.md.
-_USUAL_DENSITY = {"below": (1.35, 0.37), "above": (3.15, 0.33)}
+USUAL_DENSITY = {"below": (1.35, 0.37), "above": (3.15, 0.33)}
 _TRIES = 3  # of a sample that stays too short
 _END_SLACK = 0.15  # share of a wished length by which a piece may be longer or shorter when it ends by itself
 
@@ -469,7 +469,7 @@ def _as_usual_beside(given: np.ndarray, side: str, seconds: float, has_chords: b
     """
     if len(given) == 0:
         return Controls()
-    factor, exponent = _USUAL_DENSITY[side]
+    factor, exponent = USUAL_DENSITY[side]
     density = float(np.clip(factor * (len(given) / seconds) ** exponent, 0.5, 20.0))
     key = 0 if has_chords else int(control_values(given, given[:, ONSET])[KEY])
     return Controls(density=density, key=key or None)

@@ -20,7 +20,7 @@ from pianogen_hf.apps.player.files import STATIC, STATIC_FOLDERS, TONE_PITCHES, 
 from pianogen_hf.apps.space.folder import license_of, whole_folder
 from pianogen_hf.apps.space.onnxruntime_web import PACKAGE, VERSION
 from pianogen_hf.generation.note_stream import KEY_WEIGHT
-from pianogen_hf.generation.note_verbs import check_takes_given
+from pianogen_hf.generation.note_verbs import USUAL_DENSITY, check_takes_given
 from pianogen_hf.generation.onnx.halving import halved, upper_halves
 from pianogen_hf.generation.onnx.note_graph import build_note_graph
 from pianogen_hf.models.key_finding import log_profile
@@ -114,7 +114,7 @@ def _write_model(folder: Path, name: str, model: NoteTransformerForCausalLM) -> 
     }
     config: dict[str, Any] = {key: getattr(model.config, key) for key in _CONFIG}
     config["key_profiles"] = [log_profile(*key_of_class(key)).tolist() for key in range(1, 25)]
-    config["key_weight"] = KEY_WEIGHT
+    config["key_weight"], config["usual_density"] = KEY_WEIGHT, USUAL_DENSITY
     config |= {"head_dim": model.config.head_dim, "frequencies": _frequencies(model)}
     config["files"] = {key: len(content) for key, content in files.items()}
     _write_all(folder, {**files, "config.json": json.dumps(config, indent=1).encode()})

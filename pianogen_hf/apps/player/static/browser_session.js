@@ -22,6 +22,7 @@ class DistantModel {
         if (data.type === "loading") onProgress(data.share);
         if (data.type === "failed") reject(new Error(data.message));
         if (data.type !== "ready") return;
+        this.config = data.config;
         this.windowSize = data.config.max_position_embeddings;
         this.rate = data.config.sampling_rate;
         this.#worker.onmessage = (event) => this.#take(event.data);
@@ -90,8 +91,8 @@ export class BrowserSession {
   }
 
   async openPiece(bytes) {
-    const { notes, pedals } = readMidi(bytes);
-    this.#pieces = [{ notes: notes.map((note) => ({ ...note, part: 0, isNew: false })), pedals }];
+    const { notes, ...others } = readMidi(bytes);
+    this.#pieces = [{ notes: notes.map((note) => ({ ...note, part: 0, isNew: false })), ...others }];
     return this.#shown();
   }
 
@@ -106,18 +107,19 @@ export class BrowserSession {
       this.engine.handOver();
     } else {
       const plan = this.#plan(piece, wish), { knobs } = this.engine;
-      const choice = { seed: wish.seed ?? null, temperature: knobs.temperature, topP: knobs.top_p };
-      const rows = await this.model.write({ plan, wish: wishOf(knobs), ...choice }, (share) => this.onEvent({ type: "progress", share }));
+      const choice = { temperature: knobs.temperature, topP: knobs.top_p };
+      const job = { plan, wish: wishOf(knobs), choice, seed: wish.seed ?? null };
+      const rows = await this.model.write(job, (share) => this.onEvent({ type: "progress", share }));
       this.#pieces.push(withNew(piece, rows, plan, wish.verb === "accompany" ? 1 : 0));
     }
     return this.#shown();
   }
 
   #plan(piece, { verb, start, end, side }) {
-    const { rate } = this.model;
-    if (verb === "fill") return fillPlan(piece, start, end, rate);
-    if (verb === "accompany") return accompanyPlan(piece, side, rate);
-    return endPlan(piece, this.engine.knobs.answer_sec ?? ENDING_SEC, rate);
+    const { config } = this.model;
+    if (verb === "fill") return fillPlan(piece, start, end, config);
+    if (verb === "accompany") return accompanyPlan(piece, side, config);
+    return endPlan(piece, this.engine.knobs.answer_sec ?? ENDING_SEC, config);
   }
 
   #shown() {
@@ -136,8 +138,8 @@ export class BrowserSession {
   }
 
   #pieceFile() {
-    const { notes, pedals } = this.#pieces.at(-1), voices = notes.map((note) => ({ ...note, voice: note.part }));
-    return writeMidi(voices, pedals, notes.some((note) => note.part) ? PARTS : PARTS.slice(0, 1));
+    const { notes, pedals, timing } = this.#pieces.at(-1), voices = notes.map((note) => ({ ...note, voice: note.part }));
+    return writeMidi(voices, pedals, notes.some((note) => note.part) ? PARTS : PARTS.slice(0, 1), timing);
   }
 
   address(path) {

@@ -33,8 +33,8 @@ export const MIDDLE_STEPS = CLASSES.map((index) => firstStep(index) + (numSteps(
 
 // What can be asked ----------------------------------------------------------------------------------------------
 
-const DENSITY = 0, REGISTER = 1, LOUDNESS = 2, KEY = 3, KIND = 4, SECONDS_LEFT = 5;
-export const GAP_LEFT = 6;
+const DENSITY = 0, REGISTER = 1, LOUDNESS = 2, KIND = 4, SECONDS_LEFT = 5;
+export const KEY = 3, GAP_LEFT = 6;
 const SLOWEST = 0.5, LOWEST = 36, SHORTEST = 0.125; // notes per second, pitch, seconds
 const KINDS = ["classical", "jazz", "score"];
 const FEWEST_NOTES = 8; // that say something of density, register or loudness; a key takes twice as many
@@ -83,7 +83,8 @@ function nearestKey(notes, logProfiles) {
   return fits.indexOf(Math.max(...fits));
 }
 
-// Classes of a wish: {density, register, loudness, keyName, kind, endSec, gapEndSec, guidanceScale}, null where nothing is asked.
+// Classes of a wish: {density, register, loudness, keyName, kind, endSec, gapEndSec, guidanceScale}, null where nothing is asked;
+// `key` is the class of a key where no name is given.
 export class Controls {
   constructor(wish, sizes) {
     this.sizes = sizes;
@@ -95,7 +96,7 @@ export class Controls {
     if (has("density")) this.classes[DENSITY] = densityClass(wish.density, sizes);
     if (has("register")) this.classes[REGISTER] = registerClass(wish.register, sizes);
     if (has("loudness")) this.classes[LOUDNESS] = loudnessClass(wish.loudness, sizes);
-    if (has("keyName")) this.classes[KEY] = keyClass(wish.keyName);
+    this.classes[KEY] = has("keyName") ? keyClass(wish.keyName) : wish.key ?? 0;
     if (has("kind")) this.classes[KIND] = 1 + KINDS.indexOf(wish.kind);
   }
 

@@ -3,16 +3,18 @@
 const SUSTAIN = 64, ALL_SOUND_OFF = 120, ALL_NOTES_OFF = 123, PEDAL_DOWN = 64, DRUM_CHANNEL = 9;
 const PIANO_PROGRAMS = 8; // General MIDI 0..7
 const FRAMES = new Map([[24, [24, 1_000_000]], [25, [25, 1_000_000]], [29, [30, 1_001_000]], [30, [30, 1_000_000]]]);
-const TICKS_PER_QUARTER = 500; // at 120 quarters a minute a tick is a millisecond
+const TEMPO = 0x51, TIME_SIGNATURE = 0x58, KEY_SIGNATURE = 0x59, END_OF_TRACK = 0x2f;
+// How a file counts time: its division, what it says of tempo, bars and keys as [tick, bytes], and the tick of a second.
+const IN_MILLISECONDS = { division: 500, signs: [[0, [0xff, TEMPO, 3, 0x07, 0xa1, 0x20]]], tickOf: (second) => 1000 * second };
 
-// A piece: {notes: [{onset, offset, end, pitch, velocity}], pedals: [[second, value]]}, times in seconds; `end` is when a
-// note has died away with the pedal. `bytes`: an ArrayBuffer.
+// A piece: {notes: [{onset, offset, end, pitch, velocity}], pedals: [[second, value]], timing}, times in seconds; `end` is when
+// a note has died away with the pedal; `timing` as `writeMidi` takes it. `bytes`: an ArrayBuffer.
 export function readMidi(bytes) {
   const data = new Uint8Array(bytes), begin = find(data, "MThd");
   if (begin < 0) throw new Error("this is no MIDI file");
   const view = new DataView(bytes, begin), kind = view.getUint16(8), division = view.getUint16(12);
   if (kind > 1) throw new Error("files of several independent sequences (type 2) are not read here");
-  const { messages, tempos, endTick } = readTracks(view, 8 + view.getUint32(4));
+  const { messages, tempos, signs, endTick } = readTracks(view, 8 + view.getUint32(4));
   const pedals = pedalsOf(messages), notes = [];
   for (const [key, own] of strikesByKey(messages)) {
     const found = paired(own, endTick);
@@ -21,12 +23,13 @@ export function readMidi(bytes) {
   }
   if (!notes.length) throw new Error("this file has no notes of a piano");
   sustain(notes, pedals, Math.max(...notes.map((note) => note.offset), ...pedals.map(([tick]) => tick)));
-  const seconds = clockOf(division, tempos);
+  const { seconds, tickOf } = clockOf(division, tempos);
   notes.sort((one, other) => one.onset - other.onset || one.key % 128 - other.key % 128);
   return {
     notes: notes.map(({ onset, offset, end, key, velocity }) =>
       ({ onset: seconds(onset), offset: seconds(offset), end: seconds(end), pitch: key % 128, velocity })),
     pedals: pedals.map(([tick, value]) => [seconds(tick), value]),
+    timing: { division, signs, tickOf },
   };
 }
 
@@ -36,21 +39,22 @@ function find(data, name) {
   return -1;
 }
 
-// Messages of all track chunks, merged by time, and what tempo holds from which tick on.
+// Messages of all track chunks, merged by time, what tempo holds from which tick on, and the signs of a piece's timing.
 function readTracks(view, begin) {
-  const messages = [], tempos = [[0, 500_000]];
+  const messages = [], tempos = [[0, 500_000]], signs = [];
   let endTick = 0;
   for (let at = begin; at + 8 <= view.byteLength;) {
     const isTrack = view.getUint32(at) === 0x4d54726b, end = Math.min(at + 8 + view.getUint32(at + 4), view.byteLength);
-    if (isTrack) endTick = Math.max(endTick, readTrack(view, at + 8, end, messages, tempos));
+    if (isTrack) endTick = Math.max(endTick, readTrack(view, at + 8, end, { messages, tempos, signs }));
     at = end;
   }
   messages.sort((one, other) => one.tick - other.tick);
   tempos.sort((one, other) => one[0] - other[0]);
-  return { messages, tempos, endTick };
+  signs.sort((one, other) => one[0] - other[0]);
+  return { messages, tempos, signs, endTick };
 }
 
-function readTrack(view, at, end, messages, tempos) {
+function readTrack(view, at, end, { messages, tempos, signs }) {
   let tick = 0, status = 0;
   const number = () => {
     let value = 0, byte;
@@ -66,8 +70,11 @@ function readTrack(view, at, end, messages, tempos) {
       if (view.getUint8(at) >= 0x80) status = view.getUint8(at++);
       if (status >= 0xf0) {
         const meta = status === 0xff ? view.getUint8(at++) : null, size = number();
-        if (meta === 0x2f) break;
-        if (meta === 0x51 && size === 3) tempos.push([tick, view.getUint32(at - 1) & 0xffffff]);
+        if (meta === END_OF_TRACK) break;
+        if (meta === TEMPO && size === 3) tempos.push([tick, view.getUint32(at - 1) & 0xffffff]);
+        if ([TEMPO, TIME_SIGNATURE, KEY_SIGNATURE].includes(meta) && size < 8) {
+          signs.push([tick, [0xff, meta, size, ...Array.from({ length: size }, (_, index) => view.getUint8(at + index))]]);
+        }
         at += size;
       } else if (status >= 0x80) {
         const kind = status & 0xf0, first = view.getUint8(at++);
@@ -154,7 +161,7 @@ function sustain(notes, pedals, lastTick) {
   }
 }
 
-// Seconds of ticks.
+// Seconds of ticks, and ticks of seconds.
 function clockOf(division, tempos) {
   let quarter = division;
   if (division >= 0x8000) {
@@ -168,38 +175,44 @@ function clockOf(division, tempos) {
     starts.push([tick, tempo, second]);
     if (index + 1 < tempos.length) second += (tempos[index + 1][0] - tick) * ((tempo * 1e-6) / quarter);
   });
-  return (tick) => {
-    const [from, tempo, begin] = starts.findLast(([start]) => start <= tick);
-    return ((tick - from) * tempo * 1e-6) / quarter + begin;
+  return {
+    seconds: (tick) => {
+      const [from, tempo, begin] = starts.findLast(([start]) => start <= tick);
+      return ((tick - from) * tempo * 1e-6) / quarter + begin;
+    },
+    tickOf: (sec) => {
+      const [from, tempo, begin] = starts.findLast(([, , start]) => start <= sec);
+      return from + ((sec - begin) * quarter) / (tempo * 1e-6);
+    },
   };
 }
 
 // A file with a track and a channel for each voice. `notes`: {voice, onset, offset, pitch, velocity};
-// `pedals`: [second, value] of voice 0.
-export function writeMidi(notes, pedals, names) {
+// `pedals`: [second, value] of voice 0; `timing`: of the piece that they change.
+export function writeMidi(notes, pedals, names, { division, signs, tickOf } = IN_MILLISECONDS) {
+  const nearest = (second) => Math.round(tickOf(second));
   const tracks = names.map((name, voice) => {
-    const events = [];
+    const events = [[0, -1, [0xff, 0x03, name.length, ...[...name].map((each) => each.charCodeAt(0))]]];
     for (const note of notes.filter((each) => each.voice === voice)) {
-      const onset = Math.round(note.onset * 1000), offset = Math.max(Math.round(note.offset * 1000), onset + 1);
+      const onset = nearest(note.onset), offset = Math.max(nearest(note.offset), onset + 1);
       events.push([onset, 2, [0x90 | voice, note.pitch, note.velocity]], [offset, 0, [0x80 | voice, note.pitch, 0]]);
     }
-    if (voice === 0) events.push(...pedals.map(([second, value]) => [Math.round(second * 1000), 1, [0xb0, SUSTAIN, value]]));
+    if (voice === 0) events.push(...pedals.map(([second, value]) => [nearest(second), 1, [0xb0, SUSTAIN, value]]));
     events.sort((one, other) => one[0] - other[0] || one[1] - other[1]); // a key comes up before it goes down again
-    return trackChunk(name, events);
+    return trackChunk(events);
   });
-  const tempo = chunk("MTrk", [0, 0xff, 0x51, 3, 0x07, 0xa1, 0x20, 0, 0xff, 0x2f, 0]);
-  const header = chunk("MThd", [0, 1, 0, tracks.length + 1, TICKS_PER_QUARTER >> 8, TICKS_PER_QUARTER & 0xff]);
-  return Uint8Array.from([header, tempo, ...tracks].flat());
+  const header = chunk("MThd", [0, 1, 0, tracks.length + 1, division >> 8, division & 0xff]);
+  return Uint8Array.from([header, trackChunk(signs.map(([tick, bytes]) => [tick, 0, bytes])), ...tracks].flat());
 }
 
-function trackChunk(name, events) {
-  const content = [0, 0xff, 0x03, name.length, ...[...name].map((each) => each.charCodeAt(0))];
+function trackChunk(events) {
+  const content = [];
   let last = 0;
   for (const [tick, , bytes] of events) {
     content.push(...variable(tick - last), ...bytes);
     last = tick;
   }
-  return chunk("MTrk", [...content, 0, 0xff, 0x2f, 0]);
+  return chunk("MTrk", [...content, 0, 0xff, END_OF_TRACK, 0]);
 }
 
 function variable(value) {

@@ -1,7 +1,9 @@
 // A piece that was opened, and what the model can do with it: generation/filling.py and note_verbs.py.
-// A piece: {notes: [{onset, offset, end, pitch, velocity, part, isNew}], pedals: [[second, value]]}, times in seconds; `end`
-// is when a note has died away with the pedal, and `part` 1 are notes of an accompaniment.
+// A piece: {notes: [{onset, offset, end, pitch, velocity, part, isNew}], pedals: [[second, value]], timing}, as `readMidi` gives
+// it, times in seconds; `end` is when a note has died away with the pedal, and `part` 1 are notes of an accompaniment.
 
+import { Controls, KEY, classesOf } from "./classes.js";
+import { processor } from "./drawing.js";
 import { onGrid } from "./notes.js";
 
 const TINY_SEC = 1e-4; // what times differ by for being floating-point numbers
@@ -13,10 +15,10 @@ const latest = (values) => values.reduce((one, other) => Math.max(one, other), 0
 const lastOffset = (piece) => latest(piece.notes.map((note) => note.offset));
 
 // What a stream is to write is a plan: {past, given, beginSec, endSec, processors}, with `mayEndSec` where the model may end
-// earlier, `gapEndSec` of a gap, and `pieceEndSec` where the piece is to end.
+// earlier, `gapEndSec` of a gap, `pieceEndSec` where the piece is to end, and a `usual` wish. `config`: the model's.
 
 // A gap between two times, in sight of both sides.
-export function fillPlan(piece, start, end, rate) {
+export function fillPlan(piece, start, end, { sampling_rate: rate }) {
   [start, end] = checkedSpan(piece, start, end);
   const kept = piece.notes.filter((note) => !isIn(note, start, end));
   return {
@@ -29,14 +31,17 @@ export function fillPlan(piece, start, end, rate) {
 }
 
 // A second part below or above the piece.
-export function accompanyPlan(piece, side, rate) {
-  const given = onGrid(piece.notes, rate);
+export function accompanyPlan(piece, side, config) {
+  const given = onGrid(piece.notes, config.sampling_rate);
   const end = latest([lastOffset(piece), ...given.map(([onset, , , duration]) => onset + duration)]);
-  return { past: [], given, beginSec: 0, endSec: end, processors: [["beside", { given: heldKeys(piece.notes), side }]] };
+  const [factor, exponent] = config.usual_density[side]; // of a part beside another one
+  const density = Math.min(Math.max(factor * (given.length / end) ** exponent, 0.5), 20);
+  const usual = { density, key: classesOf(given, config)[KEY] };
+  return { past: [], given, beginSec: 0, endSec: end, usual, processors: [["beside", { given: heldKeys(piece.notes), side }]] };
 }
 
 // What follows the piece and comes to its end after about so many seconds.
-export function endPlan(piece, seconds, rate) {
+export function endPlan(piece, seconds, { sampling_rate: rate }) {
   const beginSec = latest(piece.notes.map((note) => note.end)), pieceEndSec = beginSec + seconds, slack = END_SLACK * seconds;
   return {
     past: onGrid(piece.notes, rate), given: [], beginSec, endSec: pieceEndSec + slack, mayEndSec: pieceEndSec - slack, pieceEndSec,
@@ -53,8 +58,12 @@ function checkedSpan(piece, start, end) {
   return [start, last];
 }
 
-// Notes that a stream writes by a plan. `onShare`: told how much is done.
-export async function written(stream, plan, onShare = () => {}) {
+// Notes that a stream writes by a plan. `wish`: what is asked of them; `choice`: {temperature, topP}; `onShare`: told how
+// much is done.
+export async function written(stream, plan, wish, choice, onShare = () => {}) {
+  const times = { gapEndSec: plan.gapEndSec, endSec: plan.pieceEndSec }, density = wish.density ?? plan.usual?.density;
+  stream.controls = new Controls({ ...wish, ...times, density, key: plan.usual?.key }, stream.model.config.control_sizes);
+  stream.processors = [...plan.processors, ["warped", choice]].map(processor);
   stream.beginSec = plan.beginSec;
   stream.hear(plan.past, plan.given);
   const notes = [];

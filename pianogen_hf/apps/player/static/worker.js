@@ -57,11 +57,9 @@ async function live(job) {
 }
 
 // Rows of new notes. `seed`: null, or a number that makes them repeatable.
-async function write({ plan, wish, seed, temperature, topP }, number) {
-  const { model } = stream, onPiece = new NoteStream(model, seed === null ? Math.random : seeded(seed));
-  onPiece.controls = new Controls({ ...wish, gapEndSec: plan.gapEndSec, endSec: plan.pieceEndSec }, model.config.control_sizes);
-  onPiece.processors = [...plan.processors, ["warped", { temperature, topP }]].map(processor);
-  return { rows: await written(onPiece, plan, (share) => postMessage({ type: "progress", number, share })) };
+async function write({ plan, wish, choice, seed }, number) {
+  const onPiece = new NoteStream(stream.model, seed === null ? Math.random : seeded(seed));
+  return { rows: await written(onPiece, plan, wish, choice, (share) => postMessage({ type: "progress", number, share })) };
 }
 
 async function obey({ type, number, ...message }) {
