@@ -8,6 +8,7 @@ import { onGrid } from "./notes.js";
 
 const TINY_SEC = 1e-4; // what times differ by for being floating-point numbers
 const END_SLACK = 0.15; // share of a wished length by which a piece may be longer or shorter when it ends by itself
+const TRIES = 3; // of a plan of which no note comes
 const PEDAL_DOWN = 64;
 const isBefore = (note, second) => note.onset < second - TINY_SEC;
 const isIn = (note, start, end) => !isBefore(note, start) && isBefore(note, end);
@@ -65,11 +66,13 @@ export async function written(stream, plan, wish, choice, onShare = () => {}) {
   stream.controls = new Controls({ ...wish, ...times, density, key: plan.usual?.key }, stream.model.config.control_sizes);
   stream.processors = [...plan.processors, ["warped", choice]].map(processor);
   stream.beginSec = plan.beginSec;
-  stream.hear(plan.past, plan.given);
   const notes = [];
-  for await (const note of stream.writtenUntil(plan.endSec, plan.mayEndSec ?? Infinity)) {
-    notes.push(note);
-    onShare(Math.min(Math.max((note[0] - plan.beginSec) / (plan.endSec - plan.beginSec), 0), 1));
+  for (let tries = 0; tries < TRIES && !notes.length; tries++) {
+    stream.hear(plan.past, plan.given);
+    for await (const note of stream.writtenUntil(plan.endSec, plan.mayEndSec ?? Infinity)) {
+      notes.push(note);
+      onShare(Math.min(Math.max((note[0] - plan.beginSec) / (plan.endSec - plan.beginSec), 0), 1));
+    }
   }
   if (!notes.length) throw new Error("no new note is possible here: give more room, or leave something out");
   return notes;
