@@ -314,8 +314,9 @@ def test_a_piece_is_written_in_its_own_time(parts):
     notes = [{"voice": 0, "onset": tick, "offset": tick + 7, "pitch": 60, "velocity": 80} for tick in onsets]
     written = "m.writeMidi(value[0], [], ['x'], { division: 96, signs: value[1], tickOf: (tick) => tick })"
     data = ask(parts, "midi.js", f"[...{written}]", [notes, tempos])
-    again = """(({ notes, timing }) => [...m.writeMidi(notes.map((each) => ({ ...each, voice: 0 })), [], ["x"], timing)])
-      (m.readMidi(Uint8Array.from(value).buffer))"""
+    again = """(({ notes, timing }) =>
+      [...m.writeMidi(notes.map((each) => ({ ...each, voice: 0 })), [], ["x"], timing)]
+    )(m.readMidi(Uint8Array.from(value).buffer))"""
     assert ask(parts, "midi.js", again, data) == data
     piece = pg.read_midi(bytes(data))
     assert piece["onset_tick"].tolist() == onsets and piece.ticks_per_quarter == 96
