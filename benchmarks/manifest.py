@@ -19,8 +19,8 @@ from typing import Any
 import datasets
 from datasets import Dataset
 
-from pianogen_hf.data.manifest import read_manifest, sides_by_content, split_manifest, write_manifest
-from pianogen_hf.data.splits import assign_sides
+from pianogen_hf.data.manifest import read_manifest, split_manifest, splits_by_content, write_manifest
+from pianogen_hf.data.splits import assign_splits
 
 
 def pieces(count: int) -> Dataset:
@@ -52,7 +52,7 @@ def main() -> None:
     data = pieces(int(sys.argv[1]) if len(sys.argv) > 1 else 178_000)
     print(f"Python {platform.python_version()}, datasets {datasets.__version__}, {len(data):,} pieces\n")
     print("| | |\n|---|---|")
-    sides, seconds = timed(lambda: assign_sides(data))
+    sides, seconds = timed(lambda: assign_splits(data))
     print(f"| assign sides, first time | {seconds:.1f} s |")
     manifest, seconds = timed(lambda: split_manifest(data, sides, {"source": ["folder"], "split_seed": 0}))
     print(f"| make the manifest | {seconds:.1f} s |")
@@ -65,7 +65,7 @@ def main() -> None:
         text = path.read_bytes()
     print(f"| size | {len(text) / 1e6:.1f} MB, {len(text) / len(data):.0f} bytes a piece |")
     print(f"| size with gzip -6 | {len(gzip.compress(text, 6)) / 1e6:.1f} MB |")
-    again, seconds = timed(lambda: assign_sides(data, earlier=sides_by_content(read)))
+    again, seconds = timed(lambda: assign_splits(data, earlier=splits_by_content(read)))
     print(f"| assign sides again, from it | {seconds:.1f} s |")
     print(f"| memory at most, with the data set | {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB |")
     assert read == manifest and again == sides

@@ -23,7 +23,7 @@ import pianogen_hf as pg
 from pianogen_hf.commands import main as pianogen
 from pianogen_hf.evaluation.likelihood import piece_likelihood
 from pianogen_hf.records import read_json
-from pianogen_hf.workflows.heldout import own_side
+from pianogen_hf.workflows.heldout import own_split
 from pianogen_hf.workflows.loading import load_model
 from pianogen_hf.workflows.split import Places
 from pianogen_hf.workflows.train import train
@@ -106,7 +106,7 @@ def run(name: str, folder: Path, cpu_seconds: float, seed: int) -> dict[str, Any
 def bundled() -> None:
     """Bits per note of the bundled model with windows alone, windows that slide and memories of several lengths."""
     folder = Path(pg.BACH_MODEL)
-    pieces = own_side(folder, "validation", Places(), None).pieces.items()
+    pieces = own_split(folder, "validation", Places(), None).pieces.items()
     model, encoder = load_model(pg.BACH_MODEL)
     print("| tokens at a time | before them | bits per note | seconds of CPU |\n|---|---|---|---|")
     ways = [(size, None, size) for size in (64, 128, 256)] + [(size, None, size // 2) for size in (128, 256)]

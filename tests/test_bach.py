@@ -9,12 +9,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from pianogen_hf.data.sides import SIDES
 from pianogen_hf.data.sources import bach
 from pianogen_hf.data.sources.bach import BachError, list_bach, read_bach
+from pianogen_hf.data.split_names import SPLITS
 
 EVERY_KIND = ("chorale", "ensemble", "keyboard")
-EVERY_SIDE = (*SIDES, "drop")
+EVERY_SIDE = (*SPLITS, "drop")
 
 needs_corpus = pytest.mark.skipif(find_spec("music21") is None, reason="music21, which holds the corpus, is missing")
 

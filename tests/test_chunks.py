@@ -28,7 +28,7 @@ from pianogen_hf.tokenizers.tokenization_notes import NoteTokenizer
 from pianogen_hf.tokenizers.tokenization_performance import PerformanceTokenizer
 from pianogen_hf.tokenizers.tokenization_remi import RemiTokenizer
 
-SIDES = ["train", "validation", "train", "test", "train", "validation"]
+SPLITS = ["train", "validation", "train", "test", "train", "validation"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -74,10 +74,10 @@ def ids_of(rows: list[dict]) -> dict[str, list[int]]:
 @pytest.mark.parametrize("chunk_length", [2, 9, 33, 34, 5000])
 @pytest.mark.parametrize("tokenizer", [PerformanceTokenizer(), JSBTokenizer()], ids=lambda each: type(each).__name__)
 def test_every_id_after_bos_is_predicted_exactly_once_on_every_side(pieces, tmp_path, tokenizer, chunk_length):
-    chunks = build_chunks(pieces, SIDES, tokenizer, chunk_length, tmp_path)
+    chunks = build_chunks(pieces, SPLITS, tokenizer, chunk_length, tmp_path)
     assert set(chunks) == {"train", "validation", "test"}
     for side, rows in chunks.items():
-        own = {f"p{number}": tokenizer.encode_piece(NOTES[number]) for number in range(6) if SIDES[number] == side}
+        own = {f"p{number}": tokenizer.encode_piece(NOTES[number]) for number in range(6) if SPLITS[number] == side}
         rows = list(rows)
         assert ids_of(rows) == own  # nothing of a piece stands in another's chunk
         assert predictions(rows) == {piece: list(range(1, len(ids))) for piece, ids in own.items()}
@@ -98,11 +98,11 @@ def test_windows_of_a_grid_begin_at_a_bar(tmp_path):
 @pytest.mark.parametrize("chunk_length", [2, 9, 34, 5000])
 def test_rows_of_notes_are_cut_as_ids_are(pieces, tmp_path, chunk_length):
     extractor = ContinuousNotesFeatureExtractor()
-    chunks = build_chunks(pieces, SIDES, extractor, chunk_length, tmp_path)
+    chunks = build_chunks(pieces, SPLITS, extractor, chunk_length, tmp_path)
     assert set(chunks) == {"train", "validation", "test"}
     for side, rows in chunks.items():
         assert rows.features == chunk_features(extractor) and "input_ids" not in rows.column_names
-        own = {f"p{number}": extractor.encode_piece(NOTES[number]) for number in range(6) if SIDES[number] == side}
+        own = {f"p{number}": extractor.encode_piece(NOTES[number]) for number in range(6) if SPLITS[number] == side}
         named = [{**row, "input_ids": [tuple(each) for each in row["input_values"]]} for row in rows]
         assert ids_of(named) == {piece: [tuple(each) for each in steps.tolist()] for piece, steps in own.items()}
         assert predictions(named) == {piece: list(range(1, len(steps))) for piece, steps in own.items()}
@@ -116,7 +116,7 @@ def test_rows_of_notes_are_cut_as_ids_are(pieces, tmp_path, chunk_length):
 
 def test_the_grid_of_rows_is_part_of_the_caches_name_and_rows_can_be_packed(pieces, tmp_path):
     seen = [
-        files_of(build_chunks(pieces, SIDES, extractor, 33, tmp_path, packing=packing)["train"])[0]
+        files_of(build_chunks(pieces, SPLITS, extractor, 33, tmp_path, packing=packing)["train"])[0]
         for extractor in (ContinuousNotesFeatureExtractor(), ContinuousNotesFeatureExtractor(1000))
         for packing in (False, True)
     ]
@@ -168,16 +168,16 @@ def test_packing_covers_the_stream_of_all_pieces_once(lengths, size):
 
 def test_only_train_is_packed_and_only_when_asked(pieces, tmp_path):
     tokenizer = PerformanceTokenizer()
-    packed = build_chunks(pieces, SIDES, tokenizer, 64, tmp_path, packing=True)
+    packed = build_chunks(pieces, SPLITS, tokenizer, 64, tmp_path, packing=True)
     assert any("|" in name for name in packed["train"]["piece_id"])
-    plain = build_chunks(pieces, SIDES, tokenizer, 64, tmp_path)
+    plain = build_chunks(pieces, SPLITS, tokenizer, 64, tmp_path)
     assert not any("|" in name for side in plain.values() for name in side["piece_id"])
     for side in ("validation", "test"):
         assert packed[side].to_list() == plain[side].to_list()
 
 
 def test_evaluation_windows_slide_by_half_and_training_chunks_do_not_overlap(pieces, tmp_path):
-    chunks = build_chunks(pieces, SIDES, PerformanceTokenizer(), 33, tmp_path)
+    chunks = build_chunks(pieces, SPLITS, PerformanceTokenizer(), 33, tmp_path)
     assert set(chunks["train"]["first_label"]) == {1}
     assert set(chunks["validation"]["first_label"]) == {1, 17}
     starts = [row["start"] for row in chunks["validation"] if row["piece_id"] == "p5"]
@@ -186,7 +186,7 @@ def test_evaluation_windows_slide_by_half_and_training_chunks_do_not_overlap(pie
 
 @pytest.mark.parametrize("chunk_length", [30, 33, 35])
 def test_jsb_chunks_begin_at_the_same_voice(pieces, tmp_path, chunk_length):
-    chunks = build_chunks(pieces, SIDES, JSBTokenizer(), chunk_length, tmp_path)
+    chunks = build_chunks(pieces, SPLITS, JSBTokenizer(), chunk_length, tmp_path)
     assert all(row["start"] % 4 == 0 and row["first_label"] % 4 == 1 for side in chunks.values() for row in side)
     train = chunks["train"]
     assert max(len(ids) for ids in train["input_ids"]) % 4 == 1
@@ -194,21 +194,21 @@ def test_jsb_chunks_begin_at_the_same_voice(pieces, tmp_path, chunk_length):
 
 def test_only_training_is_transposed(pieces, tmp_path):
     tokenizer = PerformanceTokenizer()
-    chunks = build_chunks(pieces, SIDES, tokenizer, 5000, tmp_path, augmentation=Augmentation((-1, 2)))
+    chunks = build_chunks(pieces, SPLITS, tokenizer, 5000, tmp_path, augmentation=Augmentation((-1, 2)))
     train = [row["input_ids"] for row in chunks["train"] if row["piece_id"] == "p2"]
     assert train == [tokenizer.encode_piece(NOTES[2].transposed(semitones)) for semitones in (-1, 0, 1, 2)]
     for side in ("validation", "test"):
-        own = [tokenizer.encode_piece(NOTES[number]) for number in range(6) if SIDES[number] == side]
+        own = [tokenizer.encode_piece(NOTES[number]) for number in range(6) if SPLITS[number] == side]
         assert chunks[side]["input_ids"][:] == own
 
 
 @pytest.mark.parametrize("tokenizer_class", TOKENIZERS, ids=lambda each: each.__name__)
 def test_evaluation_sides_are_the_same_files_with_and_without_augmentation(pieces, tmp_path, tokenizer_class):
     everything = Augmentation((-1, 1), (-9, 9), (0.9, 1.1))
-    plain = build_chunks(pieces, SIDES, tokenizer_class(), 33, tmp_path)
-    augmented = build_chunks(pieces, SIDES, tokenizer_class(), 33, tmp_path, augmentation=everything, seed=1)
+    plain = build_chunks(pieces, SPLITS, tokenizer_class(), 33, tmp_path)
+    augmented = build_chunks(pieces, SPLITS, tokenizer_class(), 33, tmp_path, augmentation=everything, seed=1)
     elsewhere = build_chunks(
-        pieces, SIDES, tokenizer_class(), 33, tmp_path / "2", augmentation=everything, packing=True
+        pieces, SPLITS, tokenizer_class(), 33, tmp_path / "2", augmentation=everything, packing=True
     )
     assert len(augmented["train"]) > len(plain["train"])
     for side in ("validation", "test"):
@@ -218,7 +218,7 @@ def test_evaluation_sides_are_the_same_files_with_and_without_augmentation(piece
 
 def test_transposed_copies_get_a_loudness_and_a_tempo_and_the_piece_itself_none(pieces, tmp_path):
     augmentation, tokenizer = Augmentation((-1, 1), (20, 30), (1.2, 1.3)), PerformanceTokenizer()
-    train = build_chunks(pieces, SIDES, tokenizer, 5000, tmp_path, augmentation=augmentation, seed=7)["train"]
+    train = build_chunks(pieces, SPLITS, tokenizer, 5000, tmp_path, augmentation=augmentation, seed=7)["train"]
     low, own, high = [row["input_ids"] for row in train if row["piece_id"] == "p2"]
     assert own == tokenizer.encode_piece(NOTES[2])
     for ids in (low, high):
@@ -229,16 +229,16 @@ def test_transposed_copies_get_a_loudness_and_a_tempo_and_the_piece_itself_none(
 
 def test_loudness_and_tempo_alone_make_one_copy_beside_the_piece(pieces, tmp_path):
     tokenizer = PerformanceTokenizer()
-    plain = build_chunks(pieces, SIDES, tokenizer, 4097, tmp_path)["train"]["input_ids"][:]
+    plain = build_chunks(pieces, SPLITS, tokenizer, 4097, tmp_path)["train"]["input_ids"][:]
     both = build_chunks(
-        pieces, SIDES, tokenizer, 4097, tmp_path, augmentation=Augmentation((0, 0), (-30, -20), (1.2, 1.3))
+        pieces, SPLITS, tokenizer, 4097, tmp_path, augmentation=Augmentation((0, 0), (-30, -20), (1.2, 1.3))
     )["train"]["input_ids"][:]
     assert both[::2] == plain and len(both) == 2 * len(plain)
     assert all(altered != own for altered, own in zip(both[1::2], plain, strict=True))
 
 
 def test_sides_share_no_piece(pieces, tmp_path):
-    chunks = build_chunks(pieces, SIDES, PerformanceTokenizer(), 20, tmp_path, augmentation=Augmentation((-2, 2)))
+    chunks = build_chunks(pieces, SPLITS, PerformanceTokenizer(), 20, tmp_path, augmentation=Augmentation((-2, 2)))
     names = {side: set(rows["piece_id"]) for side, rows in chunks.items()}
     assert names == {"train": {"p0", "p2", "p4"}, "validation": {"p1", "p5"}, "test": {"p3"}}
 
@@ -248,7 +248,7 @@ def test_a_side_without_pieces_has_no_chunks(pieces, tmp_path):
 
 
 def test_the_music_of_a_side_is_its_own(pieces):
-    assert list(notes_of(pieces, SIDES, "validation")) == [replace(NOTES[n], track_names=("",)) for n in (1, 5)]
+    assert list(notes_of(pieces, SPLITS, "validation")) == [replace(NOTES[n], track_names=("",)) for n in (1, 5)]
 
 
 def test_a_piece_that_cannot_be_tokenized_is_named(tmp_path):
@@ -268,13 +268,13 @@ def files_of(chunks: Dataset | datasets.DatasetDict) -> list[str]:
 
 
 def test_a_second_call_finds_the_same_files_and_tokenizes_nothing(pieces, tmp_path, monkeypatch):
-    first = build_chunks(pieces, SIDES, PerformanceTokenizer(), 33, tmp_path)
+    first = build_chunks(pieces, SPLITS, PerformanceTokenizer(), 33, tmp_path)
 
     def refuse(self, batch):
         raise AssertionError("tokenized again")
 
     monkeypatch.setattr(_TokenizeBatch, "__call__", refuse)
-    second = build_chunks(pieces, SIDES, PerformanceTokenizer(), 33, tmp_path)
+    second = build_chunks(pieces, SPLITS, PerformanceTokenizer(), 33, tmp_path)
     assert files_of(second) == files_of(first) != []
     assert second["train"].to_list() == first["train"].to_list()
 
@@ -308,17 +308,17 @@ def test_every_setting_is_part_of_the_caches_name(pieces, tmp_path):
     for change in ({}, *others):
         settings_ = {**base, **change}
         tokenizer, length = settings_.pop("tokenizer"), settings_.pop("chunk_length")
-        train = files_of(build_chunks(pieces, SIDES, tokenizer, length, tmp_path, **settings_)["train"])
+        train = files_of(build_chunks(pieces, SPLITS, tokenizer, length, tmp_path, **settings_)["train"])
         assert not seen & set(train), change
         seen |= set(train)
-    again = build_chunks(pieces, SIDES, fitted(NOTES[:3]), 33, tmp_path)
+    again = build_chunks(pieces, SPLITS, fitted(NOTES[:3]), 33, tmp_path)
     assert set(files_of(again)) & seen  # equal settings, another object
 
 
 def test_another_choice_of_pieces_is_another_file(pieces, tmp_path):
     tokenizer = PerformanceTokenizer()
-    first = build_chunks(pieces, SIDES, tokenizer, 33, tmp_path)
-    other = build_chunks(pieces, SIDES[::-1], tokenizer, 33, tmp_path)
+    first = build_chunks(pieces, SPLITS, tokenizer, 33, tmp_path)
+    other = build_chunks(pieces, SPLITS[::-1], tokenizer, 33, tmp_path)
     assert not set(files_of(first)) & set(files_of(other))
 
 

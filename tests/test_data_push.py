@@ -19,7 +19,7 @@ import pianogen_hf as pg
 from pianogen_hf.commands.data import main
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.data.pieces import content_hash, load_pieces
-from pianogen_hf.data.sources.hub import list_hub, midi_column, official_sides
+from pianogen_hf.data.sources.hub import list_hub, midi_column, official_splits
 from pianogen_hf.data.sources.listing import list_sources
 from pianogen_hf.errors import DataError
 from pianogen_hf.publishing.data_digest import digest
@@ -385,7 +385,7 @@ def test_tables_without_one_column_of_midi_are_refused(tmp_path, columns, compla
     ],
 )
 def test_train_prescribes_a_side_only_beside_validation(splits, sides):
-    assert list(official_sides(splits).values()) == sides
+    assert list(official_splits(splits).values()) == sides
 
 
 def test_a_column_called_midi_wins(tmp_path):

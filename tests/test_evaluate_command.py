@@ -22,7 +22,7 @@ from pianogen_hf.evaluation.quantisation import on_common_grid, shares
 from pianogen_hf.rendering.evaluation_plot import FeaturePlot, save_bits_plot, save_features_plot
 from pianogen_hf.workflows import measure
 
-SIDES = ["train"] * 5 + ["validation"] * 3 + ["test"]
+SPLITS = ["train"] * 5 + ["validation"] * 3 + ["test"]
 SMALL = ("--num_samples", "2", "--notes", "12", "--window", "64")
 
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
     tokenizer.save_pretrained(model)
     read = join_families(load_pieces(list_pieces("folder", music), folder / "cache"), folder / "cache")
     parameters = {"source": ["folder"], "programs": "piano", "normalize_key": False}
-    write_manifest(model / "split.json", split_manifest(read, SIDES, parameters))
+    write_manifest(model / "split.json", split_manifest(read, SPLITS, parameters))
     return model, music, folder
 
 

@@ -9,8 +9,8 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pianogen_hf.data.manifest import FORMAT, read_manifest, side_of, sides_by_content, split_manifest, write_manifest
-from pianogen_hf.data.sides import SIDES
+from pianogen_hf.data.manifest import FORMAT, read_manifest, split_manifest, split_of, splits_by_content, write_manifest
+from pianogen_hf.data.split_names import SPLITS
 from pianogen_hf.errors import DataError
 
 PARAMETERS = {"split_seed": 0, "source": ["folder"], "fractions": {"test": 0.1}}
@@ -45,7 +45,7 @@ def test_it_tells_the_side_family_and_content_of_every_piece_and_the_totals():
     assert MANIFEST["counts"] == {"left_out": 1, "test": 2, "train": 1}
     assert MANIFEST["notes"] == {"left_out": 4, "test": 4, "train": 2}
     assert MANIFEST["sources"] == {"bach": {"pieces": 1, "notes": 4}, "midi": {"pieces": 3, "notes": 6}}
-    assert [side_of(MANIFEST, piece) for piece in ("midi/1.mid", "bach/3", "unknown")] == ["train", "", ""]
+    assert [split_of(MANIFEST, piece) for piece in ("midi/1.mid", "bach/3", "unknown")] == ["train", "", ""]
 
 
 def test_it_depends_on_what_it_says_and_not_on_the_order():
@@ -71,7 +71,7 @@ def test_two_pieces_of_one_name_are_refused():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.dictionaries(st.text(min_size=1), st.tuples(st.sampled_from(["", *SIDES]), st.text(), st.text()), min_size=1),
+    st.dictionaries(st.text(min_size=1), st.tuples(st.sampled_from(["", *SPLITS]), st.text(), st.text()), min_size=1),
     st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()),
 )
 def test_what_was_written_is_read(tmp_path_factory, rows, parameters):
@@ -80,7 +80,7 @@ def test_what_was_written_is_read(tmp_path_factory, rows, parameters):
     manifest = split_manifest(data, [row[0] for row in rows.values()], parameters)
     write_manifest(path, manifest)
     assert read_manifest(path) == manifest == json.loads(path.read_text(encoding="utf-8"))
-    assert {name: side_of(manifest, name) for name in rows} == {name: row[0] for name, row in rows.items()}
+    assert {name: split_of(manifest, name) for name in rows} == {name: row[0] for name, row in rows.items()}
 
 
 def test_each_piece_has_a_line_of_its_own(tmp_path):
@@ -168,4 +168,4 @@ def test_contents_tell_sides_but_for_those_that_official_sides_have_twice():
     rows = [("a/0", "f", "c0"), ("a/1", "f", "c0"), ("a/2", "g", "c1"), ("a/3", "g", "c1"), ("a/4", "h", "c2")]
     more = [("a/5", "i", "c3"), ("a/6", "i", "c3")]
     manifest = split_manifest(pieces(rows + more), ["train", "train", "train", "test", "", "", "validation"], {})
-    assert sides_by_content(manifest) == {"c0": "train", "c1": "", "c3": "validation"}
+    assert splits_by_content(manifest) == {"c0": "train", "c1": "", "c3": "validation"}

@@ -27,7 +27,7 @@ from pianogen_hf.commands.train import main
 from pianogen_hf.data.manifest import split_manifest, write_manifest
 from pianogen_hf.errors import ArgumentError
 from pianogen_hf.training.arguments import parse_arguments, parse_stages
-from pianogen_hf.workflows.split import _earlier_sides
+from pianogen_hf.workflows.split import _earlier_splits
 
 __all__ = ["cache_dir", "midi_folder", "options", "run_two"]  # fixtures
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -214,8 +214,8 @@ def test_of_several_splits_the_first_that_knows_a_piece_decides(tmp_path):
         pieces = Dataset.from_dict({**columns, "num_notes": [1] * len(sides)})
         write_manifest(tmp_path / f"{name}.json", split_manifest(pieces, sides, {}))
     origins = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
-    assert _earlier_sides(origins, pieces) == {"a": "train", "b": "test", "c": "train"}
-    assert _earlier_sides(origins[::-1], pieces) == {"a": "validation", "b": "validation", "c": "train"}
+    assert _earlier_splits(origins, pieces) == {"a": "train", "b": "test", "c": "train"}
+    assert _earlier_splits(origins[::-1], pieces) == {"a": "validation", "b": "validation", "c": "train"}
 
 
 def test_a_certain_checkpoint_can_not_be_named_where_there_are_stages(staged, tmp_path, capsys):

@@ -19,7 +19,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from pianogen_hf.data.manifest import write_manifest
-from pianogen_hf.data.sides import SIDES
+from pianogen_hf.data.split_names import SPLITS
 from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
@@ -29,7 +29,7 @@ _OWN = {"pieces", "chunks", "tokenizer", "split.json", "reading_report.json"}
 def write_built(
     folder: str | os.PathLike,
     pieces: Dataset,
-    sides: Sequence[str],
+    split_names: Sequence[str],
     manifest: dict[str, Any],
     report: dict[str, Any],
     chunks: DatasetDict | None = None,
@@ -42,7 +42,7 @@ def write_built(
     Args:
         folder: where it is to lie; what else lies there stays.
         pieces: of `sources.PIECE_FEATURES`.
-        sides: the split of each.
+        split_names: the split of each.
         manifest: of the split.
         report: what was read.
         chunks: of `chunks.CHUNK_FEATURES`, and the `tokenizer` that made them; neither or both.
@@ -57,7 +57,7 @@ def write_built(
         check_writable(folder)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        _splits(pieces, sides).save_to_disk(str(new / "pieces"))
+        _splits(pieces, split_names).save_to_disk(str(new / "pieces"))
         if chunks is not None and tokenizer is not None:
             chunks.save_to_disk(str(new / "chunks"))
             tokenizer.save_pretrained(str(new / "tokenizer"))
@@ -83,9 +83,9 @@ def check_writable(folder: Path) -> None:
         raise DataError(f"{folder} holds something that is no built data set: choose another --output")
 
 
-def _splits(pieces: Dataset, sides: Sequence[str]) -> DatasetDict:
-    rows = {side: [row for row, each in enumerate(sides) if each == side] for side in SIDES}
-    return DatasetDict({side: pieces.select(chosen) for side, chosen in rows.items() if chosen})
+def _splits(pieces: Dataset, split_names: Sequence[str]) -> DatasetDict:
+    rows = {split_name: [row for row, each in enumerate(split_names) if each == split_name] for split_name in SPLITS}
+    return DatasetDict({split_name: pieces.select(chosen) for split_name, chosen in rows.items() if chosen})
 
 
 def _exchange(new: Path, folder: Path, old: Path) -> None:
@@ -118,11 +118,13 @@ def read_pieces(folder: str | os.PathLike) -> tuple[Dataset, list[str]]:
         DataError: if they can't be opened.
     """
     splits = read_splits(Path(folder, "pieces"))
-    strange = splits.keys() - set(SIDES)
+    strange = splits.keys() - set(SPLITS)
     if strange:
-        raise DataError(f"{folder} has pieces on {min(strange)}, which is none of {', '.join(SIDES)}")
-    order = [side for side in SIDES if side in splits]
-    return concatenate_datasets([splits[side] for side in order]), [side for side in order for _ in splits[side]]
+        raise DataError(f"{folder} has pieces on {min(strange)}, which is none of {', '.join(SPLITS)}")
+    order = [split_name for split_name in SPLITS if split_name in splits]
+    return concatenate_datasets([splits[split_name] for split_name in order]), [
+        split_name for split_name in order for _ in splits[split_name]
+    ]
 
 
 def read_splits(folder: str | os.PathLike) -> DatasetDict:
@@ -136,7 +138,7 @@ def read_splits(folder: str | os.PathLike) -> DatasetDict:
         tables.setdefault(path.name.partition("-")[0], []).append(str(path))
     try:
         if tables:
-            return DatasetDict({side: Dataset.from_parquet(paths) for side, paths in tables.items()})
+            return DatasetDict({split_name: Dataset.from_parquet(paths) for split_name, paths in tables.items()})
         splits = load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, TypeError, DatasetsError) as error:
         raise DataError(f"{folder} can't be opened as a data set: {' '.join(str(error).split())[:200]}") from error

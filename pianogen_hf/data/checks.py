@@ -18,7 +18,7 @@ from datasets.utils import tqdm  # silent where the bars of datasets are
 
 from pianogen_hf.data.families import fingerprint, related_pairs
 from pianogen_hf.data.pieces import content_hash, stored_notes
-from pianogen_hf.data.sides import SIDES
+from pianogen_hf.data.split_names import SPLITS
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 from pianogen_hf.tokenizers.tokenization_remi import RemiTokenizer
@@ -46,7 +46,7 @@ class Finding:
         check: which check found it, a key of `MEANINGS`.
         detail: what is wrong, as a clause; what `pieces`, `sides` and `share` say already is left out.
         pieces: the names of the pieces concerned, in the order of `sides`.
-        sides: where each of them stands.
+        sides: the split of each of them; reports in JSON have always called it so.
         share: how much of the smaller piece they have in common, 0 to 1; None where nothing was compared.
         official: whether the split is published like this. It is a leak all the same.
     """
@@ -60,7 +60,9 @@ class Finding:
 
     def __str__(self) -> str:
         """The finding as one line, without what `MEANINGS` says of all of its kind."""
-        places = " and ".join(f"{piece} ({side})" for piece, side in zip(self.pieces, self.sides, strict=True))
+        places = " and ".join(
+            f"{piece} ({split_name})" for piece, split_name in zip(self.pieces, self.sides, strict=True)
+        )
         share = "" if self.share is None else f" share {self.share:.1%} of the smaller one"
         return "; ".join(part for part in (places + share, self.detail) if part)
 
@@ -99,54 +101,54 @@ def _notes(pieces: Dataset, row: int) -> Notes:
     return stored_notes(pieces[row]["midi"])
 
 
-def changed_music(pieces: Dataset, sides: Sequence[str]) -> list[Finding]:
+def changed_music(pieces: Dataset, split_names: Sequence[str]) -> list[Finding]:
     """Pieces whose music is not what their `content` says; not to be asked of pieces moved to another key."""
     return [
-        Finding("manifest", "its music is not what its content hash names", (piece_id,), (sides[row],))
+        Finding("manifest", "its music is not what its content hash names", (piece_id,), (split_names[row],))
         for row, (piece_id, content) in enumerate(zip(pieces["piece_id"], pieces["content"], strict=True))
         if content_hash(_notes(pieces, row)) != content
     ]
 
 
-def content_leaks(pieces: Dataset, sides: Sequence[str], fingerprints: Sequence[np.ndarray]) -> list[Finding]:
+def content_leaks(pieces: Dataset, split_names: Sequence[str], fingerprints: Sequence[np.ndarray]) -> list[Finding]:
     """Every piece that shares music with one in another split, whatever the two are called.
 
     Args:
         pieces: with `piece_id` and `official_split`.
-        sides: where each stands.
+        split_names: where each stands.
         fingerprints: what `fingerprints_of` gave.
     """
-    names, official = list(pieces["piece_id"]), official_rows(pieces, sides)
+    names, official = list(pieces["piece_id"]), official_rows(pieces, split_names)
     findings = []
-    for a, b, share in pairs_across(fingerprints, sides):
-        first, second = sorted((a, b), key=lambda row: SIDES.index(sides[row]))
-        found = (names[first], names[second]), (sides[first], sides[second]), share
+    for a, b, share in pairs_across(fingerprints, split_names):
+        first, second = sorted((a, b), key=lambda row: SPLITS.index(split_names[row]))
+        found = (names[first], names[second]), (split_names[first], split_names[second]), share
         findings.append(Finding("content", "", *found, official[a] and official[b]))
     return findings
 
 
-def official_rows(pieces: Dataset, sides: Sequence[str]) -> list[bool]:
+def official_rows(pieces: Dataset, split_names: Sequence[str]) -> list[bool]:
     """Which pieces stand where a published split has them."""
-    return [own == side for own, side in zip(pieces["official_split"], sides, strict=True)]
+    return [own == split_name for own, split_name in zip(pieces["official_split"], split_names, strict=True)]
 
 
-def pairs_across(fingerprints: Sequence[np.ndarray], sides: Sequence[str]) -> Iterator[tuple[int, int, float]]:
+def pairs_across(fingerprints: Sequence[np.ndarray], split_names: Sequence[str]) -> Iterator[tuple[int, int, float]]:
     """Related pieces in different splits, as (index, index, share); every piece that has one in another split is named.
 
     Of pieces that are note for note the same in one split, which augmentation makes by the thousand, one is compared.
     """
     same: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for index, (each, side) in enumerate(zip(fingerprints, sides, strict=True)):
-        same[int(each[0]), side].append(index)
+    for index, (each, split_name) in enumerate(zip(fingerprints, split_names, strict=True)):
+        same[int(each[0]), split_name].append(index)
     groups = list(same.values())
     for a, b, share in related_pairs([fingerprints[group[0]] for group in groups]):
         first, second = groups[a], groups[b]
-        if sides[first[0]] != sides[second[0]]:
+        if split_names[first[0]] != split_names[second[0]]:
             yield from ((index, second[0], share) for index in first)
             yield from ((first[0], index, share) for index in second[1:])
 
 
-def family_leaks(pieces: Dataset, sides: Sequence[str], known: Iterable[Finding] = ()) -> list[Finding]:
+def family_leaks(pieces: Dataset, split_names: Sequence[str], known: Iterable[Finding] = ()) -> list[Finding]:
     """Families in several splits, one finding each; those that a finding in `known` names a pair of are left out.
 
     A pair of an official split leaves out no family that stands in several splits without it, too.
@@ -155,31 +157,31 @@ def family_leaks(pieces: Dataset, sides: Sequence[str], known: Iterable[Finding]
     family_of = dict(zip(names, families, strict=True))
     named = {(family_of[piece], finding.official) for finding in known for piece in finding.pieces}
     rows: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row, (family, side) in enumerate(zip(families, sides, strict=True)):
-        rows[family][side].append(row)
-    official = official_rows(pieces, sides)
+    for row, (family, split_name) in enumerate(zip(families, split_names, strict=True)):
+        rows[family][split_name].append(row)
+    official = official_rows(pieces, split_names)
     findings = []
     for family, places in rows.items():
         is_official = all(official[row] for members in places.values() for row in members)
         if len(places) > 1 and not named & {(family, False), (family, is_official)}:
-            counts = ", ".join(f"{len(members)} in {side}" for side, members in places.items())
+            counts = ", ".join(f"{len(members)} in {split_name}" for split_name, members in places.items())
             examples = tuple(names[members[0]] for members in places.values())
             detail = f"family {family} has {counts}"
             findings.append(Finding("family", detail, examples, tuple(places), official=is_official))
     return findings
 
 
-def manifest_faults(manifest: Mapping[str, Any], pieces: Dataset, sides: Sequence[str]) -> list[Finding]:
+def manifest_faults(manifest: Mapping[str, Any], pieces: Dataset, split_names: Sequence[str]) -> list[Finding]:
     """Where `split.json` and the rows of a data set disagree, piece by piece.
 
     Args:
         manifest: what `manifest.read_manifest` gave, whose hash is right.
         pieces: with `piece_id`, `family_id` and `content`.
-        sides: in which split each row lies.
+        split_names: in which split each row lies.
     """
     names = list(pieces["piece_id"])
-    rows = zip(names, sides, pieces["family_id"], pieces["content"], strict=True)
-    present = {name: [side, family, content] for name, side, family, content in rows}
+    rows = zip(names, split_names, pieces["family_id"], pieces["content"], strict=True)
+    present = {name: [split_name, family, content] for name, split_name, family, content in rows}
     written = {name: entry for name, entry in manifest["pieces"].items() if entry[0]}
     findings = [
         Finding("manifest", f"{count} rows have this name", (name,), (present[name][0],))
@@ -205,10 +207,10 @@ def name_leaks(names: Mapping[str, Iterable[str]]) -> list[Finding]:
         names: per split those of its rows; a packed chunk's are joined by "|".
     """
     places: dict[str, Counter[str]] = defaultdict(Counter)
-    for side, each in names.items():
+    for split_name, each in names.items():
         for name in each:
             for piece in name.split("|"):
-                places[piece][side] += 1
+                places[piece][split_name] += 1
     return [
         Finding("name", f"rows: {' and '.join(map(str, counts.values()))}", (piece,) * len(counts), tuple(counts))
         for piece, counts in places.items()

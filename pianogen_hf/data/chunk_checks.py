@@ -17,7 +17,7 @@ from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
 
 
-def evaluation_faults(chunks: Dataset, pieces: Dataset, tokenizer: NotesEncoder, side: str) -> list[Finding]:
+def evaluation_faults(chunks: Dataset, pieces: Dataset, tokenizer: NotesEncoder, split_name: str) -> list[Finding]:
     """Whether the chunks of an evaluation split are its pieces, unaltered, with every token predicted exactly once.
 
     The pieces are encoded anew, so an augmented copy is found, a missing piece and a window that is scored twice.
@@ -26,19 +26,19 @@ def evaluation_faults(chunks: Dataset, pieces: Dataset, tokenizer: NotesEncoder,
         chunks: of `chunks.CHUNK_FEATURES`, one split.
         pieces: the pieces of that split.
         tokenizer: the one that made the chunks.
-        side: its name.
+        split_name: its name.
     """
     rows = _rows_by_name(chunks)
     findings = [
-        Finding("evaluation", f"{len(rows[name])} chunks of what is no piece of this side", (name,), (side,))
+        Finding("evaluation", f"{len(rows[name])} chunks of what is no piece of this split", (name,), (split_name,))
         for name in sorted(rows.keys() - set(pieces["piece_id"]))
     ]
-    for row in tqdm(range(len(pieces)), desc=f"Checking {side}", unit="piece"):
+    for row in tqdm(range(len(pieces)), desc=f"Checking {split_name}", unit="piece"):
         piece = pieces[row]
         steps = tokenizer.piece_steps(stored_notes(piece["midi"]))
         fault = _coverage_fault(steps, [chunks[each] for each in rows.get(piece["piece_id"], [])], tokenizer.input_name)
         if fault:
-            findings.append(Finding("evaluation", fault, (piece["piece_id"],), (side,)))
+            findings.append(Finding("evaluation", fault, (piece["piece_id"],), (split_name,)))
     return findings
 
 
@@ -79,7 +79,9 @@ def train_faults(chunks: Dataset, names: Iterable[str]) -> list[Finding]:
 
 
 def chunk_leaks(
-    sides: Mapping[str, Dataset], tokenizer: NotesEncoder, others: Mapping[str, Sequence[tuple[str, np.ndarray]]] = {}
+    splits: Mapping[str, Dataset],
+    tokenizer: NotesEncoder,
+    others: Mapping[str, Sequence[tuple[str, np.ndarray]]] = {},
 ) -> list[Finding]:
     """Music that stands in several splits, found in the chunks themselves.
 
@@ -87,12 +89,16 @@ def chunk_leaks(
     columns each row is compared for itself. One finding for any two names, with the greatest share.
 
     Args:
-        sides: per split chunks with `input_ids` (or `input_values`), and `piece_id` and `start` where there are such.
+        splits: per split chunks with `input_ids` (or `input_values`), and `piece_id` and `start` where there are such.
         tokenizer: the one that made them.
         others: per split further pieces to compare with, each a name and its `families.fingerprint`.
     """
-    rows = [(name, side, each) for side in sides for name, each in _pieces_of(sides[side], side, tokenizer)]
-    rows += [(name, side, each) for side in others for name, each in others[side]]
+    rows = [
+        (name, split_name, each)
+        for split_name in splits
+        for name, each in _pieces_of(splits[split_name], split_name, tokenizer)
+    ]
+    rows += [(name, split_name, each) for split_name in others for name, each in others[split_name]]
     rows = [row for row in rows if len(row[2]) > 1]  # a handful of notes, as at the end of a piece, proves nothing
     shares: dict[tuple[tuple[str, str], tuple[str, str]], float] = {}
     for a, b, share in pairs_across([row[2] for row in rows], [row[1] for row in rows]):
@@ -110,10 +116,10 @@ def _rows_by_name(chunks: Dataset) -> dict[str, list[int]]:
     return rows
 
 
-def _pieces_of(chunks: Dataset, side: str, tokenizer: NotesEncoder) -> Iterator[tuple[str, np.ndarray]]:
+def _pieces_of(chunks: Dataset, split_name: str, tokenizer: NotesEncoder) -> Iterator[tuple[str, np.ndarray]]:
     """Name and fingerprint of every piece, or version of one, that the chunks of a split hold."""
     has_start = "start" in chunks.column_names
-    for name, rows in tqdm(_rows_by_name(chunks).items(), desc=f"Decoding {side}", unit="piece"):
+    for name, rows in tqdm(_rows_by_name(chunks).items(), desc=f"Decoding {split_name}", unit="piece"):
         found = chunks[rows]
         starts = found["start"] if has_start else range(len(rows))
         versions: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from pianogen_hf.data.augment import Augmentation
 from pianogen_hf.data.caching import cached_map, fingerprint_of
 from pianogen_hf.data.pieces import stored_notes
-from pianogen_hf.data.sides import SIDES
+from pianogen_hf.data.split_names import SPLITS
 from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.notes import Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -45,7 +45,7 @@ def chunk_features(encoder: NotesEncoder) -> Features:
 
 def build_chunks(
     pieces: Dataset,
-    sides: list[str],
+    split_names: list[str],
     tokenizer: NotesEncoder,
     chunk_length: int,
     cache_dir: str | os.PathLike,
@@ -66,7 +66,7 @@ def build_chunks(
 
     Args:
         pieces: usable pieces (see `pieces.py`).
-        sides: one of `SIDES` per piece; pieces with any other are left out.
+        split_names: one of `SPLITS` per piece; pieces with any other are left out.
         tokenizer: a fitted tokenizer, or a feature extractor; its class and settings are part of the cache's name.
         chunk_length: tokens per chunk, at least 2; rounded so that chunks of a grid tokenizer begin with a whole row,
             or a whole bar if they are two bars long.
@@ -84,28 +84,28 @@ def build_chunks(
     """
     size = chunk_size(tokenizer, chunk_length)
     chunks = DatasetDict()
-    for side in SIDES:
-        rows = [index for index, each in enumerate(sides) if each == side]
+    for split_name in SPLITS:
+        rows = [index for index, each in enumerate(split_names) if each == split_name]
         if not rows:
             continue
-        is_train = side == "train"
+        is_train = split_name == "train"
         overlap = 0 if is_train or not overlapping else chunk_overlap(tokenizer, chunk_length)
         function = _TokenizeBatch(
             tokenizer, size, overlap, augmentation if is_train else None, seed, packing and is_train
         )
         chosen = pieces.select(rows)
         key = {"version": _CACHE_VERSION, "pieces": pieces._fingerprint, "rows": rows, **function.key()}
-        chunks[side] = cached_map(
+        chunks[split_name] = cached_map(
             chosen.select_columns(["piece_id", "midi"]),
             function,
-            Path(cache_dir) / f"chunks-{side}-{fingerprint_of(key)}",
+            Path(cache_dir) / f"chunks-{split_name}-{fingerprint_of(key)}",
             batched=True,
             # Packing joins what comes in one batch; a large batch wastes little at its end.
             batch_size=256 if packing else 16,
             features=chunk_features(tokenizer),
             remove_columns=["midi"],
             num_proc=num_proc,
-            desc=f"Tokenizing {side}",
+            desc=f"Tokenizing {split_name}",
         )
     return chunks
 
@@ -135,10 +135,10 @@ def encode(tokenizer: NotesEncoder, piece_id: str, notes: Notes) -> np.ndarray:
         raise DataError(f"{piece_id} can't be tokenized ({error}): take it out of the folder") from error
 
 
-def notes_of(pieces: Dataset, sides: list[str], side: str) -> Iterator[Notes]:
+def notes_of(pieces: Dataset, split_names: list[str], split_name: str) -> Iterator[Notes]:
     """The music of one split, piece by piece: what fitting a tokenizer or a baseline may see."""
-    for index, each in enumerate(sides):
-        if each == side:
+    for index, each in enumerate(split_names):
+        if each == split_name:
             yield stored_notes(pieces[index]["midi"])
 
 

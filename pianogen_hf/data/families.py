@@ -388,7 +388,7 @@ def families(fingerprints: Sequence[np.ndarray], known: Sequence[str]) -> list[s
 def join_families(pieces: Dataset, cache_dir: str | os.PathLike) -> Dataset:
     """The pieces with one `family_id` for all that are one work by their source's word, or share content.
 
-    Pieces with an official split belong to families like all others; what follows from that is for `assign_sides` to
+    Pieces with an official split belong to families like all others; what follows from that is for `assign_splits` to
     say. Further pieces may merge families, never part them; a family that they merge or join may get another name.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any
 from datasets import Dataset
 
 from pianogen_hf.data.sealed import hash_of, text_of
-from pianogen_hf.data.sides import SIDES
+from pianogen_hf.data.split_names import SPLITS
 from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.files import write_whole
 
@@ -25,12 +25,12 @@ _FLAT = {"columns"}
 _FIELDS = {"format", "parameters", "counts", "notes", "columns", "sources", "pieces", "hash"}
 
 
-def split_manifest(pieces: Dataset, sides: list[str], parameters: dict[str, Any]) -> dict[str, Any]:
+def split_manifest(pieces: Dataset, split_names: list[str], parameters: dict[str, Any]) -> dict[str, Any]:
     """The split as plain data.
 
     Args:
         pieces: with `piece_id`, `source`, `family_id`, `content` and `num_notes`; their order does not matter.
-        sides: what `assign_sides` gave for them.
+        split_names: what `assign_splits` gave for them.
         parameters: what decided the split; JSON-able.
 
     Returns:
@@ -42,17 +42,17 @@ def split_manifest(pieces: Dataset, sides: list[str], parameters: dict[str, Any]
         DataError: if two pieces have one name.
     """
     names, families, contents = (pieces[column][:] for column in ("piece_id", "family_id", "content"))
-    rows = {name: list(row) for name, *row in sorted(zip(names, sides, families, contents, strict=True))}
+    rows = {name: list(row) for name, *row in sorted(zip(names, split_names, families, contents, strict=True))}
     if len(rows) < len(names):
         name, count = Counter(names).most_common(1)[0]
         raise DataError(f"{count} pieces have the name {name}: rename one of their sources")
-    per_side = _totals([side or "left_out" for side in sides], pieces)
+    per_split = _totals([split_name or "left_out" for split_name in split_names], pieces)
     per_source = _totals(pieces["source"][:], pieces)
     manifest = {
         "format": FORMAT,
         "parameters": parameters,
-        "counts": {side: count for side, (count, _) in per_side.items()},
-        "notes": {side: notes for side, (_, notes) in per_side.items()},
+        "counts": {split_name: count for split_name, (count, _) in per_split.items()},
+        "notes": {split_name: notes for split_name, (_, notes) in per_split.items()},
         "columns": COLUMNS,
         "sources": {source: {"pieces": count, "notes": notes} for source, (count, notes) in per_source.items()},
         "pieces": rows,
@@ -105,24 +105,24 @@ def _has_form(manifest: dict[str, Any]) -> bool:
     if set(manifest) != _FIELDS or manifest["columns"] != COLUMNS or not isinstance(manifest["pieces"], dict):
         return False
     return all(
-        isinstance(row, list) and [type(each) for each in row] == [str] * len(COLUMNS) and row[0] in ("", *SIDES)
+        isinstance(row, list) and [type(each) for each in row] == [str] * len(COLUMNS) and row[0] in ("", *SPLITS)
         for row in manifest["pieces"].values()
     )
 
 
-def sides_by_content(manifest: dict[str, Any]) -> dict[str, str]:
-    """Split per content hash: what `assign_sides` takes as `earlier`.
+def splits_by_content(manifest: dict[str, Any]) -> dict[str, str]:
+    """Split per content hash: what `assign_splits` takes as `earlier`.
 
     Content that official splits have in several gets "", as it does not say where a further copy belongs. Content that
     was left out is not in it.
     """
-    sides: dict[str, str] = {}
-    for side, _, content in manifest["pieces"].values():
-        if side:
-            sides[content] = side if sides.get(content, side) == side else ""
-    return sides
+    split_names: dict[str, str] = {}
+    for split_name, _, content in manifest["pieces"].values():
+        if split_name:
+            split_names[content] = split_name if split_names.get(content, split_name) == split_name else ""
+    return split_names
 
 
-def side_of(manifest: dict[str, Any], piece_id: str) -> str:
+def split_of(manifest: dict[str, Any], piece_id: str) -> str:
     """The split of a piece; "" if it was left out, or is not in the manifest."""
     return manifest["pieces"].get(piece_id, [""])[0]

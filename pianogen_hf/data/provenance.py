@@ -136,7 +136,7 @@ class Provenance:
         }
         write_files(folder, content, [each.fingerprint for _, each in rows])
 
-    def overlap(self, pieces: Dataset, sides: Sequence[str]) -> list[Overlap]:
+    def overlap(self, pieces: Dataset, split_names: Sequence[str]) -> list[Overlap]:
         """The pieces to be evaluated whose music the model was trained on before.
 
         Related are pieces of equal content, pieces that `families.related_pairs` names, and pieces of one family,
@@ -146,21 +146,21 @@ class Provenance:
 
         Args:
             pieces: with `piece_id`, `family_id`, `content` and `fingerprint`.
-            sides: the split of each; validation and test pieces are compared.
+            split_names: the split of each; validation and test pieces are compared.
 
         Returns:
             At most one for each such piece, those that share most first.
         """
-        rows = [row for row, side in enumerate(sides) if side in ("validation", "test")]
+        rows = [row for row, split_name in enumerate(split_names) if split_name in ("validation", "test")]
         if not rows or not self.trained_on:
             return []
         evaluated = pieces.select(rows)
-        train = pieces.select([row for row, side in enumerate(sides) if side == "train"])
+        train = pieces.select([row for row, split_name in enumerate(split_names) if split_name == "train"])
         found = self._related(evaluated, set(train["content"]))
         found |= self._of_families(list(evaluated["family_id"]), found, set(train["family_id"]))
         names = zip(rows, evaluated["piece_id"], evaluated["content"], strict=True)
         overlaps = [
-            Overlap(name, sides[row], content, found[index][0], round(found[index][1], 4))
+            Overlap(name, split_names[row], content, found[index][0], round(found[index][1], 4))
             for index, (row, name, content) in enumerate(names)
             if index in found
         ]
@@ -200,7 +200,7 @@ class Provenance:
         self,
         manifest: Mapping[str, Any],
         pieces: Dataset,
-        sides: Sequence[str],
+        split_names: Sequence[str],
         overlaps: Iterable[Overlap],
         command: str,
         started_from: str | None,
@@ -210,12 +210,12 @@ class Provenance:
         Args:
             manifest: of the split, with its `hash`.
             pieces: with `piece_id`, `source`, `family_id`, `content` and `fingerprint`.
-            sides: the split of each.
+            split_names: the split of each.
             overlaps: what `overlap` found, if training continues all the same: recorded for ever.
             command: what was called.
             started_from: the checkpoint, or None for new weights.
         """
-        train = pieces.select([row for row, side in enumerate(sides) if side == "train"])
+        train = pieces.select([row for row, split_name in enumerate(split_names) if split_name == "train"])
         trained_on = dict(self.trained_on)
         rows = zip(
             *(train[name] for name in ("piece_id", "family_id", "content")), stored_fingerprints(train), strict=True

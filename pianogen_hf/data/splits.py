@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from datasets import Dataset
 
-from pianogen_hf.data.sides import SIDES
+from pianogen_hf.data.split_names import SPLITS
 from pianogen_hf.errors import DataError
 
 
-def assign_sides(
+def assign_splits(
     pieces: Dataset,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.1,
@@ -48,11 +48,11 @@ def assign_sides(
         validation_fraction: share of the pieces without official split that go to validation.
         test_fraction: share that goes to test.
         seed: names the split.
-        earlier: split per content hash, what `sides_by_content` gives for the manifest of an earlier manifest; "" for
+        earlier: split per content hash, what `splits_by_content` gives for the manifest of an earlier manifest; "" for
             content that official splits had on several.
 
     Returns:
-        One of `SIDES` per piece, in order, or "" for a piece that is left out.
+        One of `SPLITS` per piece, in order, or "" for a piece that is left out.
 
     Raises:
         DataError: if a fraction is out of range, or there are too few families for a train split and, where
@@ -61,14 +61,17 @@ def assign_sides(
     if not (0 <= validation_fraction < 1 and 0 <= test_fraction < 1 and validation_fraction + test_fraction < 1):
         raise DataError("validation_fraction and test_fraction must be at least 0 and sum to less than 1")
     fractions = {"test": test_fraction, "validation": validation_fraction}
-    families, sides = pieces["family_id"][:], _fixed_sides(pieces, earlier or {})
-    sizes = Counter(family for family, side in zip(families, sides, strict=True) if side is None)
+    families, split_names = pieces["family_id"][:], _fixed_splits(pieces, earlier or {})
+    sizes = Counter(family for family, split_name in zip(families, split_names, strict=True) if split_name is None)
     dealt: dict[str, str] = {}
-    for free, counts in _strata(pieces, sides):
+    for free, counts in _strata(pieces, split_names):
         dealt |= _deal({family: sizes[family] for family in free}, counts, fractions, seed)
-    kept = Counter(side for side in sides if side)
-    _fill_empty_sides(dealt, sizes, kept, ("validation", "train") if validation_fraction > 0 else ("train",))
-    return [dealt[family] if side is None else side for family, side in zip(families, sides, strict=True)]
+    kept = Counter(split_name for split_name in split_names if split_name)
+    _fill_empty_splits(dealt, sizes, kept, ("validation", "train") if validation_fraction > 0 else ("train",))
+    return [
+        dealt[family] if split_name is None else split_name
+        for family, split_name in zip(families, split_names, strict=True)
+    ]
 
 
 class _Piece(NamedTuple):
@@ -77,31 +80,31 @@ class _Piece(NamedTuple):
     before: str | None  # the split of its content in the earlier manifest: "" for several, None if it was not there
 
 
-def _fixed_sides(pieces: Dataset, earlier: Mapping[str, str]) -> list[str | None]:
+def _fixed_splits(pieces: Dataset, earlier: Mapping[str, str]) -> list[str | None]:
     """The splits of steps 1 and 2; None where all the family are newcomers without a split."""
     columns = (pieces[name][:] for name in ("source", "official_split", "content"))
     rows = [_Piece(source, official, earlier.get(content)) for source, official, content in zip(*columns, strict=True)]
     members: dict[str, list[int]] = defaultdict(list)
     for row, family in enumerate(pieces["family_id"][:]):
         members[family].append(row)
-    sides: list[str | None] = [None] * len(rows)
+    split_names: list[str | None] = [None] * len(rows)
     for family_rows in members.values():
-        for row, side in zip(family_rows, _family_sides([rows[row] for row in family_rows]), strict=True):
-            sides[row] = side
-    return sides
+        for row, split_name in zip(family_rows, _family_splits([rows[row] for row in family_rows]), strict=True):
+            split_names[row] = split_name
+    return split_names
 
 
-def _family_sides(family: Sequence[_Piece]) -> list[str | None]:
+def _family_splits(family: Sequence[_Piece]) -> list[str | None]:
     """The splits of a family's pieces by steps 1 and 2; None for all if none of them brings one."""
     there = {_claim(piece) for piece in family if piece.before is not None} - {("", "")}
     newcomers = [piece for piece in family if piece.before is None and piece.official]
     came = {_claim(piece) for piece in newcomers if not _clashes(piece, there)}
-    sides = [_kept_side(piece, there, came) for piece in family]
-    taken = {side for side in sides if side} | {side for _, side in there}
+    split_names = [_kept_split(piece, there, came) for piece in family]
+    taken = {split_name for split_name in split_names if split_name} | {split_name for _, split_name in there}
     if not taken:
-        return sides
+        return split_names
     common = taken.pop() if len(taken) == 1 else ""
-    return [common if side is None else side for side in sides]
+    return [common if split_name is None else split_name for split_name in split_names]
 
 
 def _claim(piece: _Piece) -> tuple[str, str]:
@@ -112,10 +115,10 @@ def _claim(piece: _Piece) -> tuple[str, str]:
 
 
 def _clashes(piece: _Piece, there: set[tuple[str, str]]) -> bool:
-    return any(owner != piece.source and side != piece.official for owner, side in there)
+    return any(owner != piece.source and split_name != piece.official for owner, split_name in there)
 
 
-def _kept_side(piece: _Piece, there: set[tuple[str, str]], came: set[tuple[str, str]]) -> str | None:
+def _kept_split(piece: _Piece, there: set[tuple[str, str]], came: set[tuple[str, str]]) -> str | None:
     """The split that a piece comes with, None if it comes with none, "" if it would leak there.
 
     Args:
@@ -127,12 +130,12 @@ def _kept_side(piece: _Piece, there: set[tuple[str, str]], came: set[tuple[str, 
         return piece.before or None
     if piece.before is not None:
         return piece.official if piece.before in ("", piece.official) else ""
-    further = SIDES[SIDES.index(piece.official) + 1 :]
-    outdone = any(owner != piece.source and side in further for owner, side in came)
+    further = SPLITS[SPLITS.index(piece.official) + 1 :]
+    outdone = any(owner != piece.source and split_name in further for owner, split_name in came)
     return "" if outdone or _clashes(piece, there) else piece.official
 
 
-def _strata(pieces: Dataset, sides: Sequence[str | None]) -> list[tuple[list[str], Counter[str]]]:
+def _strata(pieces: Dataset, split_names: Sequence[str | None]) -> list[tuple[list[str], Counter[str]]]:
     """Per source: its families of newcomers alone, and how many pieces without an official split stand in each."""
     names, sources, families, official = (
         pieces[column][:] for column in ("piece_id", "source", "family_id", "official_split")
@@ -142,13 +145,13 @@ def _strata(pieces: Dataset, sides: Sequence[str | None]) -> list[tuple[list[str
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     free: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        family, side = families[row], sides[row]
+        family, split_name = families[row], split_names[row]
         if family not in home:
             home[family] = sources[row]
-            if side is None:
+            if split_name is None:
                 free[sources[row]].append(family)
-        if side:
-            counts[home[family]][side] += 1
+        if split_name:
+            counts[home[family]][split_name] += 1
     return [(free[source], counts[source]) for source in sorted(free)]
 
 
@@ -161,8 +164,10 @@ def _deal(sizes: Mapping[str, int], counts: Counter[str], fractions: Mapping[str
     total = counts.total() + sum(sizes.values())
     dealt = {}
     for family in sorted(sizes, key=lambda family: (_position(family, seed), family)):
-        missing = {side: fraction * total - counts[side] for side, fraction in fractions.items()}
-        dealt[family] = next((side for side in missing if sizes[family] <= 2 * missing[side]), "train")
+        missing = {split_name: fraction * total - counts[split_name] for split_name, fraction in fractions.items()}
+        dealt[family] = next(
+            (split_name for split_name in missing if sizes[family] <= 2 * missing[split_name]), "train"
+        )
         counts[dealt[family]] += sizes[family]
     return dealt
 
@@ -172,7 +177,7 @@ def _position(family_id: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{family_id}".encode()).digest()
 
 
-def _fill_empty_sides(
+def _fill_empty_splits(
     dealt: dict[str, str], sizes: Mapping[str, int], kept: Counter[str], needed: Sequence[str]
 ) -> None:
     """Give each needed split that is empty the smallest family that was dealt elsewhere, of the fullest split.
@@ -181,11 +186,13 @@ def _fill_empty_sides(
     """
     for wanted in needed:
         counts = kept.copy()
-        for family, side in dealt.items():
-            counts[side] += sizes[family]
+        for family, split_name in dealt.items():
+            counts[split_name] += sizes[family]
         if counts[wanted]:
             continue
-        donors = [family for family, side in dealt.items() if side == "test" or counts[side] > sizes[family]]
+        donors = [
+            family for family, split_name in dealt.items() if split_name == "test" or counts[split_name] > sizes[family]
+        ]
         if not donors:
             content = f"{len(dealt)} piece(s) of different content"
             given = f", beside {kept.total()} that have a split," if kept else ""
@@ -193,7 +200,11 @@ def _fill_empty_sides(
         dealt[min(donors, key=lambda family: (sizes[family], -counts[dealt[family]]))] = wanted
 
 
-def limited_sides(sides: list[str], max_pieces: int) -> tuple[list[int], list[str]]:
+def limited_splits(split_names: list[str], max_pieces: int) -> tuple[list[int], list[str]]:
     """At most `max_pieces` rows of each split, the first ones: their indices and their splits."""
-    rows = sorted(row for side in SIDES for row in [i for i, each in enumerate(sides) if each == side][:max_pieces])
-    return rows, [sides[row] for row in rows]
+    rows = sorted(
+        row
+        for split_name in SPLITS
+        for row in [i for i, each in enumerate(split_names) if each == split_name][:max_pieces]
+    )
+    return rows, [split_names[row] for row in rows]

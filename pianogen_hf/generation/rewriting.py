@@ -1,6 +1,6 @@
 """Writing the pitches of a passage anew in its rhythm, or its durations anew with its pitches.
 
-The masked tasks of musicautobot (Andrew Shaw, 2019), with a model that sees both sides of what is hidden.
+The masked tasks of musicautobot (Andrew Shaw, 2019), with a model that sees both sides of what is masked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rewrite_notes(
         begin_beat: first quarter that is written anew.
         end_beat: first quarter that is not.
         temperature: below 1 safer, above 1 wilder.
-        top_p: draw from the likeliest ids that together have this probability.
+        top_p: draw from the likeliest tokens that together have this probability.
         seed: makes the result repeatable.
 
     Raises:
@@ -57,21 +57,21 @@ def rewrite_notes(
         name = type(model).__name__
         raise GenerationError(f"{name} sees one side only: configs/musicautobot-masked.yaml trains one that sees both")
     given = np.asarray(tokenizer.encode_prompt(notes), dtype=np.int64)
-    hidden = np.array(tokenizer.masked(given, kind, begin_beat, end_beat)) != given
-    if not hidden.any():
+    masked = np.array(tokenizer.masked(given, kind, begin_beat, end_beat)) != given
+    if not masked.any():
         raise GenerationError(f"no {kind} begins between beats {begin_beat:g} and {end_beat:g}")
-    ids, is_hidden = torch.from_numpy(given).to(model.device), torch.from_numpy(hidden).to(model.device)
+    ids, is_masked = torch.from_numpy(given).to(model.device), torch.from_numpy(masked).to(model.device)
     generator = None if seed is None else torch.Generator(model.device).manual_seed(seed)
     options = {"temperature": temperature, "top_p": top_p, "generator": generator}
     only = _OneKind(tokenizer, kind)
     size = model.config.max_position_embeddings
     for begin in range(0, len(ids), max(size // 2, 1)):
         window = slice(begin, begin + size)
-        if is_hidden[window].any():
-            steps = max(int(is_hidden[window].sum()) // _IDS_PER_PASS, 1)
-            row, mask = ids[None, window], is_hidden[None, window]
+        if is_masked[window].any():
+            steps = max(int(is_masked[window].sum()) // _IDS_PER_PASS, 1)
+            row, mask = ids[None, window], is_masked[None, window]
             ids[window] = model.refill(row, mask, steps, logits_processor=only, **options)[0]
-            is_hidden[window] = False
+            is_masked[window] = False
     return tokenizer.decode_notes(ids.cpu().numpy())
 
 

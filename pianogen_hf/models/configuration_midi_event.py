@@ -16,7 +16,7 @@ class MidiEventConfig(PreTrainedConfig):
     Args:
         vocab_size: Number of ids: of special tokens, event types and parameters.
         ids_per_row: Ids that tell an event.
-        event_blocks: The grammar that `generate` is held to: for each event type its id, then first id and size of the
+        event_blocks: The grammar that constrains `generate`: for each event type its id, then first id and size of the
             block of each of its parameters. None forbids nothing.
         hidden_size: Width of both nets.
         intermediate_size: Width of the feed-forward layer of the outer net.

@@ -1,4 +1,4 @@
-"""Generation of events, rows of ids, held to a grammar: for SkyTNT's midi-model and for its fast engine."""
+"""Generation of events, rows of ids, constrained by a grammar: for SkyTNT's midi-model and for its fast engine."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -58,7 +58,7 @@ class GeneratesEvents:
     ) -> torch.Tensor:
         """Continue pieces, or begin new ones.
 
-        Where prompt and new events outgrow `max_position_embeddings`, generation goes on from the latest half of it.
+        Where prompt and new events outgrow `max_position_embeddings`, generation continues from the latest half of it.
 
         Args:
             input_ids: Prompts, shape `(batch, length, ids_per_row)`; the beginning of a piece by default.

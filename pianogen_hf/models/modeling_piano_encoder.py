@@ -412,27 +412,27 @@ class PianoEncoderForMaskedLM(PianoEncoderPreTrainedModel):
             attention_mask: 1 for tokens and 0 for padding, shape `(batch, length)`.
             position_ids: See [`PianoEncoderModel.forward`].
             labels: All tokens that are to be predicted some time, masked or not, shape `(batch, length)`; -100 is
-                context and padding. Only hidden ones are scored: a label that the model sees has no loss.
+                context and padding. Only masked ones are scored: a label that the model sees has no loss.
             num_items_in_batch: Divides the summed loss instead of the number of labels (gradient accumulation).
             **kwargs: See [`PianoEncoderModel.forward`].
 
         Returns:
             The logits, shape `(batch, length, vocab_size)`; with labels also their weights and the loss: the weighted
-            nats per label, which where all labels are hidden, or visible ones are -100, is the plain mean.
+            nats per label, which where all labels are masked, or visible ones are -100, is the plain mean.
         """
-        hidden = input_ids == self.config.mask_token_id
-        embeds = self.model.embed_tokens(input_ids.masked_fill(hidden, 0))
+        is_masked = input_ids == self.config.mask_token_id
+        embeds = self.model.embed_tokens(input_ids.masked_fill(is_masked, 0))
         outputs: BaseModelOutputWithPast = self.model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            inputs_embeds=torch.where(hidden[..., None], self.mask_embedding.to(embeds.dtype), embeds),
+            inputs_embeds=torch.where(is_masked[..., None], self.mask_embedding.to(embeds.dtype), embeds),
             **kwargs,
         )
         logits = self.lm_head(outputs.last_hidden_state)
 
         loss = weights = None
         if labels is not None:
-            weights = label_weights(hidden, labels)
+            weights = label_weights(is_masked, labels)
             total = (label_nats(logits, labels) * weights).sum()
             loss = total / (
                 num_items_in_batch if num_items_in_batch is not None else (labels != IGNORED).sum().clamp(min=1)
@@ -535,16 +535,16 @@ class PianoEncoderForMaskedLM(PianoEncoderPreTrainedModel):
         if steps < 1 or temperature <= 0 or not 0 < top_p <= 1:
             raise ValueError("steps must be at least 1, temperature above 0 and top_p above 0 and at most 1")
         mask = mask.bool() if attention_mask is None else mask.bool() & attention_mask.bool()
-        hidden_id = self.config.mask_token_id
-        mask = mask | (input_ids == hidden_id)
+        mask_id = self.config.mask_token_id
+        mask = mask | (input_ids == mask_id)
         drawing = Drawing(self.config, temperature, top_p, generator)
 
         def logits_of(ids: torch.Tensor) -> torch.Tensor:
             return self(ids, attention_mask=attention_mask).logits
 
-        ids = draft(logits_of, input_ids.masked_fill(mask, hidden_id), hidden_id, steps, order, drawing)
+        ids = draft(logits_of, input_ids.masked_fill(mask, mask_id), mask_id, steps, order, drawing)
         if logits_processor is not None:
-            ids = repair(logits_of, ids, mask, hidden_id, logits_processor, drawing)
+            ids = repair(logits_of, ids, mask, mask_id, logits_processor, drawing)
         return ids  # type: ignore[return-value]
 
 

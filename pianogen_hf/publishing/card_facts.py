@@ -126,7 +126,7 @@ def card_facts(model: ModelFolder) -> dict[str, Any]:
         "hub_datasets": [link_to_data(name, commit) for name, commit in model.hub_datasets.items()],
         "sources": [_source(name, split.get("sources", {}).get(name)) for name in model.sources],
         "non_commercial": model.is_non_commercial,
-        "sides": _side_rows(split),
+        "splits": _split_rows(split),
         "split_hash": split.get("hash", NOT_RECORDED),
         "leaks": _leaks(split),
         "runs": [_run(run) for run in model.runs],
@@ -172,7 +172,7 @@ def _overlap(overlap: dict[str, Any]) -> dict[str, str]:
 def _score_rows(metrics: dict[str, Any]) -> list[tuple[str, ...]]:
     """Baselines first, then the model on both splits: a name, and a cell for each score."""
     rows = {f"{name}, validation": row for name, row in metrics.get("baselines", {}).items()}
-    rows |= {f"**this model, {side}**": metrics.get(side, {}) for side in ("validation", "test")}
+    rows |= {f"**this model, {split_name}**": metrics.get(split_name, {}) for split_name in ("validation", "test")}
     return [
         (
             name,
@@ -219,17 +219,24 @@ def _source(name: str, size: dict[str, Any] | None) -> str:
     return f"{code(name)}: {what}; {amount}; terms: {terms_of(name)}"
 
 
-def _side_rows(split: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _split_rows(split: dict[str, Any]) -> list[tuple[str, str, str]]:
     counts, notes = split.get("counts", {}), split.get("notes", {})
-    sides = [side for side in ("train", "validation", "test", "left_out") if side in counts]
-    return [(side.replace("_", " "), digits(counts[side]), digits(notes.get(side))) for side in sides]
+    split_names = [split_name for split_name in ("train", "validation", "test", "left_out") if split_name in counts]
+    return [
+        (split_name.replace("_", " "), digits(counts[split_name]), digits(notes.get(split_name)))
+        for split_name in split_names
+    ]
 
 
 def _leaks(split: dict[str, Any]) -> list[str]:
     """Evaluation pieces with a train piece of the same family, which only official splits can cause."""
     rows = split.get("pieces", {})
-    trained = {family for side, family, _ in rows.values() if side == "train"}
-    return [code(name) for name, (side, family, _) in rows.items() if side not in ("", "train") and family in trained]
+    trained = {family for split_name, family, _ in rows.values() if split_name == "train"}
+    return [
+        code(name)
+        for name, (split_name, family, _) in rows.items()
+        if split_name not in ("", "train") and family in trained
+    ]
 
 
 def _run(run: dict[str, Any]) -> str:

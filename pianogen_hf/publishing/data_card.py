@@ -75,7 +75,7 @@ def render_data_card(
         **_split_facts(manifest),
         sources=_source_rows(pieces),
         files=_files(report),
-        sides=_side_rows(pieces),
+        splits=_split_rows(pieces),
     )
     card.text = re.sub(r"\n{3,}", "\n\n", card.text)  # what a template leaves where it has nothing to say
     return str(card).rstrip() + "\n"
@@ -109,7 +109,7 @@ def _front_matter(
 
 
 def _data_files(config: str, splits: Mapping[str, Dataset]) -> list[dict[str, str]]:
-    return [{"split": side, "path": f"{config}/{side}-*.parquet"} for side in splits]
+    return [{"split": split_name, "path": f"{config}/{split_name}-*.parquet"} for split_name in splits]
 
 
 def _warning(manifest: Mapping[str, Any], license: str) -> str:
@@ -137,16 +137,16 @@ def _sizes(pieces: Mapping[str, Dataset]) -> dict[str, str]:
     }
 
 
-def _side_rows(pieces: Mapping[str, Dataset]) -> list[tuple[str, ...]]:
+def _split_rows(pieces: Mapping[str, Dataset]) -> list[tuple[str, ...]]:
     return [
         (
-            side,
+            split_name,
             digits(len(rows)),
             digits(sum(rows["num_notes"][:])),
             f"{_hours(rows):,.2f}",
             digits(len(set(rows["family_id"][:]))),
         )
-        for side, rows in pieces.items()
+        for split_name, rows in pieces.items()
     ]
 
 
@@ -183,7 +183,9 @@ def _chunk_facts(chunks: Mapping[str, Dataset], parameters: Mapping[str, Any]) -
     names = ("transpose", "velocity", "stretch")
     said = [f"{name} {' to '.join(map(str, parameters[name]))}" for name in names if name in parameters]
     return {
-        "chunks": [(side, digits(len(rows)), digits(_number_of_steps(rows))) for side, rows in chunks.items()],
+        "chunks": [
+            (split_name, digits(len(rows)), digits(_number_of_steps(rows))) for split_name, rows in chunks.items()
+        ],
         "step_columns": sorted({name for rows in chunks.values() for name in rows.column_names} & set(_STEPS)),
         "step_words": _STEPS,
         "chunk_length": parameters.get("chunk_length", NOT_RECORDED),
@@ -201,14 +203,16 @@ def _number_of_steps(rows: Dataset) -> int:
 def _split_facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Families, leaks of official splits, and what decided the split."""
     rows, parameters = manifest["pieces"], manifest["parameters"]
-    members = Counter(family for side, family, _ in rows.values() if side)
-    trained = {family for side, family, _ in rows.values() if side == "train"}
+    members = Counter(family for split_name, family, _ in rows.values() if split_name)
+    trained = {family for split_name, family, _ in rows.values() if split_name == "train"}
     decided = ("validation_fraction", "test_fraction", "split_seed", "max_pieces", "programs", "normalize_key")
     return {
         "families": digits(len(members)),
         "shared_families": digits(sum(count > 1 for count in members.values())),
         "leaks": [
-            code(name) for name, (side, family, _) in rows.items() if side not in ("", "train") and family in trained
+            code(name)
+            for name, (split_name, family, _) in rows.items()
+            if split_name not in ("", "train") and family in trained
         ],
         "split_hash": manifest["hash"],
         "hub_datasets": [link_to_data(name, commit) for name, commit in hub_datasets(manifest).items()],

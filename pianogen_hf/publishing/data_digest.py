@@ -19,7 +19,7 @@ from huggingface_hub import hf_hub_download
 
 def digest(splits: Mapping[str, Dataset]) -> dict[str, list]:
     """Per split the number of rows, and a hash of all that stands in them, 64 hex digits."""
-    return {str(side): [len(rows), _hash(rows)] for side, rows in splits.items()}
+    return {str(split_name): [len(rows), _hash(rows)] for split_name, rows in splits.items()}
 
 
 def _hash(rows: Dataset) -> str:

@@ -32,7 +32,7 @@ def is_data(path: str) -> bool:
 
 def published_pieces(pieces: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """The columns that go up: fingerprints are made anew from the music, and rows with errors are not in a data set."""
-    return {side: rows.select_columns(list(PIECE_COLUMNS)) for side, rows in pieces.items()}
+    return {split_name: rows.select_columns(list(PIECE_COLUMNS)) for split_name, rows in pieces.items()}
 
 
 def write_tables(folder: Path, config: str, splits: Mapping[str, Dataset]) -> list[Upload]:
@@ -42,10 +42,10 @@ def write_tables(folder: Path, config: str, splits: Mapping[str, Dataset]) -> li
         FolderError: if they can't be written.
     """
     uploads = []
-    for side, rows in splits.items():
+    for split_name, rows in splits.items():
         count = max(1, math.ceil(rows._estimate_nbytes() / _SHARD_BYTES))
         for number in range(count):
-            path = f"{config}/{side}-{number:05d}-of-{count:05d}.parquet"
+            path = f"{config}/{split_name}-{number:05d}-of-{count:05d}.parquet"
             try:
                 (folder / config).mkdir(exist_ok=True)
                 rows.shard(count, number, contiguous=True).to_parquet(str(folder / path))

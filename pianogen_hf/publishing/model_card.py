@@ -182,15 +182,15 @@ def _score_results(model: ModelFolder) -> list[dict[str, Any]]:
     mark = " (contaminated)" if model.contaminated else ""
     return [
         {
-            "dataset_split": side,
+            "dataset_split": split_name,
             "metric_type": name,
             "metric_name": words + mark,
-            "metric_value": round(model.metrics[side][name], digits),
+            "metric_value": round(model.metrics[split_name][name], digits),
             "metric_args": model.metrics.get("context"),
         }
-        for side in ("validation", "test")
+        for split_name in ("validation", "test")
         for name, (words, digits) in _SCORES.items()
-        if number(model.metrics.get(side, {}).get(name)) is not None
+        if number(model.metrics.get(split_name, {}).get(name)) is not None
     ]
 
 

@@ -427,8 +427,8 @@ def _changes(subject: tuple, moments: Iterable[list[RowEvent]]) -> Iterator[RowE
     step = {"control_change": _CONTROL_STEP, "set_tempo": _TEMPO_STEP}.get(subject[0], 1)
     last: list[int] | None = None
     for moment in moments:
-        for is_down, same_side in groupby(moment, key=lambda event: is_switch and event.values[-1] >= PEDAL_DOWN):
-            *_, event = same_side
+        for is_down, same_split in groupby(moment, key=lambda event: is_switch and event.values[-1] >= PEDAL_DOWN):
+            *_, event = same_split
             turned = is_switch and last is not None and (last[-1] >= PEDAL_DOWN) != is_down
             if last is None or turned or subject[0] in _NEW_TYPES or abs(event.values[-1] - last[-1]) >= step:
                 yield event

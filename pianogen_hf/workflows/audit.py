@@ -55,7 +55,7 @@ def audit(
     folder = model_folder(model or pianogen_hf.BACH_MODEL, revision)
     loaded, tokenizer = load_model(model or pianogen_hf.BACH_MODEL, revision, trust_remote_code)
     split = split_of_model(folder, places)
-    train, heldout = (_complete_side(split, side) for side in ("train", "validation"))
+    train, heldout = (_complete_split(split, split_name) for split_name in ("train", "validation"))
     if midi:
         return copy_report(tokenizer, train, heldout.values(), [read_midi(midi)]) | {"settings": {}}
     generated = _generated(loaded, tokenizer, range(seed, seed + num_samples), Length(notes=notes))
@@ -67,18 +67,18 @@ def _audit_file(midi: str, places: Places) -> dict[str, Any]:
     """One file against all pieces of a data set; how much any piece has in common with others, its own split tells."""
     source = places.source or []
     split = load_split(DataArguments(source=source, data_path=places.data_path, cache_dir=places.cache_dir))
-    everything = list(notes_of(split.pieces, ["all"] * len(split.sides), "all"))
-    train, heldout = ([everything[row] for row in split.rows(side)] for side in ("train", "validation"))
+    everything = list(notes_of(split.pieces, ["all"] * len(split.split_names), "all"))
+    train, heldout = ([everything[row] for row in split.rows(split_name)] for split_name in ("train", "validation"))
     names = split.pieces["piece_id"][:]
     base_rate = RunIndex().fit([str(row) for row in range(len(train))], train).audit_set(heldout)
     generated = RunIndex().fit(names, everything).audit_set([read_midi(midi)])
     return report_of(generated, base_rate, len(names)) | {"settings": {}}
 
 
-def _complete_side(split: Split, side: str) -> dict[str, Notes]:
+def _complete_split(split: Split, split_name: str) -> dict[str, Notes]:
     """All pieces of one split by name."""
-    names = split.pieces.select(complete_rows(split, side))["piece_id"][:]
-    return dict(zip(names, split.notes(side), strict=True))
+    names = split.pieces.select(complete_rows(split, split_name))["piece_id"][:]
+    return dict(zip(names, split.notes(split_name), strict=True))
 
 
 def _generated(model: Any, tokenizer: NotesEncoder, seeds: range, length: Length) -> list[Notes]:

@@ -55,9 +55,9 @@ def _build(
         data_args = _prebuilt(data_args)
         chunks = make_chunks(data_args, split, tokenizer)
         parameters = split_parameters(data_args) | _chunk_parameters(model_args, data_args)
-        manifest = split_manifest(split.pieces, split.sides, parameters)
-    write_built(folder, split.pieces, split.sides, manifest, split.report, chunks, tokenizer)
-    return manifest, split.report, {side: len(rows) for side, rows in (chunks or {}).items()}
+        manifest = split_manifest(split.pieces, split.split_names, parameters)
+    write_built(folder, split.pieces, split.split_names, manifest, split.report, chunks, tokenizer)
+    return manifest, split.report, {split_name: len(rows) for split_name, rows in (chunks or {}).items()}
 
 
 def _prebuilt(args: DataArguments) -> DataArguments:
@@ -80,7 +80,7 @@ def _check_none_lost(folder: Path, split: Split) -> None:
     """A data set only grows: pieces that it has and the sources lack would be gone for good."""
     present = set(split.pieces["content"])
     before = read_manifest(folder / "split.json")["pieces"].items()
-    lost = [name for name, (side, _, content) in before if side and content not in present]
+    lost = [name for name, (split_name, _, content) in before if split_name and content not in present]
     lost = sorted(set(lost) - set(split.report["between_sides"]))
     if lost:
         raise DataError(

@@ -29,8 +29,8 @@ from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.data.manifest import read_manifest
 from pianogen_hf.data.pieces import PIECE_FEATURES
 from pianogen_hf.data.provenance import Provenance
-from pianogen_hf.data.sides import SIDES
 from pianogen_hf.data.sources.hub import fetch, is_published
+from pianogen_hf.data.split_names import SPLITS
 from pianogen_hf.errors import ArgumentError, DataError
 from pianogen_hf.hub.errors import limit_waiting
 from pianogen_hf.records import read_json
@@ -71,8 +71,8 @@ class Report:
         }
 
 
-def _new_report(sides: list[str]) -> Report:
-    return Report(dict(Counter(sides)))
+def _new_report(split_names: list[str]) -> Report:
+    return Report(dict(Counter(split_names)))
 
 
 def check_sources(argv: list[str], model: str | None) -> Report:
@@ -83,12 +83,12 @@ def check_sources(argv: list[str], model: str | None) -> Report:
     """
     _, data_args, _ = parse_arguments(argv)
     split = load_split(data_args)
-    report = _new_report(split.sides)
+    report = _new_report(split.split_names)
     report.unusable = split.report["unusable"]
     if split.report["between_sides"]:  # they would join two splits
         report.counts["left out"] = len(split.report["between_sides"])
-    _check_pieces(report, split.pieces, split.sides)
-    _check_models(report, split.pieces, split.sides, [model] if model else [])
+    _check_pieces(report, split.pieces, split.split_names)
+    _check_models(report, split.pieces, split.split_names, [model] if model else [])
     return report
 
 
@@ -126,53 +126,53 @@ def check_folder(folder: Path, tokenizer: str | None, model: str | None) -> Repo
 
 
 def _check_built(folder: Path, model: str | None) -> Report:
-    pieces, sides = read_pieces(folder)
-    report = _new_report(sides)
+    pieces, split_names = read_pieces(folder)
+    report = _new_report(split_names)
     report.unusable = read_json(folder / "reading_report.json", default={}).get("unusable", {})
     parameters: dict[str, Any] = {}
     try:
         manifest = read_manifest(folder / "split.json")
         parameters = manifest["parameters"]
-        report.add("manifest", manifest_faults(manifest, pieces, sides))
+        report.add("manifest", manifest_faults(manifest, pieces, split_names))
     except DataError as error:
         report.add("manifest", [Finding("manifest", str(error))])
     if not parameters.get("normalize_key"):  # content is that of the music before it was moved to another key
-        report.add("content hashes", changed_music(pieces, sides))
-    fingerprints = _check_pieces(report, pieces, sides)
+        report.add("content hashes", changed_music(pieces, split_names))
+    fingerprints = _check_pieces(report, pieces, split_names)
     if "fingerprint" not in pieces.column_names:  # they are not published
         pieces = pieces.add_column("fingerprint", fingerprints, feature=PIECE_FEATURES["fingerprint"])
     own = parameters.get("tokenizer_from")
     if (folder / "chunks").is_dir():
-        _check_tokenized(report, folder, pieces, sides, fingerprints)
+        _check_tokenized(report, folder, pieces, split_names, fingerprints)
         if not own:
             tokenizer = load_encoder(str(folder / "tokenizer"))
-            report.add("tokenizer", tokenizer_faults(tokenizer, notes_of(pieces, sides, "train")))
-    _check_models(report, pieces, sides, [name for name in dict.fromkeys((own, model)) if name])
+            report.add("tokenizer", tokenizer_faults(tokenizer, notes_of(pieces, split_names, "train")))
+    _check_models(report, pieces, split_names, [name for name in dict.fromkeys((own, model)) if name])
     return report
 
 
-def _check_pieces(report: Report, pieces: Dataset, sides: list[str]) -> list[np.ndarray]:
+def _check_pieces(report: Report, pieces: Dataset, split_names: list[str]) -> list[np.ndarray]:
     """Returns the fingerprints that the pieces were compared by."""
     fingerprints = fingerprints_of(pieces)
-    by_content = content_leaks(pieces, sides, fingerprints)
+    by_content = content_leaks(pieces, split_names, fingerprints)
     report.add("content", by_content)
-    report.add("families", family_leaks(pieces, sides, by_content))
+    report.add("families", family_leaks(pieces, split_names, by_content))
     report.shared = shared_families(pieces)
     return fingerprints
 
 
 def _check_tokenized(
-    report: Report, folder: Path, pieces: Dataset, sides: list[str], fingerprints: list[np.ndarray]
+    report: Report, folder: Path, pieces: Dataset, split_names: list[str], fingerprints: list[np.ndarray]
 ) -> None:
     tokenizer, chunks = load_encoder(str(folder / "tokenizer")), read_splits(folder / "chunks")
     none = next(iter(chunks.values())).select([])
     names = list(pieces["piece_id"])
-    rows = {side: [row for row, each in enumerate(sides) if each == side] for side in SIDES}
-    for side in SIDES[1:]:
-        faults = evaluation_faults(chunks.get(side, none), pieces.select(rows[side]), tokenizer, side)
-        report.add(f"{side} chunks", faults)
+    rows = {split_name: [row for row, each in enumerate(split_names) if each == split_name] for split_name in SPLITS}
+    for split_name in SPLITS[1:]:
+        faults = evaluation_faults(chunks.get(split_name, none), pieces.select(rows[split_name]), tokenizer, split_name)
+        report.add(f"{split_name} chunks", faults)
     train = chunks.get("train", none)
-    evaluated = {side: [(names[row], fingerprints[row]) for row in rows[side]] for side in SIDES[1:]}
+    evaluated = {split_name: [(names[row], fingerprints[row]) for row in rows[split_name]] for split_name in SPLITS[1:]}
     known = {frozenset(finding.pieces) for finding in report.findings}
     disguised = [
         replace(leak, check="train chunks")
@@ -182,19 +182,19 @@ def _check_tokenized(
     report.add("train chunks", train_faults(train, [names[row] for row in rows["train"]]) + disguised)
 
 
-def _check_models(report: Report, pieces: Dataset, sides: list[str], models: list[str]) -> None:
+def _check_models(report: Report, pieces: Dataset, split_names: list[str], models: list[str]) -> None:
     for model in models:
         provenance = Provenance.load(model)
         unknown = [Finding("unknown", f"{name} tells nothing") for name in provenance.unknown]
-        report.add(f"provenance of {model}", model_leaks(provenance.overlap(pieces, sides), model) + unknown)
+        report.add(f"provenance of {model}", model_leaks(provenance.overlap(pieces, split_names), model) + unknown)
 
 
 def _check_chunks(chunks: DatasetDict, tokenizer: NotesEncoder) -> Report:
-    for side, rows in chunks.items():
+    for split_name, rows in chunks.items():
         if tokenizer.input_name not in rows.column_names:
-            raise DataError(f"{side} has no column {tokenizer.input_name} but {', '.join(rows.column_names)}")
-    report = Report({side: len(rows) for side, rows in chunks.items()})
-    named = {side: rows["piece_id"] for side, rows in chunks.items() if "piece_id" in rows.column_names}
+            raise DataError(f"{split_name} has no column {tokenizer.input_name} but {', '.join(rows.column_names)}")
+    report = Report({split_name: len(rows) for split_name, rows in chunks.items()})
+    named = {split_name: rows["piece_id"] for split_name, rows in chunks.items() if "piece_id" in rows.column_names}
     if named:
         report.add("names", name_leaks(named))
     try:

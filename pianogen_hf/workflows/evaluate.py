@@ -22,7 +22,7 @@ from pianogen_hf.publishing.model_card import write_card
 from pianogen_hf.records import read_json, recorded, write_json
 from pianogen_hf.rendering.evaluation_plot import FeaturePlot, save_bits_plot, save_features_plot
 from pianogen_hf.tokenizers.files import write_whole
-from pianogen_hf.workflows.heldout import HeldOut, any_folder, benchmark_file, own_side
+from pianogen_hf.workflows.heldout import HeldOut, any_folder, benchmark_file, own_split
 from pianogen_hf.workflows.loading import load_model
 from pianogen_hf.workflows.measure import Evaluation, Settings, weights_hash
 from pianogen_hf.workflows.split import Places
@@ -36,7 +36,7 @@ def evaluate(
     revision: str | None,
     trust_remote_code: bool,
     device: str | None,
-    side: str,
+    split_name: str,
     data: str | None,
     places: Places,
     max_pieces: int | None,
@@ -53,7 +53,7 @@ def evaluate(
         revision: branch, tag or commit of a model on the Hub.
         trust_remote_code: whether to run code that the model carries.
         device: cpu, cuda ...; None for the fastest there is.
-        side: "validation" or "test".
+        split_name: "validation" or "test".
         data: a folder or file of other music; None for the model's own split.
         places: where its own pieces lie.
         max_pieces: look at so many at most; None for all.
@@ -75,7 +75,7 @@ def evaluate(
         loaded = _moved(loaded, device)
     before = read_json(output / "metrics.json", default={}) or read_json(folder / "metrics.json", default={})
     measured = Settings(window or _window(before, loaded), **settings)
-    heldout = _held_out(folder, side, data, places, max_pieces)
+    heldout = _held_out(folder, split_name, data, places, max_pieces)
     place = output / "evaluation" / heldout.label
     _say_what_was_seen(heldout, before, place / UNUSABLE)
     evaluation = Evaluation(loaded, encoder, weights_hash(folder), heldout, place, measured)
@@ -89,11 +89,11 @@ def evaluate(
     print(f"written to {place}, and figures to {output / 'metrics.json'}")
 
 
-def _held_out(folder: Path, side: str, data: str | None, places: Places, max_pieces: int | None) -> HeldOut:
+def _held_out(folder: Path, split_name: str, data: str | None, places: Places, max_pieces: int | None) -> HeldOut:
     if data is None:
-        return own_side(folder, side, places, max_pieces)
+        return own_split(folder, split_name, places, max_pieces)
     if data.endswith(".json"):
-        return benchmark_file(folder, data, side, max_pieces)
+        return benchmark_file(folder, data, split_name, max_pieces)
     return any_folder(folder, data, places.cache_dir, max_pieces)
 
 

@@ -84,7 +84,7 @@ def make_chunks(args: DataArguments, split: Split, tokenizer: NotesEncoder) -> d
     augmentation = Augmentation(*(tuple(getattr(args, name)) for name in ("transpose", "velocity", "stretch")))
     chunks: dict[str, Any] = build_chunks(
         split.pieces,
-        ["" if is_lazy and side == "train" else side for side in split.sides],
+        ["" if is_lazy and split_name == "train" else split_name for split_name in split.split_names],
         tokenizer,
         args.chunk_length,
         cache_dir,

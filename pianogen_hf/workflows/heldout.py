@@ -52,12 +52,12 @@ class HeldOut:
         return _notes(self.train.select(rows))
 
 
-def own_side(folder: Path, side: str, places: Places, max_pieces: int | None = None) -> HeldOut:
+def own_split(folder: Path, split_name: str, places: Places, max_pieces: int | None = None) -> HeldOut:
     """One split of what the model was trained on.
 
     Args:
         folder: the model.
-        side: "validation" or "test".
+        split_name: "validation" or "test".
         places: where the pieces lie.
         max_pieces: as many at most; None for all.
 
@@ -65,16 +65,16 @@ def own_side(folder: Path, side: str, places: Places, max_pieces: int | None = N
         ArgumentError: if the model has no split, or pieces of it are missing. DataError: if they can't be read.
     """
     split = split_of_model(folder, places)
-    rows = complete_rows(split, side)
+    rows = complete_rows(split, split_name)
     if not rows:
-        raise ArgumentError(f"the split of {folder} has no {side} pieces: give --data FOLDER")
+        raise ArgumentError(f"the split of {folder} has no {split_name} pieces: give --data FOLDER")
     manifest = split.manifest
     trained = {family for each, family, _ in manifest["pieces"].values() if each == "train"}
     chosen = split.pieces.select(rows[:max_pieces])
     family_of = {name: family for name, (_, family, _) in manifest["pieces"].items()}
     names = chosen["piece_id"][:]
     return HeldOut(
-        side,
+        split_name,
         ", ".join(manifest["parameters"]["source"]),
         _notes(chosen),
         chosen["content"][:],
@@ -85,16 +85,16 @@ def own_side(folder: Path, side: str, places: Places, max_pieces: int | None = N
     )
 
 
-def complete_rows(split: Split, side: str) -> list[int]:
+def complete_rows(split: Split, split_name: str) -> list[int]:
     """Where the pieces of one split of a model stand.
 
     Raises:
         ArgumentError: if some are missing.
     """
-    rows, wanted = split.rows(side), split.manifest["counts"].get(side, 0)
+    rows, wanted = split.rows(split_name), split.manifest["counts"].get(split_name, 0)
     if len(rows) < wanted:
         raise ArgumentError(
-            f"{wanted - len(rows)} of {wanted} {side} pieces are missing: give the --source they came from"
+            f"{wanted - len(rows)} of {wanted} {split_name} pieces are missing: give the --source they came from"
         )
     return rows
 
@@ -132,19 +132,19 @@ def any_folder(folder: Path, data: str, cache_dir: str, max_pieces: int | None) 
     )
 
 
-def benchmark_file(folder: Path, data: str, side: str, max_pieces: int | None) -> HeldOut:
+def benchmark_file(folder: Path, data: str, split_name: str, max_pieces: int | None) -> HeldOut:
     """One split of the JSB benchmark's own file, all of it canonical; related are also its known leaks.
 
     Args:
         folder: the model, whose provenance tells what it was trained on.
         data: Jsb16thSeparated.json.
-        side: "validation" or "test".
+        split_name: "validation" or "test".
         max_pieces: as many at most; None for all.
 
     Raises:
         DataError: if the file can't be read.
     """
-    everything = read_jsb_file(data, side)
+    everything = read_jsb_file(data, split_name)
     pieces = dict(list(everything.items())[:max_pieces])
     rows: list[dict[str, Any]] = [
         {"piece_id": name, "family_id": name, "content": content_hash(notes), "fingerprint": fingerprint(notes)}
@@ -152,9 +152,9 @@ def benchmark_file(folder: Path, data: str, side: str, max_pieces: int | None) -
     ]
     features = Features({name: PIECE_FEATURES[name] for name in rows[0]})
     overlaps = Provenance.load(folder).overlap(Dataset.from_list(rows, features=features), ["test"] * len(rows))
-    leaks = {f"jsb/{side}-{index:03d}" for index in LEAKS[side]}
+    leaks = {f"jsb/{split_name}-{index:03d}" for index in LEAKS[split_name]}
     return HeldOut(
-        f"jsb-{side}",
+        f"jsb-{split_name}",
         Path(data).name,
         pieces,
         [row["content"] for row in rows],

@@ -18,12 +18,12 @@ from pianogen_hf.data.checks import manifest_faults
 from pianogen_hf.data.chunks import notes_of
 from pianogen_hf.data.families import join_families
 from pianogen_hf.data.keys import normalized_keys
-from pianogen_hf.data.manifest import read_manifest, side_of, sides_by_content, split_manifest, write_manifest
+from pianogen_hf.data.manifest import read_manifest, split_manifest, split_of, splits_by_content, write_manifest
 from pianogen_hf.data.pieces import load_pieces, reading_report, usable_pieces
 from pianogen_hf.data.provenance import Provenance
 from pianogen_hf.data.sources.hub import fetch, is_published, pinned, published_names, without_revision
 from pianogen_hf.data.sources.listing import list_sources, passed_over
-from pianogen_hf.data.splits import assign_sides, limited_sides
+from pianogen_hf.data.splits import assign_splits, limited_splits
 from pianogen_hf.errors import ArgumentError, DataError
 from pianogen_hf.folders import CACHE_DIR
 from pianogen_hf.hub.errors import limit_waiting
@@ -39,23 +39,23 @@ class Split:
 
     Attributes:
         pieces: one row each, of `PIECE_FEATURES`.
-        sides: train, validation or test for each; "" for one that the manifest does not know.
+        split_names: train, validation or test for each; "" for one that the manifest does not know.
         manifest: what split.json holds.
         report: what was read and what was left out, as reading_report.json holds it.
     """
 
     pieces: Dataset
-    sides: list[str]
+    split_names: list[str]
     manifest: dict[str, Any]
     report: dict[str, Any] = field(default_factory=dict)
 
-    def rows(self, side: str) -> list[int]:
+    def rows(self, split_name: str) -> list[int]:
         """Where the pieces of one split stand."""
-        return [row for row, each in enumerate(self.sides) if each == side]
+        return [row for row, each in enumerate(self.split_names) if each == split_name]
 
-    def notes(self, side: str) -> Iterator[Notes]:
+    def notes(self, split_name: str) -> Iterator[Notes]:
         """The music of one split."""
-        return notes_of(self.pieces, self.sides, side)
+        return notes_of(self.pieces, self.split_names, split_name)
 
 
 @dataclass(frozen=True)
@@ -88,23 +88,29 @@ def load_split(args: DataArguments) -> Split:
     read = load_pieces(files, cache_dir, num_proc=args.num_proc, **instruments_of(args.programs))
     pieces = join_families(usable_pieces(read), cache_dir)
     kept = cache_dir / "splits" / f"{_split_name(args)}.json"
-    earlier = _earlier_sides(args.split_from, pieces) if args.split_from else _kept_sides(kept)
-    sides = assign_sides(pieces, args.validation_fraction, args.test_fraction, args.split_seed, earlier)
+    earlier = _earlier_splits(args.split_from, pieces) if args.split_from else _kept_splits(kept)
+    split_names = assign_splits(pieces, args.validation_fraction, args.test_fraction, args.split_seed, earlier)
     report = reading_report(read)
     report["passed_over"] = passed_over(args.source, args.data_path)
-    report["between_sides"] = [name for name, side in zip(pieces["piece_id"][:], sides, strict=True) if not side]
-    pieces, sides = _select(pieces, sides, [row for row, side in enumerate(sides) if side])
+    report["between_sides"] = [
+        name for name, split_name in zip(pieces["piece_id"][:], split_names, strict=True) if not split_name
+    ]
+    pieces, split_names = _select(
+        pieces, split_names, [row for row, split_name in enumerate(split_names) if split_name]
+    )
     if not args.split_from and not all(pieces["official_split"][:]):
-        write_manifest(kept, split_manifest(pieces, sides, split_parameters(args)))
+        write_manifest(kept, split_manifest(pieces, split_names, split_parameters(args)))
     if args.max_pieces is not None:
-        rows, sides = limited_sides(sides, args.max_pieces)
+        rows, split_names = limited_splits(split_names, args.max_pieces)
         pieces = pieces.select(rows)
-    for side in ("train", "validation"):
-        if side not in sides:
-            raise DataError(f"no piece is left for {side}: change validation_fraction or test_fraction, or add files")
+    for split_name in ("train", "validation"):
+        if split_name not in split_names:
+            raise DataError(
+                f"no piece is left for {split_name}: change validation_fraction or test_fraction, or add files"
+            )
     if args.normalize_key:
         pieces = normalized_keys(pieces, cache_dir, args.num_proc)
-    return Split(pieces, sides, split_manifest(pieces, sides, split_parameters(args)), report)
+    return Split(pieces, split_names, split_manifest(pieces, split_names, split_parameters(args)), report)
 
 
 def pin_sources(args: DataArguments) -> None:
@@ -141,11 +147,11 @@ def split_of_model(folder: Path, places: Places) -> Split:
     pieces = usable_pieces(read)
     if parameters["normalize_key"]:
         pieces = normalized_keys(pieces, cache)
-    known = sides_by_content(manifest)
+    known = splits_by_content(manifest)
     # By name, or by content where the folder is called otherwise now.
     rows = zip(pieces["piece_id"][:], pieces["content"][:], strict=True)
-    sides = [side_of(manifest, name) or known.get(content, "") for name, content in rows]
-    return Split(pieces, sides, manifest, reading_report(read))
+    split_names = [split_of(manifest, name) or known.get(content, "") for name, content in rows]
+    return Split(pieces, split_names, manifest, reading_report(read))
 
 
 def instruments_of(name: str) -> dict[str, Any]:
@@ -175,33 +181,33 @@ def _split_name(args: DataArguments) -> str:
     return fingerprint_of([[kind_of(each) for each in sources], places, fractions])
 
 
-def _kept_sides(path: Path) -> dict[str, str]:
-    return sides_by_content(read_manifest(path)) if path.exists() else {}
+def _kept_splits(path: Path) -> dict[str, str]:
+    return splits_by_content(read_manifest(path)) if path.exists() else {}
 
 
-def _earlier_sides(origins: list[str], pieces: Dataset) -> dict[str, str]:
+def _earlier_splits(origins: list[str], pieces: Dataset) -> dict[str, str]:
     """Sides by content in earlier manifests; the first that knows a piece decides."""
-    sides: dict[str, str] = {}
+    split_names: dict[str, str] = {}
     for origin in origins:
-        sides = {**_sides_in(origin, pieces), **sides}
-    return sides
+        split_names = {**_splits_in(origin, pieces), **split_names}
+    return split_names
 
 
-def _sides_in(origin: str, pieces: Dataset) -> dict[str, str]:
+def _splits_in(origin: str, pieces: Dataset) -> dict[str, str]:
     """Sides by content in an earlier manifest. What shares music with the train pieces of a model is train, too."""
     if Path(origin).is_file():
-        return sides_by_content(read_manifest(origin))
-    sides = sides_by_content(read_manifest(_manifest_of(origin)))
+        return splits_by_content(read_manifest(origin))
+    split_names = splits_by_content(read_manifest(_manifest_of(origin)))
     if Path(origin).is_dir() and not Path(origin, "provenance.json").exists():
-        return sides  # a data set, or a model without provenance: the manifest is all that is known
-    new = [row for row, content in enumerate(pieces["content"][:]) if content not in sides]
+        return split_names  # a data set, or a model without provenance: the manifest is all that is known
+    new = [row for row, content in enumerate(pieces["content"][:]) if content not in split_names]
     overlaps = Provenance.load(origin).overlap(pieces.select(new), ["test"] * len(new))
     rows = zip(pieces["content"][:], pieces["family_id"][:], strict=True)
-    family_of = {content: (family, sides.get(content)) for content, family in rows}
-    evaluated = {family for family, side in family_of.values() if side in ("validation", "test")}
+    family_of = {content: (family, split_names.get(content)) for content, family in rows}
+    evaluated = {family for family, split_name in family_of.values() if split_name in ("validation", "test")}
     # A newcomer that resembles train pieces and evaluated ones alike follows its family, and training is then refused.
     trained = [each.content for each in overlaps if family_of[each.content][0] not in evaluated]
-    return {**sides, **dict.fromkeys(trained, "train")}
+    return {**split_names, **dict.fromkeys(trained, "train")}
 
 
 def provenance_of(name: str, revision: str | None = None) -> Provenance:
@@ -224,5 +230,9 @@ def _manifest_of(origin: str) -> Path:
         raise ArgumentError(f"split_from: {error}") from error
 
 
-def _select(pieces: Dataset, sides: list[str], rows: list[int]) -> tuple[Dataset, list[str]]:
-    return (pieces, sides) if len(rows) == len(sides) else (pieces.select(rows), [sides[row] for row in rows])
+def _select(pieces: Dataset, split_names: list[str], rows: list[int]) -> tuple[Dataset, list[str]]:
+    return (
+        (pieces, split_names)
+        if len(rows) == len(split_names)
+        else (pieces.select(rows), [split_names[row] for row in rows])
+    )

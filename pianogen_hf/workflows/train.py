@@ -261,7 +261,7 @@ def _say_what_was_read(split: Split) -> None:
             f"{len(report['between_sides'])} pieces left out, because they share music with pieces of different "
             "splits; all named in reading_report.json"
         )
-    print("pieces: " + ", ".join(f"{side} {count}" for side, count in split.manifest["counts"].items()))
+    print("pieces: " + ", ".join(f"{split_name} {count}" for split_name, count in split.manifest["counts"].items()))
 
 
 def _say_what_is_lost(tokenizer: NotesEncoder, split: Split) -> None:
@@ -286,11 +286,11 @@ def _provenance(run: _Run, split: Split) -> Provenance:
     before = provenance_of(started_from, revision) if started_from else Provenance.new()
     if run.resume and before.runs and before.runs[-1]["split"] == split.manifest["hash"]:
         return before  # the same run is resumed
-    overlaps = before.overlap(split.pieces, split.sides)
+    overlaps = before.overlap(split.pieces, split.split_names)
     if overlaps and not run.data_args.allow_contamination:
         raise ArgumentError(refusal(overlaps, str(started_from)))
     origin, command = without_place(started_from) if started_from else None, recorded("train.py", run.argv)
-    return before.extended(split.manifest, split.pieces, split.sides, overlaps, command, origin)
+    return before.extended(split.manifest, split.pieces, split.split_names, overlaps, command, origin)
 
 
 def _move_earlier_run_aside(folder: Path, lock: FolderLock) -> None:

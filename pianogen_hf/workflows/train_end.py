@@ -57,7 +57,8 @@ def finish(
     }
     if isinstance(tokenizer, pianogen_hf.JSBTokenizer):
         grids = {
-            side: [tokenizer.notes_to_grid(notes) for notes in split.notes(side)] for side in ("train", "validation")
+            split_name: [tokenizer.notes_to_grid(notes) for notes in split.notes(split_name)]
+            for split_name in ("train", "validation")
         }
         metrics["baselines"] = grid_baselines(grids["train"], grids["validation"], trainer.eval_notes)
     if earlier:

@@ -137,7 +137,7 @@ class PlayPage:
         return self._shown()
 
     async def change_piece(self, request: Request) -> Response:
-        """Fill, accompany, end, undo, or go on live from the end of the piece."""
+        """Fill, accompany, end, undo, or continue live from the end of the piece."""
         async with self._is_busy:
             try:
                 if not self._pieces:

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pianogen_hf.data.sides import SIDES
 from pianogen_hf.data.sources.musicxml import read_musicxml
+from pianogen_hf.data.split_names import SPLITS
 from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.notes import Notes
 
@@ -59,7 +59,7 @@ class BachPiece:
     why: str = ""
 
 
-def list_bach(kinds: Collection[str] = ("chorale",), sides: Collection[str] = SIDES) -> list[BachPiece]:
+def list_bach(kinds: Collection[str] = ("chorale",), sides: Collection[str] = SPLITS) -> list[BachPiece]:
     """List the pieces of the corpus in the order of their numbers, without reading their music.
 
     Args:

@@ -8,7 +8,7 @@ from datasets import DatasetDict
 
 from pianogen_hf.data.sources.folder import PieceFile
 from pianogen_hf.data.sources.hub import is_published, list_published
-from pianogen_hf.data.sources.tables import official_side
+from pianogen_hf.data.sources.tables import official_split_of
 from pianogen_hf.errors import DataError, one_line
 
 
@@ -20,12 +20,15 @@ def list_built(folder: Path) -> list[PieceFile]:
     if not (place / "dataset_dict.json").is_file():
         raise DataError(f"{folder} is no data set that `pianogen data build` wrote: it has no pieces/dataset_dict.json")
     try:
-        sides = DatasetDict.load_from_disk(str(place))
-        tables = {side: [rows[name] for name in ("piece_id", "source", "family_id")] for side, rows in sides.items()}
+        split_names = DatasetDict.load_from_disk(str(place))
+        tables = {
+            split_name: [rows[name] for name in ("piece_id", "source", "family_id")]
+            for split_name, rows in split_names.items()
+        }
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"{place} can't be opened: {one_line(error)}") from error
     files = [
-        PieceFile(piece_id, source, str(place / name), family_id, official_side(name, place), row)
+        PieceFile(piece_id, source, str(place / name), family_id, official_split_of(name, place), row)
         for name, columns in tables.items()
         for row, (piece_id, source, family_id) in enumerate(zip(*columns, strict=True))
     ]

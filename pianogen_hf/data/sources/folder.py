@@ -8,9 +8,9 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from pianogen_hf.data.sides import SIDE_NAMES
-from pianogen_hf.data.sources.tables import is_table, official_side, table_rows
+from pianogen_hf.data.sources.tables import is_table, official_split_of, table_rows
 from pianogen_hf.data.sources.walking import files_below
+from pianogen_hf.data.split_names import SPLIT_ALIASES
 from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import MIDI_SUFFIXES
 
@@ -48,11 +48,13 @@ def list_folder(folder: Path, name: str | None = None) -> list[PieceFile]:
     pieces = []
     for path in paths:
         name = as_text(path.relative_to(folder))
-        work, side = entries.get(_normal(name), ("", ""))
-        place = SIDE_NAMES.get(name.partition("/")[0].lower(), "") if "/" in name else ""
-        if side and place and side != place:
-            raise DataError(f"{path} lies in {place}, but its table says {side}: move it, or mend its split")
-        pieces.append(PieceFile(f"{source}/{name}", source, str(path), work and f"{source}/{work}", side or place))
+        work, split_name = entries.get(_normal(name), ("", ""))
+        place = SPLIT_ALIASES.get(name.partition("/")[0].lower(), "") if "/" in name else ""
+        if split_name and place and split_name != place:
+            raise DataError(f"{path} lies in {place}, but its table says {split_name}: move it, or mend its split")
+        pieces.append(
+            PieceFile(f"{source}/{name}", source, str(path), work and f"{source}/{work}", split_name or place)
+        )
     return pieces
 
 
@@ -78,7 +80,7 @@ def _metadata(folder: Path, tables: list[Path], paths: list[Path]) -> dict[str, 
         for row in table_rows(table):
             name = _normal(posixpath.join(as_text(table.parent.relative_to(folder)), row["file_name"]))
             work = " ".join(row.get("work", "").split()).casefold()
-            entry = (work, official_side(row.get("split", ""), table))
+            entry = (work, official_split_of(row.get("split", ""), table))
             if own.setdefault(name, entry) != entry:
                 raise DataError(f"{table} has two rows for {row['file_name']!r} that differ: keep one")
         missing = [name for name in own if name not in present and not _is_other_file(folder / name)]

@@ -28,8 +28,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from pianogen_hf.data.sides import SIDE_NAMES
 from pianogen_hf.data.sources.folder import PieceFile, list_folder
+from pianogen_hf.data.split_names import SPLIT_ALIASES
 from pianogen_hf.errors import DataError
 from pianogen_hf.tokenizers.midi import MIDI_SUFFIXES
 
@@ -152,10 +152,10 @@ def list_published(folder: Path) -> list[PieceFile]:
         DataError: if a table can't be read, or is none of pieces.
     """
     files = []
-    for path, side in _published_tables(folder):
+    for path, split_name in _published_tables(folder):
         rows = zip(*read_columns(path, ["piece_id", "source", "family_id"]).values(), strict=True)
         files += [
-            PieceFile(piece_id, source, str(path), family_id, side, row)
+            PieceFile(piece_id, source, str(path), family_id, split_name, row)
             for row, (piece_id, source, family_id) in enumerate(rows)
         ]
     return files
@@ -168,20 +168,20 @@ def published_names(folder: Path) -> tuple[Dataset, list[str]]:
         DataError: if a table can't be read, or is none of pieces.
     """
     columns: dict[str, list] = {"piece_id": [], "family_id": [], "content": []}
-    sides: list[str] = []
-    for path, side in _published_tables(folder):
+    split_names: list[str] = []
+    for path, split_name in _published_tables(folder):
         for name, values in read_columns(path, list(columns)).items():
             columns[name] += values
-        sides += [side] * (len(columns["piece_id"]) - len(sides))
-    return Dataset.from_dict(columns), sides
+        split_names += [split_name] * (len(columns["piece_id"]) - len(split_names))
+    return Dataset.from_dict(columns), split_names
 
 
 def _published_tables(folder: Path) -> Iterator[tuple[Path, str]]:
     for path in sorted((folder / "pieces").glob("*.parquet")):
-        side = SIDE_NAMES.get(path.name.partition("-")[0])
-        if side is None:
+        split_name = SPLIT_ALIASES.get(path.name.partition("-")[0])
+        if split_name is None:
             raise DataError(f"{path} is of no split: its name must begin with train-, validation- or test-")
-        yield path, side
+        yield path, split_name
 
 
 def read_columns(path: Path, names: list[str]) -> dict[str, list]:
@@ -215,7 +215,7 @@ def _tables(folder: Path, name: str) -> dict[str, list[Path]]:
 
 def _list_tables(tables: dict[str, list[Path]], name: str) -> list[PieceFile]:
     """Rows of anybody's tables."""
-    source, sides = name.rpartition("/")[2], official_sides(list(tables))
+    source, split_names = name.rpartition("/")[2], official_splits(list(tables))
     files: list[PieceFile] = []
     for split, paths in tables.items():
         known = Counter[str]()
@@ -223,18 +223,24 @@ def _list_tables(tables: dict[str, list[Path]], name: str) -> list[PieceFile]:
             for row, own in enumerate(_row_names(path, name)):
                 known[own] += 1
                 unique = own if known[own] == 1 else f"{own} ({known[own]})"
-                files.append(PieceFile(f"{source}/{split}/{unique}", source, str(path), "", sides[split], row))
+                files.append(PieceFile(f"{source}/{split}/{unique}", source, str(path), "", split_names[split], row))
     return files
 
 
-def official_sides(splits: Sequence[str]) -> dict[str, str]:
+def official_splits(splits: Sequence[str]) -> dict[str, str]:
     """The split that each split of a stranger's data set prescribes, "" for none.
 
     What is called train prescribes none where there is no validation: it may be all there is, which the Hub calls
     train, and else validation pieces are to be dealt out of it.
     """
-    sides = {split: SIDE_NAMES.get(split.lower(), "") for split in splits}
-    return sides if "validation" in sides.values() else {**sides, "train": ""} if "train" in sides else sides
+    split_names = {split: SPLIT_ALIASES.get(split.lower(), "") for split in splits}
+    return (
+        split_names
+        if "validation" in split_names.values()
+        else {**split_names, "train": ""}
+        if "train" in split_names
+        else split_names
+    )
 
 
 def _row_names(path: Path, name: str) -> list[str]:

@@ -19,7 +19,7 @@ _KEYS = {"train": "train", "validation": "valid", "test": "test"}
 LEAKS = {"validation": (58, 74), "test": (69,)}
 
 
-def read_jsb_file(path: str | os.PathLike, side: str) -> dict[str, Notes]:
+def read_jsb_file(path: str | os.PathLike, split_name: str) -> dict[str, Notes]:
     """Pieces of one split by name, "jsb/validation-058".
 
     A run of one pitch in a voice is one note, as the grid cannot tell a repeat from a hold.
@@ -29,14 +29,14 @@ def read_jsb_file(path: str | os.PathLike, side: str) -> dict[str, Notes]:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            grids = json.load(file)[_KEYS[side]]
+            grids = json.load(file)[_KEYS[split_name]]
         tokenizer = JSBTokenizer()
         ids = [tokenizer.grid_to_ids(grid) for grid in grids]
-        pieces = {f"jsb/{side}-{index:03d}": tokenizer.decode_notes(each) for index, each in enumerate(ids)}
+        pieces = {f"jsb/{split_name}-{index:03d}": tokenizer.decode_notes(each) for index, each in enumerate(ids)}
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         raise DataError(f"{path} is no JSB file: it must map train, valid and test to grids of four voices") from error
     if not pieces or not all(len(notes) for notes in pieces.values()):
-        raise DataError(f"{path} has an empty {side} split, or an empty piece in it")
+        raise DataError(f"{path} has an empty {split_name} split, or an empty piece in it")
     return pieces

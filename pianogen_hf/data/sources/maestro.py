@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from pianogen_hf.data.sides import SIDES
 from pianogen_hf.data.sources.folder import PieceFile
+from pianogen_hf.data.split_names import SPLITS
 from pianogen_hf.errors import DataError
 
 
@@ -23,12 +23,14 @@ def list_maestro(folder: Path) -> list[PieceFile]:
             rows = [(row["midi_filename"], row["split"]) for row in csv.DictReader(file)]
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{tables[-1]} is no table of MAESTRO (midi_filename, split): {error}") from error
-    unknown = next((side for _, side in rows if side not in SIDES), None)
+    unknown = next((split_name for _, split_name in rows if split_name not in SPLITS), None)
     if unknown is not None:
-        raise DataError(f"{tables[-1]} has the split {unknown!r}: it must be one of {', '.join(SIDES)}")
+        raise DataError(f"{tables[-1]} has the split {unknown!r}: it must be one of {', '.join(SPLITS)}")
     # Some copies hold only part of the release: what does not lie there is no file of this folder.
-    present = [(name, side) for name, side in rows if (folder / name).is_file()]
-    pieces = [PieceFile(f"maestro/{name}", "maestro", str(folder / name), "", side) for name, side in present]
+    present = [(name, split_name) for name, split_name in rows if (folder / name).is_file()]
+    pieces = [
+        PieceFile(f"maestro/{name}", "maestro", str(folder / name), "", split_name) for name, split_name in present
+    ]
     if not pieces:
         raise DataError(f"none of the files named in {tables[-1].name} lies in {folder}")
     return pieces

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from pianogen_hf.data.sides import SIDE_NAMES, SIDES
+from pianogen_hf.data.split_names import SPLIT_ALIASES, SPLITS
 from pianogen_hf.errors import DataError
 
 _SUFFIXES = (".csv", ".jsonl")
@@ -87,13 +87,13 @@ def _column(name: str) -> str:
     return "file_name" if re.sub(r"[\s_-]", "", name) == "filename" else name
 
 
-def official_side(value: str, table: Path) -> str:
+def official_split_of(value: str, table: Path) -> str:
     """The split that a table names, or "" for none.
 
     Raises:
         DataError: for any other word, with the table that has it.
     """
-    side = value.strip().lower()
-    if side and side not in SIDE_NAMES:
-        raise DataError(f"{table} has the split {value!r}: it must be one of {', '.join(SIDES)}")
-    return SIDE_NAMES.get(side, "")
+    split_name = value.strip().lower()
+    if split_name and split_name not in SPLIT_ALIASES:
+        raise DataError(f"{table} has the split {value!r}: it must be one of {', '.join(SPLITS)}")
+    return SPLIT_ALIASES.get(split_name, "")

@@ -29,7 +29,7 @@ class Request:
         budget: what every model gets. matching: what all of them share.
         places: options of train.py that say where the data lie.
         extra: further options of train.py, of all recipes.
-        side: the held-out pieces that are reported; None for test where there is any, else validation.
+        split_name: the held-out pieces that are reported; None for test where there is any, else validation.
         settings: of the evaluation: samples, sample_notes, orders, seed.
         with_real_music: whether the page lets held-out pieces be heard, too.
         argv: the command line, which is recorded.
@@ -41,7 +41,7 @@ class Request:
     matching: Matching
     places: list[str]
     extra: list[str]
-    side: str | None
+    split_name: str | None
     settings: dict[str, int]
     with_real_music: bool
     argv: list[str]
@@ -75,23 +75,23 @@ def _compare(request: Request, dry_run: bool) -> int:
     folder, seed = request.folder, ["--seed", str(request.settings["seed"])]
     split = common_split([*request.places, *request.extra, *seed], folder, dry_run)
     counts = split.manifest["counts"]
-    side = request.side or ("test" if counts.get("test") else "validation")
-    if not counts.get(side):
-        raise UsageError(f"the split has no {side} pieces: choose another --side, or add files")
-    settings = {"side": side, **request.settings}
+    split_name = request.side or ("test" if counts.get("test") else "validation")
+    if not counts.get(split_name):
+        raise UsageError(f"the split has no {split_name} pieces: choose another --split, or add files")
+    settings = {"side": split_name, **request.settings}
     places = list(request.places)
     if (folder / "split.json").exists():
         places += ["--split_from", str(folder / "split.json")]
     jobs, unusable = _jobs(replace(request, places=places, extra=[*request.extra, *seed]), split)
     runner = Runner(folder, jobs, settings)
-    _print_plan(runner, jobs, unusable, side, split.manifest)
+    _print_plan(runner, jobs, unusable, split_name, split.manifest)
     if dry_run:
         return 0
     failed = None
     try:
         failed = runner.run()
     finally:  # an interrupted comparison reports what it has
-        facts = _facts(request, split.manifest, side)
+        facts = _facts(request, split.manifest, split_name)
         files = write_report(folder, jobs, unusable, split, settings, facts, request.with_real_music)
     print(_short_table(files[0]))
     print(f"written: {', '.join(map(str, files))}")
@@ -114,10 +114,10 @@ def _jobs(request: Request, split: Split) -> tuple[list[Job], dict[str, str]]:
 
 
 def _print_plan(
-    runner: Any, jobs: Sequence[Any], unusable: dict[str, str], side: str, manifest: dict[str, Any]
+    runner: Any, jobs: Sequence[Any], unusable: dict[str, str], split_name: str, manifest: dict[str, Any]
 ) -> None:
     counts = ", ".join(f"{name} {count}" for name, count in manifest["counts"].items())
-    print(f"pieces: {counts}; reported are those of {side}; split {manifest['hash'][:12]}")
+    print(f"pieces: {counts}; reported are those of {split_name}; split {manifest['hash'][:12]}")
     todo = runner.todo()
     columns = f"{'model':14s} {'parameters':>11s} {'width':>6s} {'layers':>6s} {'notes/step':>10s}"
     print(f"{columns}  {'encoding':32s} left to do")
@@ -136,7 +136,7 @@ def _print_plan(
         print(f"about {minutes:.0f} minutes" if is_known else "how long it takes is known when one model is trained")
 
 
-def _facts(request: Request, manifest: dict[str, Any], side: str) -> dict[str, str]:
+def _facts(request: Request, manifest: dict[str, Any], split_name: str) -> dict[str, str]:
     """How the comparison came about, for the report."""
     matching = request.matching
     counts = ", ".join(
@@ -147,7 +147,7 @@ def _facts(request: Request, manifest: dict[str, Any], side: str) -> dict[str, s
         "command": recorded("pianogen", ["compare", *request.argv]),
         "data": f"{', '.join(manifest['sources'])}: {counts}",
         "split": manifest["hash"],
-        "reported": f"{side}; {matching.evaluations} evaluations during training, {chosen}",
+        "reported": f"{split_name}; {matching.evaluations} evaluations during training, {chosen}",
         "budget": request.budget.words(),
         "size": f"{matching.parameters:,} parameters, embeddings included; layers {matching.layers or 'of the recipe'}"
         f", heads {matching.heads or 'of the recipe'}",

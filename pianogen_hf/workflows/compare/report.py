@@ -65,8 +65,8 @@ def write_report(
     }
     curves = {name: curve for name, curve in curves.items() if curve["train"]["bits"]}
     facts = {**facts, **_machine(models)}
-    side = settings["side"]
-    title = f"{len(jobs)} recipes compared on {split.manifest['counts'].get(side, 0)} {side} pieces"
+    split_name = settings["side"]
+    title = f"{len(jobs)} recipes compared on {split.manifest['counts'].get(split_name, 0)} {split_name} pieces"
     pictures, png = {}, None
     if curves:
         png = save_loss_curves(curves, folder / "loss.png").read_bytes()

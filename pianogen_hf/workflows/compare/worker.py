@@ -31,7 +31,7 @@ from pianogen_hf.tokenizers.midi import write_midi
 from pianogen_hf.training.arguments import parse_arguments
 from pianogen_hf.training.budget import BudgetCallback, Measured, PaceCallback, read_log
 from pianogen_hf.workflows.compare.job import Job, write_recipe
-from pianogen_hf.workflows.heldout import own_side
+from pianogen_hf.workflows.heldout import own_split
 from pianogen_hf.workflows.loading import load_model
 from pianogen_hf.workflows.measure import TOP_P, Evaluation, Settings, weights_hash
 from pianogen_hf.workflows.split import Places
@@ -159,9 +159,9 @@ def _evaluate(folder: Path) -> int:
 def _evaluation(folder: Path, job: Job, settings: dict[str, Any]) -> Evaluation:
     """What `pianogen evaluate` measures, of this model on the common pieces."""
     _, data_args, _ = parse_arguments(job.options)
-    model_folder, side = folder / "model", settings["side"]
+    model_folder, split_name = folder / "model", settings["side"]
     model, encoder = load_model(model_folder)
-    heldout = own_side(model_folder, side, Places(data_args.source, data_args.data_path, data_args.cache_dir))
+    heldout = own_split(model_folder, split_name, Places(data_args.source, data_args.data_path, data_args.cache_dir))
     window = read_json(model_folder / "metrics.json")["context"]["window"]
     measured = Settings(
         window,
@@ -170,7 +170,7 @@ def _evaluation(folder: Path, job: Job, settings: dict[str, Any]) -> Evaluation:
         notes=settings["sample_notes"],
         seed=settings["seed"],
     )
-    return Evaluation(model, encoder, weights_hash(model_folder), heldout, folder / "evaluation" / side, measured)
+    return Evaluation(model, encoder, weights_hash(model_folder), heldout, folder / "evaluation" / split_name, measured)
 
 
 def _samples(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
