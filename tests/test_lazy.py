@@ -72,8 +72,8 @@ def epoch_of(chunks: LazyChunks, epoch: int) -> list[tuple]:
 
 def test_an_epoch_has_the_unaugmented_number_of_chunks_of_each_train_piece(pieces, tmp_path):
     rows = epoch_of(make(pieces, tmp_path), 0)
-    sides = ["train" if number in TRAIN else "validation" for number in range(4)]
-    plain = build_chunks(pieces, sides, PerformanceTokenizer(), 33, tmp_path)["train"]
+    splits = ["train" if number in TRAIN else "validation" for number in range(4)]
+    plain = build_chunks(pieces, splits, PerformanceTokenizer(), 33, tmp_path)["train"]
     assert Counter(piece for piece, *_ in rows) == Counter(plain["piece_id"])
     assert "p1" not in {piece for piece, *_ in rows}
 
@@ -132,7 +132,8 @@ def test_over_epochs_every_id_is_predicted_about_once_an_epoch(pieces, tmp_path,
 @pytest.mark.parametrize("length", [30, 33, 35])
 def test_chunks_of_a_grid_begin_at_a_row(pieces, tmp_path, length):
     tokenizer = JSBTokenizer()
-    rows = [row for epoch in range(20) for row in epoch_of(make(pieces, tmp_path, tokenizer, length), epoch)]
+    chunks = make(pieces, tmp_path, tokenizer, length)
+    rows = [row for epoch in range(20) for row in epoch_of(chunks, epoch)]
     assert all(start % 4 == 0 and len(ids) <= length for _, start, ids in rows)
     assert len({start for _, start, _ in rows}) > 10
     assert all(ids[0] == tokenizer.bos_token_id for _, start, ids in rows if start == 0)
@@ -142,7 +143,8 @@ def test_long_chunks_of_a_grid_begin_at_a_bar(tmp_path):
     tokenizer = JSBTokenizer()
     long = Notes.from_columns(480, onset_tick=240 * np.arange(200), duration_tick=[240] * 200, pitch=[60, 62] * 100)
     pieces = Dataset.from_dict({"piece_id": list("0123"), "midi": [notes_to_midi_bytes(long)] * 4})
-    rows = [row for epoch in range(20) for row in epoch_of(make(pieces, tmp_path, tokenizer, 129), epoch)]
+    chunks = make(pieces, tmp_path, tokenizer, 129)
+    rows = [row for epoch in range(20) for row in epoch_of(chunks, epoch)]
     assert all(start % tokenizer.tokens_per_bar == 0 and len(ids) <= 129 for _, start, ids in rows)
     assert len({start for _, start, _ in rows}) > 10
 
