@@ -51,8 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--notes_per_step", type=positive, default=1024, help="notes in an optimizer step, about (default: 1024)")
     add("--evaluations", type=not_negative, default=4, help="on validation during training; the best of them "
         "is kept. 0: none, the last weights are kept (default: 4)")  # fmt: skip
-    add("--split", "--side", dest="side", choices=("validation", "test"), help="the held-out pieces that are reported "
-        "(default: test where the split has such pieces, since the weights were chosen on validation)")  # fmt: skip
+    add("--split", "--side", dest="split_name", choices=("validation", "test"), help="the held-out pieces that are "
+        "reported (default: test where there are any, since the weights were chosen on validation)")  # fmt: skip
     add("--samples", type=positive, default=8, help="pieces that each model writes (default: 8)")
     add("--sample_notes", type=positive, default=150, help="notes in each (default: 150)")
     add("--no_real_music", action="store_true", help="leave the held-out pieces out of report.html, where their "
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         matching=Matching(args.parameters, args.notes_per_step, args.layers, args.heads, args.evaluations),
         places=_places(args),
         extra=extra,
-        side=args.side,
+        split_name=args.split_name,
         settings={name: getattr(args, name) for name in ("samples", "sample_notes", "orders", "seed")},
         with_real_music=not args.no_real_music,
         argv=argv,

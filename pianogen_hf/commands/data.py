@@ -104,9 +104,9 @@ def _say_what_was_built(folder: Path, manifest: dict[str, Any], report: dict[str
     say_unusable(report["unusable"], f"{folder}/reading_report.json")
     if report["between_sides"]:
         print(f"{len(report['between_sides'])} pieces left out: they share music with pieces of different splits")
-    print("pieces: " + ", ".join(f"{side} {count:,}" for side, count in manifest["counts"].items()))
+    print("pieces: " + ", ".join(f"{split_name} {count:,}" for split_name, count in manifest["counts"].items()))
     if chunks:
-        print("chunks: " + ", ".join(f"{side} {count:,}" for side, count in chunks.items()))
+        print("chunks: " + ", ".join(f"{split_name} {count:,}" for split_name, count in chunks.items()))
     print(f"written: {folder} (pianogen data check {folder} looks for leaks)")
 
 
@@ -169,7 +169,7 @@ def _print_findings(report: Report, output: str | None) -> None:
         print(f"{sources} share music: {number} pieces in {len(families)} families, such as {families[0][0]}")
     if report.unusable:
         say_unusable(report.unusable, output or "the file that --output would write")
-    counts = ", ".join(f"{side} {count}" for side, count in report.counts.items())
+    counts = ", ".join(f"{split_name} {count}" for split_name, count in report.counts.items())
     print(f"checked: {', '.join(report.checked)} ({counts})")
     official = sum(finding.official for finding in report.findings)
     total = f"{len(report.findings)} findings" + f", {official} of them in official splits" * bool(official)

@@ -15,7 +15,7 @@ _HANDED_ON = (
     "revision",
     "trust_remote_code",
     "device",
-    "side",
+    "split_name",
     "data",
     "max_pieces",
     "only",
@@ -47,8 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--model", help="model folder or Hub id (default: the chorale model of the package)")
     add("--revision", help="branch, tag or commit of a model on the Hub")
     add("--trust_remote_code", action="store_true", help="run code that a model of unknown architecture carries")
-    add("--split", "--side", dest="side", choices=("validation", "test"), default="validation", help="which held-out "
-        "pieces; select models on validation, look at test once (default: validation)")  # fmt: skip
+    add("--split", "--side", dest="split_name", choices=("validation", "test"), default="validation", help="which "
+        "held-out pieces; select models on validation, look at test once (default: validation)")  # fmt: skip
     add("--source", nargs="+", help="where the model's own pieces lie, as for train.py: bach, folder=PATH, ...")
     add("--data_path", help="the PATH, where there is only one source")
     add(
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
 def _checked(args: argparse.Namespace) -> argparse.Namespace:
     if args.data and (args.source or args.data_path):
         raise UsageError("--data is for other music: leave out --source and --data_path")
-    if args.data and args.side == "test" and not args.data.endswith(".json"):
+    if args.data and args.split_name == "test" and not args.data.endswith(".json"):
         raise UsageError("a folder given as --data has no splits: leave out --split")
     check_writable(args.cache_dir, "--cache_dir")
     args.output = _output_folder(args.output, args.model)

@@ -75,7 +75,7 @@ def _compare(request: Request, dry_run: bool) -> int:
     folder, seed = request.folder, ["--seed", str(request.settings["seed"])]
     split = common_split([*request.places, *request.extra, *seed], folder, dry_run)
     counts = split.manifest["counts"]
-    split_name = request.side or ("test" if counts.get("test") else "validation")
+    split_name = request.split_name or ("test" if counts.get("test") else "validation")
     if not counts.get(split_name):
         raise UsageError(f"the split has no {split_name} pieces: choose another --split, or add files")
     settings = {"side": split_name, **request.settings}
