@@ -10,6 +10,7 @@ import pianogen_hf as pg
 from pianogen_hf.evaluation.scorers import SCORERS
 from pianogen_hf.generation.continuation import WRITERS
 from pianogen_hf.generation.note_verbs import takes_given
+from pianogen_hf.generation.part_writer import PartWriter
 from pianogen_hf.models.objectives import (
     ANY_ORDER,
     NEXT_EVENT,
@@ -17,6 +18,7 @@ from pianogen_hf.models.objectives import (
     NEXT_TOKEN,
     NOTE_AMONG_GIVEN,
     OBJECTIVES,
+    PART_FROM_PART,
     objective_of,
     objective_of_classes,
 )
@@ -27,7 +29,7 @@ TABLES = {
     "trainers": TRAINERS,
     "collators": COLLATORS,
     "scorers": SCORERS,
-    "writers": {**WRITERS, NOTE_AMONG_GIVEN: takes_given},
+    "writers": {**WRITERS, NOTE_AMONG_GIVEN: takes_given, PART_FROM_PART: PartWriter},
     "usages": USAGES,
 }
 
@@ -61,6 +63,7 @@ def test_models_of_transformers_predict_the_next_token():
         objective_of(transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=1))) == NEXT_TOKEN
     )
     assert objective_of_classes(["LlamaForCausalLM"]) == NEXT_TOKEN
+    assert objective_of_classes(["BartForConditionalGeneration"]) == PART_FROM_PART
     assert objective_of_classes(["ContinuousNotesForCausalLM"]) == NEXT_NOTE
 
 

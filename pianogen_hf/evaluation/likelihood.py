@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pianogen_hf.errors import PianogenError
-from pianogen_hf.evaluation.scorers import END, SCORERS, MemoryScorer, Totals, Window, batches, cut, walks
+from pianogen_hf.evaluation.scorers import END, SCORERS, MemoryScorer, PartsScorer, Totals, Window, batches, cut, walks
 from pianogen_hf.models.objectives import objective_of
 from pianogen_hf.tokenizers.notes import Notes
 
@@ -208,6 +208,8 @@ def piece_likelihood(
     finally:
         model.train(was_training)
     predictions = np.array([len(rows) - 1 for rows in encoded])
+    if isinstance(scorer, PartsScorer):
+        predictions = np.array([scorer.num_predicted[row] for row in range(len(pieces))])
     by_kind = totals.by_kind()
     if scorer.is_bound:
         by_kind[LENGTH] = np.log2(predictions) + np.log2(predictions + 1)

@@ -3,6 +3,7 @@
 * causal models of tokens: each token given those before it, within a window;
 * masked models: an upper bound. A code that writes the tokens of a window in random order costs at most so much
   (Hoogeboom et al. 2021, https://arxiv.org/abs/2110.02037, section 3); the mean over a few random masks estimates it;
+* encoder-decoders: each token of a part given those before it and all of the other part, within a window;
 * models of events (rows of tokens): each token given the events before it and the tokens before it in its event;
 * models of continuous notes (V5, V8): the probability mass of each row on the grid of `config.sampling_rate`.
 """
@@ -10,6 +11,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN, PART_FROM_PART
 from pianogen_hf.models.order_agnostic import IGNORED, draw_named_mask, label_nats, label_weights
+from pianogen_hf.models.part_batches import parts_batch
 from pianogen_hf.models.segment_memory import SegmentMemory
 
 END, SEVERAL, EVENT = "end", "several", "event"  # kinds of tokens beside those that an encoding names
@@ -207,12 +210,57 @@ class EventScorer:
         return outputs.nats, self._kind_of_id[rows[:, 1:]], is_known.all(-1) & (targets[..., 0] != IGNORED)
 
 
+class PartsScorer:
+    """Encoder-decoders: what each part of a window costs, given the other one. Each note is written once, in its part.
+
+    Attributes:
+        num_predicted: tokens that were predicted of each piece; encoded whole it has others.
+    """
+
+    is_bound = False
+    num_unguessed = 0
+    _PARTS = ("accompaniment", "melody")  # in the order in which they are written
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        names = [
+            [name if name == END else f"{name} of the {part}" for name in id_kinds(tokenizer)] for part in self._PARTS
+        ]
+        self.kinds = sorted({name for each in names for name in each})
+        self._kind_of_id = torch.tensor(
+            [[self.kinds.index(name) for name in each] for each in names], device=model.device
+        )
+        self.num_predicted: Counter[int] = Counter()
+
+    def score(self, windows: list[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Nats and kinds, shape (batch, length, 1), of both parts one after the other; right ones, (batch, length)."""
+        nats, kinds, right = zip(*(self._part(windows, part) for part in range(len(self._PARTS))), strict=True)
+        return torch.cat(nats, 1)[..., None], torch.cat(kinds, 1)[..., None], torch.cat(right, 1)
+
+    def _part(self, windows: list[Window], part: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        tasks = [self.tokenizer.translations(window.rows, window.first_label)[part] for window in windows]
+        batch = {
+            name: each.to(self.model.device) for name, each in parts_batch(tasks, self.tokenizer.pad_token_id).items()
+        }
+        labels = batch.pop("labels")
+        logits = self.model(**batch, use_cache=False).logits
+        counted = labels != IGNORED
+        for window, count in zip(windows, counted.sum(1).tolist(), strict=True):
+            self.num_predicted[window.piece] += count
+        return (
+            label_nats(logits, labels),
+            self._kind_of_id[part][labels.clamp(min=0)],
+            (logits.argmax(-1) == labels).float(),
+        )
+
+
 # Made of a model, its encoder, and the number of random masks and their seed.
 SCORERS: dict[str, Callable[[Any, Any, int, int], Any]] = {
     NEXT_TOKEN: lambda model, encoder, num_orders, seed: CausalScorer(model, encoder),
     ANY_ORDER: MaskedScorer,
     NEXT_EVENT: lambda model, encoder, num_orders, seed: EventScorer(model, encoder),
     NEXT_NOTE: lambda model, encoder, num_orders, seed: ContinuousScorer(model),
+    PART_FROM_PART: lambda model, encoder, num_orders, seed: PartsScorer(model, encoder),
     NOTE_AMONG_GIVEN: lambda model, encoder, num_orders, seed: ContinuousScorer(model),
 }
 

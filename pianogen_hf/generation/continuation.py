@@ -31,7 +31,7 @@ from pianogen_hf.generation.row_writer import RowWriter
 from pianogen_hf.generation.rules import OF_THE_PROMPT, pitch_rules, token_rules
 from pianogen_hf.generation.search import search_of, token_processors
 from pianogen_hf.generation.writer import Writer
-from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, objective_of
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, PART_FROM_PART, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import DEFAULT_US_PER_QUARTER, NOTE_DTYPE, PEDAL_DOWN, TEMPO_DTYPE, Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -129,6 +129,8 @@ def continue_notes(
         rules = pitch_rules(base, float(base.tick_to_sec(np.array(start_tick))), pitches, _changes(chords, base))
         rules = (not_sounding(held_keys(base)), *rules)
         return continue_piece(samples, tokenizer, length, base, start_tick, end, controls, rules)
+    if objective_of(model) == PART_FROM_PART:
+        check_takes_given(model)
     is_guided = guidance_scale != GUIDANCE_SCALE
     if end or is_guided or chords is not None or replace(controls, key=None, register=None) != Controls():
         check_takes_given(model)

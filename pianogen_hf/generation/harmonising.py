@@ -21,6 +21,7 @@ from pianogen_hf.generation.note_verbs import (
     new_track,
     placed,
     takes_given,
+    translated,
     with_track_name,
 )
 from pianogen_hf.generation.processors import at_onsets, beside
@@ -28,7 +29,7 @@ from pianogen_hf.generation.rules import penalty_of, pitch_rules
 from pianogen_hf.generation.search import search_of
 from pianogen_hf.generation.voice_writer import FREE, VoiceWriter
 from pianogen_hf.generation.writer import sampling_options
-from pianogen_hf.models.objectives import NEXT_TOKEN, objective_of
+from pianogen_hf.models.objectives import NEXT_TOKEN, PART_FROM_PART, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import DURATION, ContinuousNotesFeatureExtractor
 from pianogen_hf.tokenizers.notes import DRUM_CHANNEL, NOTE_DTYPE, Notes
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
@@ -66,8 +67,10 @@ def harmonise_notes(
     A note transformer (V8), which hears the whole melody, writes chords: notes below it that begin where notes of the
     melody do.
 
+    An encoder-decoder (`configs/musicautobot-seq2seq.yaml`) writes what goes below it, as `accompany_notes` does.
+
     Args:
-        model: a causal model of chorales, or a `NoteTransformerForCausalLM`.
+        model: a causal model of chorales, a `NoteTransformerForCausalLM` or an encoder-decoder.
         encoder: its tokenizer or feature extractor.
         melody: what is given; its notes stay as they are.
         seed: makes sampling repeatable.
@@ -99,6 +102,11 @@ def harmonise_notes(
         assert isinstance(encoder, ContinuousNotesFeatureExtractor)
         samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))
         return _with_chords(samples, encoder, melody, controls, pitch_rules(melody, 0.0, chords=chords))
+    if objective_of(model) == PART_FROM_PART:
+        if chords is not None:
+            raise GenerationError(f"{type(model).__name__} finds its own chords: leave them out")
+        samples = Samples(model, num_samples, seed, on_progress)
+        return translated(samples, encoder, melody, "below", controls, None, generate_kwargs)
     if not isinstance(encoder, JSBTokenizer) or objective_of(model) != NEXT_TOKEN:
         raise GenerationError(
             f"{type(model).__name__} with {type(encoder).__name__} can't be given a melody: this takes a chorale "

@@ -16,12 +16,13 @@ from pianogen_hf.generation.guards import Guard
 from pianogen_hf.generation.new_notes import Continuation, GenerationError, Length
 from pianogen_hf.generation.note_beam import Until, beam_search
 from pianogen_hf.generation.note_stream import ONSET, Controls, NoteStream, Processor, written_until
+from pianogen_hf.generation.part_writer import ACCOMPANIMENT, MELODY, PartWriter
 from pianogen_hf.generation.passages import span_of
 from pianogen_hf.generation.processors import beside, not_sounding
-from pianogen_hf.generation.rules import pitch_rules
+from pianogen_hf.generation.rules import pitch_rules, token_rules
 from pianogen_hf.generation.search import Search, field_processors, guards, search_of
 from pianogen_hf.models.note_controls import KEY, KINDS, PITCH_NAMES, control_values, key_class
-from pianogen_hf.models.objectives import NOTE_AMONG_GIVEN, objective_of
+from pianogen_hf.models.objectives import NOTE_AMONG_GIVEN, PART_FROM_PART, objective_of
 from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
     DURATION,
     PITCH,
@@ -29,6 +30,7 @@ from pianogen_hf.tokenizers.feature_extraction_continuous_notes import (
     ContinuousNotesFeatureExtractor,
 )
 from pianogen_hf.tokenizers.notes import DRUM_CHANNEL, NOTE_DTYPE, Notes
+from pianogen_hf.tokenizers.tokenization_note_duration import NoteDurationTokenizer
 
 GUIDANCE_SCALE = 2.0  # 1 is too weak, 2.5 overshoots: benchmarks/note_transformer.md
 _FOREVER_SEC = 1e7  # more than any file can hold, and few enough for ticks
@@ -378,7 +380,7 @@ def fill_gap(
 
 def accompany_notes(
     model: Any,
-    encoder: ContinuousNotesFeatureExtractor,
+    encoder: ContinuousNotesFeatureExtractor | NoteDurationTokenizer,
     part: Notes,
     side: str = "below",
     *,
@@ -401,9 +403,12 @@ def accompany_notes(
 ) -> list[Continuation]:
     """Write a second part to a part that is given: a left hand to a melody, a melody to a left hand.
 
+    An encoder-decoder (`configs/musicautobot-seq2seq.yaml`) hears the part on a grid of sixteenths, takes it for the
+    melody where it writes below, and for all but the melody where it writes above.
+
     Args:
-        model: a `NoteTransformerForCausalLM`.
-        encoder: its feature extractor.
+        model: a `NoteTransformerForCausalLM`, or an encoder-decoder.
+        encoder: its feature extractor or tokenizer.
         part: what is given; its notes stay as they are.
         side: where the new notes lie, "below" or "above".
         start_sec: where the new part begins, in seconds; the beginning by default.
@@ -432,11 +437,20 @@ def accompany_notes(
         GenerationError: if the model can't be given notes, for a part without notes, for a passage outside of it, or a
             value that means nothing.
     """
-    check_takes_given(model)
+    translates = objective_of(model) == PART_FROM_PART
+    if not translates:
+        check_takes_given(model)
     if side not in ("below", "above"):
         raise GenerationError(f"an accompaniment lies below or above, not {side!r}")
     if len(part) == 0:
         raise GenerationError("there is nothing to accompany: give a part with notes")
+    wishes = asked(density, register, loudness, key, kind, guidance_scale)
+    if translates:
+        if not (start_sec is end_sec is bars is chords is None):
+            raise GenerationError(f"{type(model).__name__} writes to all of a part: leave out the passage and chords")
+        samples = Samples(model, num_samples, seed, on_progress)
+        return translated(samples, encoder, part, side, wishes, pitches, generate_kwargs)
+    assert isinstance(encoder, ContinuousNotesFeatureExtractor)
     given = placed(encoder, part)
     start, end = span_of(part, start_sec, end_sec, bars)
     is_passage = not (start_sec is end_sec is bars is None)
@@ -445,7 +459,6 @@ def accompany_notes(
     keys = held_keys(part)
     is_heard = (given[:, ONSET] >= start) & (given[:, ONSET] < end)
     controls = _as_usual_beside(given[is_heard], side, end - start, has_chords=chords is not None)
-    wishes = asked(density, register, loudness, key, kind, guidance_scale)
     controls = replace(wishes, density=density or controls.density, key=wishes.key or controls.key)
     samples = Samples(model, num_samples, seed, on_progress, search_of(model, generate_kwargs))
     stream: dict[str, Any] = {"past": given[:0], "given": given, "begin_sec": start, "controls": controls}
@@ -475,12 +488,64 @@ def _as_usual_beside(given: np.ndarray, side: str, seconds: float, has_chords: b
     return Controls(density=density, key=key or None)
 
 
+def translated(
+    samples: Samples,
+    encoder: Any,
+    part: Notes,
+    side: str,
+    controls: Controls,
+    pitches: Sequence[int] | None,
+    options: dict[str, Any],
+) -> list[Continuation]:
+    """A part with the other one that an encoder-decoder writes to it, on the tokenizer's grid.
+
+    Args:
+        samples: how many, by which model.
+        encoder: its `NoteDurationTokenizer`.
+        part: what is given: the melody, or all that goes with one.
+        side: where the new part lies: "below" a melody, or "above" an accompaniment.
+        controls: of which key and register can be asked.
+        pitches: lowest and highest pitch of new notes.
+        options: temperature, top_p and all else that `Search` names.
+
+    Raises:
+        GenerationError: if something else is asked, or a part stays empty.
+    """
+    assert isinstance(encoder, NoteDurationTokenizer)
+    if replace(controls, key=None, register=None) != Controls():
+        check_takes_given(samples.model)
+    rules = token_rules(encoder, controls.key, controls.register, pitches)
+    kind, name = (ACCOMPANIMENT, "accompaniment") if side == "below" else (MELODY, "melody")
+    writer = PartWriter(samples.model, encoder, kind, rules, options)
+    pitched, track = part.where(~part["is_drum"]), new_track(part)
+    base, velocity = with_track_name(part, track, name), max(float(np.median(pitched["velocity"])), 1.0)
+    ticks_per_step = part.ticks_per_quarter * encoder.time_step_sec / 0.5
+    results = []
+    for _ in range(samples.number):
+        seed = int(torch.randint(2**62, (), generator=samples.generator))
+        written = writer.write(pitched, seed, samples.progress)
+        if not len(written):
+            raise GenerationError("no new note is possible here: try another seed, or leave something out")
+        onset, offset = (
+            base.tick_to_sec(steps * ticks_per_step) for steps in (written[:, 0], written[:, [0, 2]].sum(1))
+        )
+        rows = np.stack([onset, written[:, 1], np.full(len(written), velocity), offset - onset], axis=1)
+        results.append(added_to(base, rows, 0.0, math.inf, track))
+        samples.finish()
+    return results
+
+
 def check_takes_given(model: Any) -> None:
     """Refuse models that hear nothing but what comes before.
 
     Raises:
         GenerationError: unless the model is a note transformer.
     """
+    if objective_of(model) == PART_FROM_PART:
+        raise GenerationError(
+            f"{type(model).__name__} writes one part to another: it harmonises and accompanies, and can be asked "
+            "for a key, a register and pitches; all else takes a note transformer (V8)"
+        )
     if not takes_given(model):
         raise GenerationError(
             f"{type(model).__name__} hears only what comes before: this takes a note transformer (V8), such as the "

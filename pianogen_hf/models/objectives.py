@@ -12,12 +12,14 @@ NEXT_TOKEN = "next_token"  # the token after those before it: any causal model o
 ANY_ORDER = "any_order"  # masked tokens, in random order (V1, V2)
 NEXT_EVENT = "next_event"  # the event after those before it, as a row of tokens (SkyTNT's midi-model)
 NEXT_NOTE = "next_note"  # the note after those before it, as a row of real numbers (V5)
+PART_FROM_PART = "part_from_part"  # the tokens of one part, given all of the other (an encoder-decoder)
 NOTE_AMONG_GIVEN = "note_among_given"  # the next note, among others that are given (V8)
 
 _OBJECTIVES = {
     "PianoEncoderForMaskedLM": ANY_ORDER,
     "MidiEventForCausalLM": NEXT_EVENT,
     "ContinuousNotesForCausalLM": NEXT_NOTE,
+    "BartForConditionalGeneration": PART_FROM_PART,
     "NoteTransformerForCausalLM": NOTE_AMONG_GIVEN,
     "OnnxEventEngine": NEXT_EVENT,  # what runs its exported graphs
     "OnnxNoteEngine": NOTE_AMONG_GIVEN,
@@ -42,6 +44,7 @@ __all__ = [
     "NEXT_TOKEN",
     "NOTE_AMONG_GIVEN",
     "OBJECTIVES",
+    "PART_FROM_PART",
     "objective_of",
     "objective_of_classes",
 ]

@@ -53,6 +53,8 @@ def answer(question: Question) -> dict[str, Any]:
     config = transformers.AutoConfig.from_pretrained(question.name, **place)
     is_causal = getattr(config, "is_causal", True)
     auto_class = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForMaskedLM
+    if getattr(config, "is_encoder_decoder", False):
+        auto_class = transformers.AutoModelForSeq2SeqLM
     model = auto_class.from_pretrained(question.name, use_safetensors=True, dtype=torch.float32, **place).eval()
     context = getattr(config, "max_position_embeddings", None) or _LENGTH
     if question.encoder is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN
+from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN, PART_FROM_PART
 
 _TOKENS: dict[str, Any] = {
     "encoder": "tokenizer",
@@ -46,6 +46,20 @@ USAGES: dict[str, dict[str, Any]] = {
         "does": "does the same, for as many seconds as you say",
     },
     NEXT_NOTE: _ROWS,
+    PART_FROM_PART: {
+        **_TOKENS,
+        "model_class": "AutoModelForSeq2SeqLM",
+        "lines": [
+            "import torch",
+            'notes = tokenizer.note_steps(inputs["input_ids"][0])[:40]  # the melody',
+            'parts = {"<mseq>": notes, "<cseq>": notes[:0]}  # what is given, and the other part, yet to be written',
+            "melody, begin = (torch.from_numpy(tokenizer.part_ids(*each))[None] for each in parts.items())",
+            "ids = model.generate(melody, decoder_input_ids=begin, max_new_tokens=200, do_sample=True, top_p=0.95)",
+        ],
+        "fill": " --harmonise",
+        "does": "writes below all of a melody, window by window; `--accompany above` writes a melody to "
+        "an accompaniment",
+    },
     NOTE_AMONG_GIVEN: {
         **_ROWS,
         "fill": " --fill 4 8",

@@ -259,6 +259,61 @@ class NoteDurationTokenizer(NoteTokenizer):
         )
         return melody, chords
 
+    def note_steps(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Onset, pitch and duration of each note of ids, in steps, int64 of shape (num_notes, 3)."""
+        return self._notes_among(self._single_events(ids))[:3].T
+
+    def part_ids(self, kind: str, notes: np.ndarray) -> np.ndarray:
+        """A part as an encoder-decoder reads or writes it: the token of its kind, then its notes and waits.
+
+        Args:
+            kind: "<mseq>" for a melody, "<cseq>" for what goes with it.
+            notes: as `note_steps` gives them, by onset, the highest of a step first.
+
+        Raises:
+            ValueError: with another vocabulary than musicautobot's.
+        """
+        return np.concatenate([[self._part_token(kind)], self._ids_of_steps(*notes.T)[0]])
+
+    def translations(
+        self, ids: Sequence[int] | np.ndarray, first_label: int = 1
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The two translations of musicautobot, of a stretch of a piece: melody to accompaniment, and back.
+
+        A note belongs to the melody if no higher one sounds when it begins; in a chorale that is the soprano. Both
+        parts count time from the beginning of the stretch, each begins with the token of its kind (`<mseq>`, `<cseq>`),
+        and both end with `<eos>` where the stretch does.
+
+        Args:
+            ids: a stretch of what `encode_piece` gives, cut anywhere.
+            first_label: index of the first id that is to be predicted.
+
+        Returns:
+            Two triples: ids of the given part; ids of the written part; and which of the latter tell what stands at
+            `first_label` or later, bool of the same shape.
+
+        Raises:
+            ValueError: with another vocabulary than musicautobot's, or with action tokens.
+        """
+        if self.actions:
+            raise ValueError("action tokens join notes of both parts: leave action_vocab_size out")
+        ids = np.asarray(ids, dtype=np.int64)
+        *notes, place = self._notes_among(ids)
+        is_melody, is_new = _is_highest(*notes), place + 1 >= first_label
+        end = ids[-1:][ids[-1:] == self.eos_token_id]
+        parts = []
+        for kind, chosen in (("<mseq>", is_melody), ("<cseq>", ~is_melody)):
+            events, owner = self._ids_of_steps(*(each[chosen] for each in notes))
+            known = np.concatenate([[False], is_new[chosen][owner], np.full(len(end), len(ids) > first_label)])
+            parts.append((np.concatenate([[self._part_token(kind)], events, end]), known))
+        (melody, melody_is_new), (accompaniment, accompaniment_is_new) = parts
+        return [(melody, accompaniment, accompaniment_is_new), (accompaniment, melody, melody_is_new)]
+
+    def _part_token(self, kind: str) -> int:
+        if self.vocabulary != "musicautobot":
+            raise ValueError("only the vocabulary musicautobot has tokens for a melody and what goes with it")
+        return self._ids[kind]
+
     def masked(self, ids: Sequence[int] | np.ndarray, kind: str, begin: float = 0, end: float = np.inf) -> list[int]:
         """Ids with pitches, or durations, hidden by `<mask>` in a stretch of beats, for a model to fill in.
 
@@ -339,6 +394,11 @@ class NoteDurationTokenizer(NoteTokenizer):
                 raise ValueError(f"it has a wait of more than {self.max_duration} steps, for which there is no id")
             return ids
         onset, pitch, steps = self._quantised(notes)
+        ids, _ = self._ids_of_steps(onset, pitch, steps)
+        return with_actions(ids, self.separator_id, self._action_ids) if self.actions else ids
+
+    def _ids_of_steps(self, onset: np.ndarray, pitch: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of notes in their order, with the waits between them, and for each id the index of the note it is for."""
         wait = np.diff(onset, prepend=0)
         np.minimum(wait, _MAX_WAITS * self.max_duration, out=wait)
         full = np.maximum(wait - 1, 0) // self.max_duration  # longest separators before the one that is left
@@ -347,8 +407,8 @@ class NoteDurationTokenizer(NoteTokenizer):
         waited = wait > 0
         pairs[last[waited] - 1, 1] = (wait - full * self.max_duration)[waited]
         pairs[last] = np.stack([pitch, steps], axis=1)
-        ids = self._ids_of_pairs(pairs)
-        return with_actions(ids, self.separator_id, self._action_ids) if self.actions else ids
+        owner = np.searchsorted(last, np.arange(len(pairs)))
+        return self._ids_of_pairs(pairs), np.repeat(owner, 2)
 
     def _quantised(self, notes: Notes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Onset in steps, pitch and duration in steps of the notes that are written, in their order."""
@@ -363,20 +423,24 @@ class NoteDurationTokenizer(NoteTokenizer):
         return onset[~is_double], pitch[~is_double], steps[~is_double]
 
     def _decode_events(self, ids: np.ndarray) -> Notes:
-        ids = self._single_events(ids)
-        heads, values = ids[:-1], ids[1:] - self.first_duration_id
-        is_pair = (heads < self.first_duration_id) & (values >= 0) & (values <= self.max_duration)
-        pitch, steps = heads[is_pair] - self.first_pitch_id, values[is_pair]
-        time = np.cumsum(np.where(pitch == _SEPARATOR, steps, 0))
-        sounds = (pitch != _SEPARATOR) & (steps > 0)
+        onset, pitch, steps, _ = self._notes_among(self._single_events(ids))
         ticks = _TICKS_PER_QUARTER // self._rules.steps_per_quarter
         return Notes.from_columns(
             _TICKS_PER_QUARTER,
-            onset_tick=time[sounds] * ticks,
-            duration_tick=steps[sounds] * ticks,
-            pitch=pitch[sounds],
-            velocity=np.full(np.count_nonzero(sounds), _DECODED_VELOCITY),
+            onset_tick=onset * ticks,
+            duration_tick=steps * ticks,
+            pitch=pitch,
+            velocity=np.full(len(onset), _DECODED_VELOCITY),
         )
+
+    def _notes_among(self, ids: np.ndarray) -> np.ndarray:
+        """Onset, pitch and duration of notes, in steps, and where their pairs stand, int64 (4, num_notes)."""
+        heads, values = ids[:-1], ids[1:] - self.first_duration_id
+        is_head = (heads >= self.separator_id) & (heads < self.first_duration_id)
+        place = np.flatnonzero(is_head & (values >= 0) & (values <= self.max_duration))
+        pitch, steps = heads[place] - self.first_pitch_id, values[place]
+        time = np.cumsum(np.where(pitch == _SEPARATOR, steps, 0))
+        return np.stack([time, pitch, steps, place])[:, (pitch != _SEPARATOR) & (steps > 0)]
 
     def _allowed_events(self, ids: np.ndarray) -> np.ndarray:
         allowed = np.zeros(self.vocab_size, dtype=bool)
@@ -403,6 +467,16 @@ class NoteDurationTokenizer(NoteTokenizer):
         tail = tail[len(tail) % 2 :].reshape(-1, 2)
         is_longest = (tail == [self.separator_id, self.first_duration_id + self.max_duration]).all(1)
         return bool(len(tail) and is_longest[-1] and not (is_longest.all() and len(tail) == _MAX_WAITS))
+
+
+def _is_highest(onset: np.ndarray, pitch: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Which notes begin while no higher one sounds, bool (num_notes,); the highest of a step comes first."""
+    end = np.zeros(129, dtype=np.int64)  # when each pitch is silent again
+    is_highest = np.zeros(len(onset), dtype=bool)
+    for index, (begin, key, length) in enumerate(zip(onset.tolist(), pitch.tolist(), steps.tolist(), strict=True)):
+        is_highest[index] = end[key + 1 :].max() <= begin
+        end[key] = max(end[key], begin + length)
+    return is_highest
 
 
 def _highest_first(pitch_and_part: tuple[int, int]) -> tuple[int, int]:

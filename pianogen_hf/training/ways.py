@@ -11,8 +11,17 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from pianogen_hf.errors import ArgumentError
-from pianogen_hf.models.objectives import ANY_ORDER, NEXT_EVENT, NEXT_NOTE, NEXT_TOKEN, NOTE_AMONG_GIVEN, objective_of
+from pianogen_hf.models.objectives import (
+    ANY_ORDER,
+    NEXT_EVENT,
+    NEXT_NOTE,
+    NEXT_TOKEN,
+    NOTE_AMONG_GIVEN,
+    PART_FROM_PART,
+    objective_of,
+)
 from pianogen_hf.tokenizers.notes_encoder import NotesEncoder
+from pianogen_hf.tokenizers.tokenization_note_duration import NoteDurationTokenizer
 from pianogen_hf.training.arguments import PIECE, PianoTrainingArguments
 from pianogen_hf.training.batching import SegmentCollator
 from pianogen_hf.training.collator import ChunkCollator, EventCollator, RowCollator
@@ -21,6 +30,7 @@ from pianogen_hf.training.events import EventTrainer
 from pianogen_hf.training.masking import MaskedPianoTrainer, MaskingCollator
 from pianogen_hf.training.memory import MemoryTrainer
 from pianogen_hf.training.note_transformer import ArrangingCollator, NoteTransformerTrainer
+from pianogen_hf.training.parts import PartsCollator, PartsTrainer
 from pianogen_hf.training.trainer import PianoTrainer
 
 TRAINERS: dict[str, type[PianoTrainer]] = {
@@ -28,6 +38,7 @@ TRAINERS: dict[str, type[PianoTrainer]] = {
     ANY_ORDER: MaskedPianoTrainer,
     NEXT_EVENT: EventTrainer,
     NEXT_NOTE: ContinuousNotesTrainer,
+    PART_FROM_PART: PartsTrainer,
     NOTE_AMONG_GIVEN: NoteTransformerTrainer,
 }
 
@@ -38,6 +49,7 @@ class Batches:
 
     Attributes:
         config: of the model.
+        encoder: the tokenizer or feature extractor.
         pad_token_id: of the tokenizer; None of a feature extractor.
         length: steps of a training example.
         kinds: class of the kind of music of each piece that has one, by `piece_id`.
@@ -46,6 +58,7 @@ class Batches:
     """
 
     config: PreTrainedConfig
+    encoder: Any
     pad_token_id: Any
     length: int
     kinds: Mapping[str, int]
@@ -60,6 +73,7 @@ COLLATORS: dict[str, Callable[[Batches], Any]] = {
     ),
     NEXT_EVENT: lambda batches: EventCollator(batches.pad_token_id),
     NEXT_NOTE: lambda batches: RowCollator(),
+    PART_FROM_PART: lambda batches: PartsCollator(batches.encoder),
     NOTE_AMONG_GIVEN: lambda batches: ArrangingCollator(
         batches.length, batches.kinds, batches.seed, batches.config.sampling_rate
     ),
@@ -101,8 +115,26 @@ def way_of_training(
         assert pad_token_id is not None  # what has a memory reads tokens
         return partial(MemoryTrainer, batching=batching), SegmentCollator(pad_token_id)
     mask_kinds = [_ids_of_kind(tokenizer, each) for each in args.mask_kinds or ()]
-    batches = Batches(model.config, pad_token_id, chunk_length, kinds, args.seed, mask_kinds)
+    if objective == PART_FROM_PART:
+        _check_parts(tokenizer)
+    batches = Batches(model.config, tokenizer, pad_token_id, chunk_length, kinds, args.seed, mask_kinds)
     return TRAINERS[objective], COLLATORS[objective](batches)
+
+
+def _check_parts(tokenizer: NotesEncoder) -> None:
+    """Refuse tokenizers that can't tell two parts apart.
+
+    Raises:
+        ArgumentError: unless it is musicautobot's, without action tokens.
+    """
+    if not isinstance(tokenizer, NoteDurationTokenizer):
+        raise ArgumentError(
+            "an encoder-decoder translates between parts of music: say --tokenizer NoteDurationTokenizer"
+        )
+    try:
+        tokenizer.translations(tokenizer.beginning)
+    except ValueError as error:
+        raise ArgumentError(f"an encoder-decoder translates between parts of music: {error}") from error
 
 
 def _ids_of_kind(tokenizer: Any, kind: str) -> torch.Tensor:

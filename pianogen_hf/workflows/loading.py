@@ -12,6 +12,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -91,7 +92,12 @@ def load_engine(name: str | Path, engine: str, revision: str | None = None) -> t
 
 
 def auto_class_of(config: PreTrainedConfig) -> Any:
-    """The class with the head that a model of this config is for: next steps, unless it looks both ways."""
+    """The class with the head that a model of this config is for.
+
+    Next steps, unless it looks both ways, or reads one part to write another.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        return AutoModelForSeq2SeqLM
     return AutoModelForCausalLM if getattr(config, "is_causal", True) else AutoModelForMaskedLM
 
 
