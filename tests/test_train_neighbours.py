@@ -95,7 +95,7 @@ def test_an_encoder_decoder_trains_is_measured_and_writes_below_and_above_alone(
         result = pg.accompany_notes(model, tokenizer, part, side, seed=1)[0]
         again = pg.accompany_notes(model, tokenizer, part, side, seed=1)[0]
         assert np.array_equal(result.new.table, again.new.table)
-        assert len(result.new)
+        assert len(result.new) and result.new.end_tick <= part.end_tick
         assert len(result.notes) == len(part) + len(result.new)
         for note in result.new.table:
             sounding = part.where((part["onset_tick"] <= note["onset_tick"]) & (part.offset_tick > note["onset_tick"]))

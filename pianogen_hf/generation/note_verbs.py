@@ -530,7 +530,7 @@ def translated(
             base.tick_to_sec(steps * ticks_per_step) for steps in (written[:, 0], written[:, [0, 2]].sum(1))
         )
         rows = np.stack([onset, written[:, 1], np.full(len(written), velocity), offset - onset], axis=1)
-        results.append(added_to(base, rows, 0.0, math.inf, track))
+        results.append(added_to(base, rows, 0.0, part.end_sec, track))
         samples.finish()
     return results
 

@@ -52,7 +52,7 @@ def answer(question: Question) -> dict[str, Any]:
     place = {"revision": question.revision, "trust_remote_code": question.trust_remote_code}
     config = transformers.AutoConfig.from_pretrained(question.name, **place)
     is_causal = getattr(config, "is_causal", True)
-    auto_class = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForMaskedLM
+    auto_class: Any = transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForMaskedLM
     if getattr(config, "is_encoder_decoder", False):
         auto_class = transformers.AutoModelForSeq2SeqLM
     model = auto_class.from_pretrained(question.name, use_safetensors=True, dtype=torch.float32, **place).eval()
